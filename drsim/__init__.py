@@ -1,0 +1,1 @@
+"""Simulation and verification test-bed for continuous-replication disaster recovery."""

@@ -1,0 +1,1 @@
+"""Machines and kernel: the replication and recovery code that every world drives. Pure."""

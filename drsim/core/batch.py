@@ -1,0 +1,247 @@
+"""WriteBatch: columns of guest writes in capture order, the unit of work of the data path.
+
+A batch is a window `[lo, hi)` on shared columns, so that cutting and rejoining neighbours costs nothing and one
+code path serves a single write and a slice of thousands. A batch is applied all or not at all.
+
+The payload belongs to the world. In simulation there is none: the content of a sector is the *stamp* of its last
+write, which is that write's (vm, log sequence number). Live, it is one bytes-like object in which row `i` is
+`payload[end[i]:end[i + 1]]`. The core passes it on unread.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drsim.core.errors import CoreError
+from drsim.core.names import VmId
+from drsim.core.units import SECTOR
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+Payload = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """Writes as columns of equal length n, in capture order.
+
+    vm, volume: int32, numbers in the estate. lba: int64, 512-byte sectors from the start of the volume.
+    sectors: int32, length. issued: int64, nanoseconds at which the guest issued the write.
+    end: int64 of length n + 1, bytes of all rows before each row; end[0] is 0.
+    """
+
+    vm: Int32
+    volume: Int32
+    lba: Int64
+    sectors: Int32
+    issued: Int64
+    end: Int64
+    payload: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WriteBatch:
+    """Rows `lo` up to, not including, `hi` of some columns."""
+
+    columns: Columns
+    lo: int
+    hi: int
+
+    @staticmethod
+    def of(
+        vm: Sequence[int] | NDArray[Any],
+        volume: Sequence[int] | NDArray[Any],
+        lba: Sequence[int] | NDArray[Any],
+        sectors: Sequence[int] | NDArray[Any],
+        issued: Sequence[int] | NDArray[Any],
+        payload: Payload | None = None,
+    ) -> "WriteBatch":
+        """A batch from columns of equal length. Raises CoreError when they disagree."""
+        n = len(vm)
+        end = np.zeros(n + 1, np.int64)
+        lengths = np.asarray(sectors, np.int32)
+        np.cumsum(lengths, out=end[1:], dtype=np.int64)
+        end *= SECTOR
+        columns = Columns(
+            np.asarray(vm, np.int32),
+            np.asarray(volume, np.int32),
+            np.asarray(lba, np.int64),
+            lengths,
+            np.asarray(issued, np.int64),
+            end,
+            payload,
+        )
+        if {len(columns.volume), len(columns.lba), len(lengths), len(columns.issued)} != {n}:
+            raise CoreError("columns of a batch have different lengths")
+        if payload is not None and len(payload) != end[-1]:
+            raise CoreError(f"payload has {len(payload)} bytes, the extents say {end[-1]}")
+        return WriteBatch(columns, 0, n)
+
+    @staticmethod
+    def join(parts: Sequence["WriteBatch"]) -> "WriteBatch":
+        """One batch of all rows in order; free when the parts are neighbours on the same columns."""
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        if all(a.columns is b.columns and a.hi == b.lo for a, b in zip(parts, parts[1:], strict=False)):
+            return WriteBatch(first.columns, first.lo, parts[-1].hi)
+        payload = None
+        if first.columns.payload is not None:
+            payload = b"".join(p.payload or b"" for p in parts)
+        return WriteBatch.of(
+            np.concatenate([p.vm for p in parts]),
+            np.concatenate([p.volume for p in parts]),
+            np.concatenate([p.lba for p in parts]),
+            np.concatenate([p.sectors for p in parts]),
+            np.concatenate([p.issued for p in parts]),
+            payload,
+        )
+
+    def __len__(self) -> int:
+        return self.hi - self.lo
+
+    @property
+    def vm(self) -> Int32:
+        return self.columns.vm[self.lo : self.hi]
+
+    @property
+    def volume(self) -> Int32:
+        return self.columns.volume[self.lo : self.hi]
+
+    @property
+    def lba(self) -> Int64:
+        return self.columns.lba[self.lo : self.hi]
+
+    @property
+    def sectors(self) -> Int32:
+        return self.columns.sectors[self.lo : self.hi]
+
+    @property
+    def issued(self) -> Int64:
+        return self.columns.issued[self.lo : self.hi]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        end = self.columns.end
+        return int(end[self.hi]) - int(end[self.lo])
+
+    @property
+    def payload(self) -> Payload | None:
+        """The bytes of these rows, or None in simulation."""
+        data, end = self.columns.payload, self.columns.end
+        return None if data is None else memoryview(data)[int(end[self.lo]) : int(end[self.hi])]
+
+    def rows(self, start: int, stop: int) -> "WriteBatch":
+        """Rows `start` up to `stop` of this batch, as a batch; free."""
+        return WriteBatch(self.columns, self.lo + start, self.lo + stop)
+
+    def take(self, mask: NDArray[np.bool_]) -> "WriteBatch":
+        """The rows where `mask` is true, copied."""
+        at = np.flatnonzero(mask)
+        payload = None
+        if self.columns.payload is not None:
+            data, end = memoryview(self.columns.payload), self.columns.end
+            payload = b"".join(data[int(end[self.lo + i]) : int(end[self.lo + i + 1])] for i in at)
+        return WriteBatch.of(self.vm[at], self.volume[at], self.lba[at], self.sectors[at], self.issued[at], payload)
+
+    def rows_within(self, nbytes: int) -> int:
+        """How many leading rows have at most `nbytes` bytes together."""
+        end = self.columns.end
+        return int(np.searchsorted(end[self.lo + 1 : self.hi + 1], int(end[self.lo]) + nbytes, side="right"))
+
+    def per_vm(self, vms: Sequence[VmId]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Rows and bytes of each VM of `vms` (ascending). Raises CoreError for a row of another VM."""
+        if len(vms) == 1:
+            if len(self) and not (self.vm == vms[0]).all():
+                raise CoreError(f"a row of another VM than {vms[0]}")
+            return (len(self),), (self.nbytes,)
+        slot = np.searchsorted(np.asarray(vms, np.int32), self.vm)
+        counts = np.bincount(slot, minlength=len(vms))
+        sizes = np.bincount(slot, weights=self.sectors, minlength=len(vms))
+        if len(counts) > len(vms) or not (np.asarray(vms)[slot] == self.vm).all():
+            raise CoreError("a row of a VM that the stream does not have")
+        return tuple(counts.tolist()), tuple(int(s) * SECTOR for s in sizes)
+
+    def ranks(self) -> Int64:
+        """For each row, how many rows of the same VM come before it in this batch. int64 of length n."""
+        order = np.argsort(self.vm, kind="stable")
+        sorted_vm = self.vm[order]
+        starts = np.flatnonzero(np.r_[True, sorted_vm[1:] != sorted_vm[:-1]]) if len(self) else np.zeros(0, np.int64)
+        within = np.arange(len(self)) - np.repeat(starts, np.diff(np.r_[starts, len(self)]))
+        ranks = np.empty(len(self), np.int64)
+        ranks[order] = within
+        return ranks
+
+    def __eq__(self, other: object) -> bool:
+        """Same rows in the same order, however the columns are cut."""
+        if not isinstance(other, WriteBatch):
+            return NotImplemented
+        return (
+            len(self) == len(other)
+            and all(
+                np.array_equal(a, b)
+                for a, b in (
+                    (self.vm, other.vm),
+                    (self.volume, other.volume),
+                    (self.lba, other.lba),
+                    (self.sectors, other.sectors),
+                    (self.issued, other.issued),
+                )
+            )
+            and self.payload == other.payload
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"WriteBatch({len(self)} writes, {self.nbytes} bytes)"
+
+
+class OpenFrame:
+    """Captured rows that wait to be cut into a frame. Neighbours on the same columns are kept as one window."""
+
+    __slots__ = ("nbytes", "parts", "rows")
+
+    def __init__(self) -> None:
+        self.parts: list[WriteBatch] = []
+        self.rows = 0
+        self.nbytes = 0
+
+    def add(self, batch: WriteBatch, nbytes: int) -> None:
+        """Append rows; `nbytes` is their size."""
+        parts = self.parts
+        if parts and parts[-1].columns is batch.columns and parts[-1].hi == batch.lo:
+            parts[-1] = WriteBatch(batch.columns, parts[-1].lo, batch.hi)
+        else:
+            parts.append(batch)
+        self.rows += batch.hi - batch.lo
+        self.nbytes += nbytes
+
+    def cut(self) -> WriteBatch:
+        """All rows as one batch; empty afterwards."""
+        batch = WriteBatch.join(self.parts)
+        self.parts, self.rows, self.nbytes = [], 0, 0
+        return batch
+
+
+def mix(*columns: Iterable[int] | NDArray[Any] | int) -> NDArray[np.uint64]:
+    """64-bit hash of each row of integer columns: multiply, xor-shift, add (as splitmix64's finaliser does)."""
+    with np.errstate(over="ignore"):
+        state: NDArray[np.uint64] = np.full(1, 0x9E3779B97F4A7C15, np.uint64)
+        for column in columns:
+            state = (state ^ np.asarray(column).astype(np.uint64)) * np.uint64(0xBF58476D1CE4E5B9)
+            state = state ^ (state >> np.uint64(29))
+        return state
+
+
+def content_digest(batch: WriteBatch, first_lsn: Int64) -> int:
+    """Sum mod 2^64 over the rows of a hash of (vm, lsn, volume, lba, sectors): the same however the rows are cut.
+
+    `first_lsn` is an int64 array, the log sequence number of each row.
+    """
+    hashes = mix(batch.vm, first_lsn, batch.volume, batch.lba, batch.sectors)
+    return int(hashes.sum(dtype=np.uint64)) if len(batch) else 0

@@ -1,0 +1,112 @@
+"""Effects: every wish a machine may express. In the imperative.
+
+Effects that can fail are answered by exactly one `Done` or `Failed`; `Send`, `Arm`, the guest holds and `Publish`
+cannot fail and are not answered. Effects on one target are performed in order, on different targets in any order.
+"""
+
+from dataclasses import dataclass
+
+from drsim.core.batch import WriteBatch
+from drsim.core.facts import Fact
+from drsim.core.messages import Checkpoint, Frame, Message, Position
+from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.units import Ns
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Carry a message. Order is kept for each pair of addresses; a connection may be `Lost`, never holed."""
+
+    to: Address
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Report `Fired(timer)` after `delay` nanoseconds; replaces an earlier alarm of that name."""
+
+    timer: str
+    delay: Ns
+
+
+@dataclass(frozen=True, slots=True)
+class HoldGuests:
+    """Stop acknowledging writes of the VPG's guests on this host. They may still reach the local disk."""
+
+    vpg: str
+    checkpoint: CheckpointId
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseGuests:
+    """Acknowledge what was withheld, and go on."""
+
+    vpg: str
+    checkpoint: CheckpointId
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Put a frame's rows at the end of the journals of its VMs; done when durable."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Apply journaled writes up to `upto` to the mirror disks, durably, then forget them. Idempotent.
+
+    `upto` is the cut of `checkpoint`, or what is durable when no checkpoint is listed (None).
+    """
+
+    stream: StreamId
+    after: Position
+    upto: Position
+    nbytes: int
+    checkpoint: CheckpointId | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRegions:
+    """Read the current content of these extents of the protected disks.
+
+    `Done.value` is the batch with its payload (the same rows).
+    """
+
+    stream: StreamId
+    batch: WriteBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Make a fact known: to measures, reports, alerts."""
+
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Remember a checkpoint in the recovery site's catalogue, durably."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Remove the checkpoints before this one from the catalogue, durably. None: all of them."""
+
+    vpg: str
+    before: CheckpointId | None
+
+
+Effect = (
+    Send | Arm | HoldGuests | ReleaseGuests | Append | Promote | ReadRegions | Publish | Keep | Forget
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EffectId:
+    """The same on replay; live, the idempotency key given to the platform."""
+
+    address: Address
+    n: int

@@ -1,0 +1,94 @@
+"""Events: every fact a world may report to a machine. In the past tense."""
+
+from dataclasses import dataclass
+
+from drsim.core.batch import WriteBatch
+from drsim.core.effects import Effect, EffectId
+from drsim.core.errors import DrsimError
+from drsim.core.messages import Message
+from drsim.core.names import Address, StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The machine's component is up, for the first time or again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The machine's component goes down in good order; nothing reaches it until `Started`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestWrote:
+    """Writes that the tap has passed to the local disk, in capture order."""
+
+    stream: StreamId
+    batch: WriteBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message arrived."""
+
+    sender: Address
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """A timer that the machine armed has run out."""
+
+    timer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An effect was performed."""
+
+    id: EffectId
+    effect: Effect
+    value: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An effect was not performed, and left no trace."""
+
+    id: EffectId
+    effect: Effect
+    error: DrsimError
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection to a peer is gone; what was on it may or may not have arrived."""
+
+    peer: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The peer can be reached again, over a new connection."""
+
+    peer: Address
+
+
+@dataclass(frozen=True, slots=True)
+class TagAsked:
+    """An operator wants a checkpoint now, under this name."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class PinAsked:
+    """An operation needs this checkpoint to stay (test, clone, failover before commit), or no longer."""
+
+    checkpoint: int
+    pinned: bool
+
+
+Event = (
+    Started | Stopped | GuestWrote | Received | Fired | Done | Failed | Lost | Connected | TagAsked | PinAsked
+)  # fmt: skip

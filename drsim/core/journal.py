@@ -1,0 +1,147 @@
+"""Journal: the accounting of one VM's journal at the recovery site. The bytes themselves belong to the world's store.
+
+Theory of operation. The journal holds the VM's writes with numbers `base + 1 .. durable` (durable) and up to
+`appended` (on their way to the store); the mirror disk holds `apply(writes, base)`. A *mark* is put where a listed
+checkpoint's cut lies. Data leaves only through `age`, which moves `base` to a mark, so the mirror is always the state
+at some checkpoint that was listed, never past the oldest one that still is.
+
+Invariant: base <= every mark <= durable <= appended, and marks never decrease.
+Invariant: nbytes never exceeds the hard limit, because `has_room` is asked before `append`.
+"""
+
+from array import array
+from collections import deque
+from dataclasses import dataclass
+
+from drsim.core.errors import CoreError
+from drsim.core.names import CheckpointId, VmId
+from drsim.core.units import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPlan:
+    """How to rebuild one VM at a checkpoint: the mirror as it is, then these journaled writes in order."""
+
+    vm: VmId
+    mirror_at: Lsn
+    upto: Lsn
+    nbytes: int
+
+
+class Journal:
+    """One VM's journal. `limit` is the hard limit in bytes, None for none."""
+
+    __slots__ = (
+        "_boundaries", "_ends", "_floor", "_head", "_ids", "_totals", "appended", "base", "base_total", "durable",
+        "durable_total", "limit", "total", "vm",
+    )  # fmt: skip
+
+    def __init__(self, vm: VmId, *, limit: int | None = None) -> None:
+        self.vm, self.limit = vm, limit
+        self.base, self.durable, self.appended = Lsn(0), Lsn(0), Lsn(0)
+        # Bytes since the beginning: given to the store, durable, aged.
+        self.total, self.durable_total, self.base_total = 0, 0, 0
+        # Where frames ended since the last mark, as (lsn, total), and the total before the first of them.
+        self._boundaries: deque[tuple[int, int]] = deque()
+        self._floor = 0
+        self._ids, self._ends, self._totals = array("q"), array("q"), array("q")
+        self._head = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.total - self.base_total
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether this many bytes may be appended without passing the hard limit."""
+        return self.limit is None or self.nbytes + nbytes <= self.limit
+
+    def append(self, upto: Lsn, nbytes: int) -> None:
+        """Writes up to `upto` were given to the store."""
+        if upto < self.appended or not self.has_room(nbytes):
+            raise CoreError(f"append to {upto} after {self.appended}, {nbytes} bytes on {self.nbytes}")
+        self.appended = upto
+        self.total += nbytes
+        if nbytes:
+            self._boundaries.append((upto, self.total))
+
+    def persisted(self, upto: Lsn, nbytes: int) -> None:
+        """The store has everything up to `upto`, which added `nbytes`."""
+        assert self.durable <= upto <= self.appended, (self.durable, upto, self.appended)
+        self.durable = upto
+        self.durable_total += nbytes
+
+    def skip(self, to: Lsn) -> None:
+        """Numbers up to `to` will never come: a new epoch begins there. Nothing may be on its way."""
+        assert self.appended == self.durable, (self.appended, self.durable)
+        if to < self.durable:
+            raise CoreError(f"epoch begins at {to}, before what is durable ({self.durable})")
+        self.appended = self.durable = to
+
+    def rollback(self) -> None:
+        """What is not durable is gone (the store failed or the VRA restarted); the bytes come again."""
+        self.appended, self.total = self.durable, self.durable_total
+        while self._boundaries and self._boundaries[-1][1] > self.total:
+            self._boundaries.pop()
+
+    def mark(self, checkpoint: CheckpointId, lsn: Lsn) -> None:
+        """A checkpoint's cut lies at `lsn`. Its size is counted at the last frame end at or before the cut."""
+        if self._ids and (checkpoint <= self._ids[-1] or lsn < self._ends[-1]):
+            raise CoreError(f"mark {checkpoint} at {lsn} after {self._ids[-1]} at {self._ends[-1]}")
+        assert self.base <= lsn <= self.durable, (self.base, lsn, self.durable)
+        while self._boundaries and self._boundaries[0][0] <= lsn:
+            self._floor = self._boundaries.popleft()[1]
+        self._ids.append(checkpoint)
+        self._ends.append(lsn)
+        self._totals.append(self._floor)
+
+    def _find(self, checkpoint: CheckpointId) -> int:
+        low, high = self._head, len(self._ids)
+        while low < high:
+            middle = (low + high) // 2
+            if self._ids[middle] < checkpoint:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self._ids) or self._ids[low] != checkpoint:
+            raise CoreError(f"checkpoint {checkpoint} has no mark in the journal of VM {self.vm}")
+        return low
+
+    def at(self, checkpoint: CheckpointId) -> tuple[Lsn, int]:
+        """The mark of a checkpoint: its number, and the bytes appended before it since the beginning."""
+        at = self._find(checkpoint)
+        return Lsn(self._ends[at]), self._totals[at]
+
+    def age(self, checkpoint: CheckpointId) -> None:
+        """The mirror holds everything up to this checkpoint's mark; older marks are gone."""
+        at = self._find(checkpoint)
+        self.base, self.base_total = Lsn(self._ends[at]), self._totals[at]
+        self._head = at
+        if self._head > 1024 and self._head * 2 > len(self._ids):
+            del self._ids[: self._head], self._ends[: self._head], self._totals[: self._head]
+            self._head = 0
+
+    def age_to(self, lsn: Lsn) -> None:
+        """No checkpoint is listed, and the mirror holds everything up to `lsn`; all marks are gone."""
+        assert self.base <= lsn <= self.durable, (self.base, lsn, self.durable)
+        self.base = lsn
+        while self._boundaries and self._boundaries[0][0] <= lsn:
+            self._floor = self._boundaries.popleft()[1]
+        self.base_total = self._floor
+        del self._ids[:], self._ends[:], self._totals[:]
+        self._head = 0
+
+    def fits_from(self, nbytes: int) -> CheckpointId | None:
+        """The oldest checkpoint that may stay listed if the journal shall hold at most `nbytes`.
+
+        None when not even the newest one's data fits.
+        """
+        for at in range(self._head, len(self._ids)):
+            if self.total - self._totals[at] <= nbytes:
+                return CheckpointId(self._ids[at])
+        return None
+
+    def plan(self, checkpoint: CheckpointId) -> RecoveryPlan:
+        """How to rebuild the VM at a checkpoint. Raises CoreError when it has no mark here."""
+        lsn, total = self.at(checkpoint)
+        return RecoveryPlan(self.vm, self.base, lsn, total - self.base_total)

@@ -1,0 +1,67 @@
+"""Names: addresses of machines, numbers of VMs and volumes, streams and checkpoints."""
+
+from dataclasses import dataclass
+from typing import NewType
+
+Address = NewType("Address", str)
+"""Where a machine lives: "site/host/vra", "site/vpg/name"."""
+
+VmId = NewType("VmId", int)
+"""Number of a VM in its estate; the `vm` column of a batch."""
+
+VolumeId = NewType("VolumeId", int)
+"""Number of a volume in its estate; the `volume` column of a batch."""
+
+CheckpointId = NewType("CheckpointId", int)
+"""Number of a checkpoint in its VPG; later checkpoints have higher numbers."""
+
+
+def vra_address(site: str, host: str) -> Address:
+    """The VRA of a host."""
+    return Address(f"{site}/{host}/vra")
+
+
+def vpg_address(site: str, vpg: str) -> Address:
+    """The manager's machine for a VPG at a site."""
+    return Address(f"{site}/vpg/{vpg}")
+
+
+def catalog_address(site: str, vpg: str) -> Address:
+    """The recovery manager's catalogue of a VPG's checkpoints."""
+    return Address(f"{site}/catalog/{vpg}")
+
+
+def site_of(address: Address) -> str:
+    """The site part of an address."""
+    return address.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StreamId:
+    """One VPG's writes from one protected VRA to one recovery VRA, in order."""
+
+    vpg: str
+    source: Address
+    target: Address
+
+    def __str__(self) -> str:
+        return f"{self.vpg}:{self.source}>{self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """A protected volume: whose it is and how many sectors it has."""
+
+    id: VolumeId
+    vm: VmId
+    sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """What both ends know of a stream. `vms` are ascending; `limit` is each VM's journal limit in bytes."""
+
+    id: StreamId
+    vms: tuple[VmId, ...]
+    volumes: tuple[VolumeInfo, ...]
+    limit: int | None = None

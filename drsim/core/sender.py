@@ -1,0 +1,319 @@
+"""Sender: the sending half of one stream inside a protected VRA.
+
+Theory of operation.
+
+    state      guest writes are     leaves when
+    ---------  -------------------  --------------------------------------------------------------------------
+    IN_SYNC    numbered and queued  `fold`: buffer full, peer lost, VRA restart       -> WAITING or HANDSHAKE
+    WAITING    marked dirty         the peer is connected, the pause is over          -> HANDSHAKE
+    HANDSHAKE  marked dirty         `Resynced` for this epoch                         -> SWEEP
+    SWEEP      marked dirty         what is dirty fits the tail                       -> TAIL
+    TAIL       numbered and queued  nothing is dirty and the last sync frame durable  -> IN_SYNC
+
+Captured writes collect in an open frame, which is cut when it is full, when its timer fires and when a checkpoint
+holds; where it is cut depends on the writes only, never on how they were handed in. Cut frames queue, are sent while
+the window has room, and are freed by acknowledgement.
+
+`fold` is one step: everything not acknowledged (open, queued, in flight) is marked dirty and the epoch ends. Numbers
+are never used twice: the next epoch begins after the last number given. In a sweep, dirty regions are sent with
+their current content. Such a sync frame takes its numbers and its place in the queue when the read is *asked*, so a
+write captured while the read is under way comes after it and cannot be overwritten by older content. A region is in
+flight until its frame is acknowledged; a fold marks it dirty again.
+
+No checkpoint may be cut outside IN_SYNC: data of a sweep arrives out of write order.
+
+Assumes: a connection keeps order and loses nothing until it is reported `Lost`. Gaps and refusals are still answered
+by sending again from what the receiver expects.
+"""
+
+from collections import deque
+from dataclasses import replace
+from enum import StrEnum
+
+from drsim.core.batch import OpenFrame, WriteBatch
+from drsim.core.bitmap import DirtyBitmap
+from drsim.core.effects import Arm, Effect, Publish, ReadRegions, Send
+from drsim.core.facts import SyncEnded, SyncStarted
+from drsim.core.messages import Ack, Cut, Frame, Nack, Position, Refusal, Resync, Resynced, SyncDone, Trigger
+from drsim.core.names import StreamSpec
+from drsim.core.units import Ns
+from drsim.core.window import Window, reaches
+from drsim.spec.tweaks import Tweaks
+
+
+class SendState(StrEnum):
+    """States of the table above."""
+
+    IN_SYNC = "in sync"
+    WAITING = "waiting"
+    HANDSHAKE = "handshake"
+    SWEEP = "sweep"
+    TAIL = "tail"
+
+
+NUMBERING = (SendState.IN_SYNC, SendState.TAIL)
+
+TRIGGER_OF = {
+    Refusal.GAP: Trigger.NETWORK_CONGESTION,
+    Refusal.BUSY: Trigger.RECOVERY_CONGESTION,
+    Refusal.LIMIT: Trigger.RECOVERY_STORAGE_ERROR,
+    Refusal.FULL: Trigger.RECOVERY_STORAGE_ERROR,
+}
+
+
+class Sender:
+    """One stream's sending half. `used` is its share of the VRA's buffer, in bytes."""
+
+    def __init__(self, spec: StreamSpec, tweaks: Tweaks, *, tail_bytes: int, generation: int = 1) -> None:
+        self.spec, self.tweaks, self.generation = spec, tweaks, generation
+        self.state = SendState.IN_SYNC
+        self.trigger = Trigger.NONE
+        self.epoch = 1
+        self.connected = True
+        self.refused: Refusal | None = None
+        self.numbered: Position = (0,) * len(spec.vms)  # last number given to each VM
+        self.durable: Position = self.numbered  # last acknowledged
+        self.bitmap = DirtyBitmap(tweaks.region_bytes, spec.volumes)
+        self.window = Window(max_frames=tweaks.window_frames, max_bytes=tweaks.window_bytes)
+        self._open = OpenFrame()
+        self._queue: deque[Frame] = deque()
+        self._queued_bytes = 0
+        self._reading: Frame | None = None  # the queued sync frame whose content is being read
+        self._flushing = False
+        self._tail_bytes = tail_bytes
+        self._sync_upto: Position | None = None  # the position that ends the sync, once known
+        self._sync_sent = 0
+        self._flush_timer = f"flush {spec.id}"
+        self._pause_timer = f"pause {spec.id}"
+
+    # -- what the VRA asks ------------------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Bytes of memory that this stream holds: open, queued and in flight."""
+        return self._open.nbytes + self._queued_bytes + self.window.nbytes
+
+    @property
+    def syncing(self) -> bool:
+        return self.state is not SendState.IN_SYNC
+
+    @property
+    def waiting(self) -> bool:
+        """Whether synchronization is held up by the peer or its store."""
+        return self.state is SendState.WAITING or self.refused is not None
+
+    def cut(self) -> Cut:
+        """All that is captured, as a stream's part of a checkpoint. Call after `flush`, in sync."""
+        assert self.state is SendState.IN_SYNC
+        assert not self._open.rows
+        return Cut(self.epoch, self.numbered)
+
+    # -- capture ----------------------------------------------------------------------------------------------
+
+    def capture(self, batch: WriteBatch, room: int) -> tuple[list[Effect], int]:
+        """Take guest writes in order while the VRA has `room` bytes of buffer left.
+
+        Returns effects and how many rows were taken; fewer than all means that the row after them found the buffer
+        full, and the caller folds. Rows that are marked dirty need no room.
+        """
+        if self.state not in NUMBERING:
+            self.bitmap.mark(batch)
+            return [], len(batch)
+        nbytes = batch.nbytes
+        taken = len(batch) if nbytes <= room else batch.rows_within(room)
+        effects: list[Effect] = []
+        if taken and not self._flushing:
+            self._flushing = True
+            effects.append(Arm(self._flush_timer, Ns(self.tweaks.frame_delay)))
+        if taken < len(batch):
+            batch = batch.rows(0, taken)
+            nbytes = batch.nbytes
+        while batch.hi > batch.lo:
+            batch, nbytes = self._fill(batch, nbytes, effects)
+        return effects, taken
+
+    def _fill(self, batch: WriteBatch, nbytes: int, effects: list[Effect]) -> tuple[WriteBatch, int]:
+        """Move rows into the open frame, cut it when full; returns what is left."""
+        opened, tweaks = self._open, self.tweaks
+        rows = min(len(batch), tweaks.frame_writes - opened.rows)
+        size = nbytes if rows == len(batch) else batch.rows(0, rows).nbytes
+        if opened.nbytes + size >= tweaks.frame_bytes:  # the row that reaches the limit is the frame's last
+            rows = min(rows, batch.rows_within(tweaks.frame_bytes - opened.nbytes - 1) + 1)
+            size = batch.rows(0, rows).nbytes
+        if rows == len(batch):
+            part, rest = batch, batch.rows(rows, rows)
+        else:
+            part, rest = batch.rows(0, rows), batch.rows(rows, len(batch))
+        opened.add(part, size)
+        if opened.rows >= tweaks.frame_writes or opened.nbytes >= tweaks.frame_bytes:
+            effects += self.flush()
+        return rest, nbytes - size
+
+    def flush(self) -> list[Effect]:
+        """Cut the open frame, if it holds anything, and send what the window allows."""
+        if self._open.rows:
+            self._enqueue(self._open.cut(), sync=False)
+        return self._pump()
+
+    def _enqueue(self, batch: WriteBatch, *, sync: bool) -> Frame:
+        counts, sizes = batch.per_vm(self.spec.vms)
+        upto = tuple(n + c for n, c in zip(self.numbered, counts, strict=True))
+        frame = Frame(self.spec.id, self.generation, self.epoch, self.numbered, upto, sizes, sync, batch)
+        self.numbered = upto
+        self._queue.append(frame)
+        self._queued_bytes += frame.nbytes
+        return frame
+
+    def _pump(self) -> list[Effect]:
+        effects: list[Effect] = []
+        if not self.connected or self.refused is not None:
+            return effects
+        while self._queue and self._queue[0] is not self._reading:
+            frame = self._queue[0]
+            if not self.window.has_room(frame.nbytes):
+                break
+            self._queue.popleft()
+            self._queued_bytes -= frame.nbytes
+            self.window.add(frame)
+            effects.append(Send(self.spec.id.target, frame))
+        return effects + self._sweep()
+
+    # -- bitmap sync ------------------------------------------------------------------------------------------
+
+    def fold(self, trigger: Trigger) -> list[Effect]:
+        """Leave sync, or start its sweep again: everything not acknowledged becomes dirty, in one step."""
+        fresh = self.state is SendState.IN_SYNC
+        self._end_epoch()
+        effects: list[Effect] = []
+        if fresh:
+            self.trigger, self._sync_sent = trigger, 0
+            effects.append(Publish(SyncStarted(self.spec.id, trigger, self.bitmap.nbytes)))
+        return effects + self._restart()
+
+    def _end_epoch(self) -> None:
+        self._reading = None
+        for frame in [*self.window.clear(), *self._queue]:
+            self.bitmap.mark(frame.batch)
+        self._queue.clear()
+        self._queued_bytes = 0
+        if self._open.rows:
+            # Never numbered: the numbers of a stream belong to frames that were cut.
+            self.bitmap.mark(self._open.cut())
+        self.epoch += 1
+        self._sync_upto = None
+        self.state = SendState.WAITING
+
+    def _restart(self) -> list[Effect]:
+        if not self.connected or self.refused is not None:
+            return []
+        self.state = SendState.HANDSHAKE
+        return [Send(self.spec.id.target, Resync(self.spec.id, self.generation, self.epoch, self.numbered))]
+
+    def _sweep(self) -> list[Effect]:
+        """Ask for the next dirty regions when the window has room; number writes again when little is left."""
+        if self.state not in (SendState.SWEEP, SendState.TAIL) or self._sync_upto is not None:
+            return []
+        effects: list[Effect] = []
+        if self.state is SendState.SWEEP and self.bitmap.nbytes <= self._tail_bytes:
+            self.state = SendState.TAIL
+        if self._reading is not None or any(frame.sync for frame in self._queue):
+            return effects
+        if len(self.bitmap):
+            if self._open.rows:
+                self._enqueue(self._open.cut(), sync=False)
+            batch = self.bitmap.take(self.tweaks.sync_bytes, Ns(0))
+            self._reading = self._enqueue(batch, sync=True)
+            self._sync_sent += self._reading.nbytes
+            effects.append(ReadRegions(self.spec.id, batch))
+        else:
+            # Every region was read before now, so everything numbered until now repairs the image.
+            self._sync_upto = self.numbered
+            done = SyncDone(self.spec.id, self.generation, self.epoch, self.numbered)
+            effects += [Send(self.spec.id.target, done), *self._end_if_durable()]
+        return effects
+
+    def read(self, asked: ReadRegions, batch: WriteBatch) -> list[Effect]:
+        """The content of dirty regions has been read."""
+        frame = self._reading
+        if frame is None or frame.batch is not asked.batch:
+            return []  # of an epoch that has ended
+        self._queue[self._queue.index(frame)] = replace(frame, batch=batch)
+        self._reading = None
+        return self._pump()
+
+    def read_failed(self, asked: ReadRegions) -> list[Effect]:
+        """The protected disk could not be read: the regions are dirty again, and we wait before the next try."""
+        if self._reading is None or self._reading.batch is not asked.batch:
+            return []
+        self.trigger = Trigger.PROTECTED_STORAGE
+        self._end_epoch()
+        return [Arm(self._pause_timer, Ns(self.tweaks.retry_pause))]
+
+    def _end_if_durable(self) -> list[Effect]:
+        if self._sync_upto is None or not reaches(self.durable, self._sync_upto):
+            return []
+        self.state, self.trigger, self._sync_upto = SendState.IN_SYNC, Trigger.NONE, None
+        return [Publish(SyncEnded(self.spec.id, self._sync_sent))]
+
+    # -- the peer ---------------------------------------------------------------------------------------------
+
+    def acknowledged(self, ack: Ack) -> list[Effect]:
+        """The peer has more; if it had refused, it takes frames again."""
+        if ack.generation != self.generation:
+            return []
+        if self.refused is not None:
+            self.refused = None
+            if self.state is SendState.WAITING:
+                return self._restart()
+        if ack.epoch != self.epoch or self.state is SendState.HANDSHAKE:
+            return []
+        self.durable = tuple(max(a, b) for a, b in zip(self.durable, ack.durable, strict=True))
+        self.window.acknowledge(self.durable)
+        return [*self._end_if_durable(), *self._pump()]
+
+    def refuse(self, nack: Nack) -> list[Effect]:
+        """The peer did not take a frame: go back to what it expects. If it has no room, wait for its next word."""
+        if nack.generation != self.generation or nack.epoch != self.epoch or self.state is SendState.HANDSHAKE:
+            return []
+        again = self.window.clear()
+        self._queue.extendleft(reversed(again))
+        self._queued_bytes += sum(frame.nbytes for frame in again)
+        while self._queue and self._queue[0] is not self._reading and reaches(nack.expected, self._queue[0].upto):
+            # Received, not yet acknowledged: it stays in flight, so that only an acknowledgement frees it.
+            frame = self._queue.popleft()
+            self._queued_bytes -= frame.nbytes
+            self.window.add(frame)
+        if nack.reason is not Refusal.GAP:
+            self.refused = nack.reason
+        return self._pump()
+
+    def resynced(self, message: Resynced) -> list[Effect]:
+        """The peer entered our epoch."""
+        if self.state is not SendState.HANDSHAKE or message.epoch != self.epoch:
+            return []
+        self.state = SendState.SWEEP
+        self.durable = self.numbered
+        return self._pump()
+
+    def lost(self, trigger: Trigger = Trigger.COMMUNICATION) -> list[Effect]:
+        """The connection to the peer is gone."""
+        self.connected = False
+        self.refused = None
+        return [] if self.state is SendState.WAITING else self.fold(trigger)
+
+    def reconnected(self) -> list[Effect]:
+        """The peer can be reached again. Whatever was under way before is in the bitmap."""
+        self.connected = True
+        self.refused = None
+        if self.state is not SendState.WAITING:
+            return self.fold(Trigger.COMMUNICATION)
+        return self._restart()
+
+    def fired(self, timer: str) -> list[Effect]:
+        """A timer of this stream ran out."""
+        if timer == self._flush_timer:
+            self._flushing = False
+            return self.flush()
+        if timer == self._pause_timer and self.state is SendState.WAITING:
+            return self._restart()
+        return []

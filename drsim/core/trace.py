@@ -1,0 +1,74 @@
+"""Trace: one record for each step of the kernel, as a running digest or as plain text lines.
+
+The digest is the same for the same steps in any process: it is taken from text in which every value is written out,
+never from hashes of Python objects. A batch is written as its rows' content digest.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+
+import numpy as np
+
+from drsim.core.batch import WriteBatch, content_digest
+from drsim.core.effects import Effect
+from drsim.core.errors import DrsimError
+from drsim.core.events import Event
+from drsim.core.names import Address, StreamId
+from drsim.core.units import Ns
+
+
+def text(value: object) -> str:
+    """A value written out: classes by name, fields in order, dicts in the order of their keys."""
+    match value:
+        case WriteBatch():
+            digest = content_digest(value, np.arange(len(value), dtype=np.int64))
+            return f"[{len(value)} writes {value.nbytes} B {digest:016x}]"
+        case StreamId():
+            return str(value)
+        case Enum():
+            return str(value.value)
+        case DrsimError():
+            return value.message
+        case tuple() | list():
+            return "(" + " ".join(text(v) for v in value) + ")"
+        case dict():
+            return "{" + " ".join(f"{text(k)}={text(v)}" for k, v in sorted(value.items())) + "}"
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            inner = " ".join(f"{f.name}={text(getattr(value, f.name))}" for f in fields(value))
+            return f"{type(value).__name__}({inner})" if inner else type(value).__name__
+        case _:
+            return str(value)
+
+
+def line(now: Ns, address: Address, event: Event, effects: Sequence[Effect]) -> str:
+    """One step as one line."""
+    return f"{now} {address} {text(event)} -> {'; '.join(text(e) for e in effects) or '-'}"
+
+
+class TraceDigest:
+    """A digest of all steps. `effects` are a function of the events, so the events alone identify a run."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def record(self, now: Ns, address: Address, event: Event, effects: Sequence[Effect]) -> None:
+        """Add a step."""
+        self._hash.update(line(now, address, event, effects).encode())
+
+    @property
+    def hexdigest(self) -> str:
+        """32 hexadecimal digits."""
+        return self._hash.hexdigest()
+
+
+class TraceLines:
+    """All steps as lines, for golden conversations."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def record(self, now: Ns, address: Address, event: Event, effects: Sequence[Effect]) -> None:
+        """Add a step."""
+        self.lines.append(line(now, address, event, effects))

@@ -1,0 +1,235 @@
+"""Vpg: the protected manager's machine for one VPG. Coordinates checkpoints, keeps the five regions of its state.
+
+Theory of operation, checkpoints (PROTOCOL 3).
+
+    step      who      what
+    --------  -------  -------------------------------------------------------------------------------
+    hold      manager  `Hold` to every protected VRA of the VPG; the hold budget starts
+    held      VRA      stops acknowledging guests, answers `Held` with all it has captured
+    release   manager  when all have answered, `Release` to all
+    released  VRA      `Released` if it had held until then, `Aborted` if it had let go before
+    seal      manager  when all have answered `Released`: the cut is consistent, and goes to the catalogue
+
+Anything else voids the checkpoint: one `Aborted`, or an answer missing when the budget has run out. A voided
+checkpoint is skipped and counted; guests are released. With one VRA its own order is the cut, and `Held` seals it.
+No checkpoint is tried while a stream synchronizes or the recovery manager cannot be reached.
+
+State. `regions` follows what the VRAs, the catalogue and the connection report; every change is published together
+with its cause, by the field's trigger names, so that each second of a missed service level can be attributed.
+The cause of a problem stays until a checkpoint is listed that meets the service level again.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from drsim.core.effects import Arm, Effect, Publish, Send
+from drsim.core.errors import PeerError
+from drsim.core.events import Connected, Event, Fired, Lost, Received, Started, Stopped, TagAsked
+from drsim.core.facts import CheckpointSealed, CheckpointSkipped, StateChanged
+from drsim.core.messages import (
+    Aborted,
+    Checkpoint,
+    Cut,
+    Held,
+    Hold,
+    Listed,
+    Message,
+    Release,
+    Released,
+    Sealed,
+    StoreState,
+    SyncChanged,
+    Trigger,
+)  # fmt: skip
+from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.status import Health, Peer, Regions, Sync
+from drsim.core.units import Ns
+from drsim.spec.tweaks import Tweaks
+
+TICK, DEADLINE = "checkpoint", "deadline"
+
+
+@dataclass(slots=True)
+class _Attempt:
+    id: CheckpointId
+    taken: Ns
+    tag: str
+    cut: dict[StreamId, Cut] = field(default_factory=dict)
+    held: set[Address] = field(default_factory=set)
+    released: set[Address] = field(default_factory=set)
+
+
+class Vpg:
+    """One VPG at its protected site. Times in nanoseconds."""
+
+    def __init__(
+        self, address: Address, name: str, vras: list[Address], catalog: Address, *, interval: Ns, rpo_alert: Ns,
+        history: Ns, tweaks: Tweaks,
+    ) -> None:  # fmt: skip
+        self.address, self.name, self.vras, self.catalog = address, name, vras, catalog
+        self.interval, self.rpo_alert, self.history, self.tweaks = interval, rpo_alert, history, tweaks
+        self.regions = Regions()
+        self.cause = ""
+        self.attempt: _Attempt | None = None
+        self._count = 0
+        self._since = Ns(0)
+        self._newest = Ns(0)  # when the newest listed checkpoint was taken; the start, before there is one
+        self._oldest = Ns(0)
+        self._syncing: dict[StreamId, SyncChanged] = {}
+        self._stores: dict[StreamId, str] = {}  # recovery stores that do not take data, and why
+        self._connected = True
+        self._skipped = ""  # why the last attempt failed, if it did
+        self._tags: list[str] = []
+
+    def handle(self, now: Ns, event: Event) -> list[Effect]:
+        """See the module. Raises PeerError for a message that a manager cannot get."""
+        match event:
+            case Started():
+                self._since = self._newest = self._oldest = now
+                return [Arm(TICK, self.interval), Publish(StateChanged(self.name, self.regions, self.cause))]
+            case Fired(timer) if timer == TICK:
+                return [Arm(TICK, self.interval), *self._begin(now, ""), *self._review(now)]
+            case Fired(timer) if timer == DEADLINE:
+                return self._void("hold budget") + self._next_tag(now)
+            case TagAsked(tag):
+                self._tags.append(tag)
+                return self._next_tag(now)
+            case Received(_, message):
+                return self._received(now, message)
+            case Lost():
+                self._connected = False
+                return self._review(now)
+            case Connected():
+                self._connected = True
+                return self._review(now)
+            case Stopped():
+                return []
+            case _:
+                raise PeerError(f"a VPG manager cannot take {event!r}", place=self.address)
+
+    def _received(self, now: Ns, message: Message) -> list[Effect]:
+        match message:
+            case Held():
+                return self._held(message) + self._next_tag(now)
+            case Released():
+                return self._released(message) + self._next_tag(now)
+            case Aborted(checkpoint=checkpoint, reason=reason):
+                if self.attempt is None or self.attempt.id != checkpoint:
+                    return []
+                return self._void(reason) + self._next_tag(now)
+            case SyncChanged(stream=stream):
+                if message.syncing:
+                    self._syncing[stream] = message
+                else:
+                    self._syncing.pop(stream, None)
+                return self._review(now)
+            case Listed():
+                self._newest, self._oldest = message.taken, message.oldest_taken
+                return self._review(now, listed=True)
+            case StoreState(stream=stream):
+                if message.ok:
+                    self._stores.pop(stream, None)
+                else:
+                    self._stores[stream] = message.reason
+                return self._review(now)
+            case _:
+                raise PeerError(f"a VPG manager cannot take {message!r}", place=self.address)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
+
+    def _begin(self, now: Ns, tag: str) -> list[Effect]:
+        if self.attempt is not None:
+            return []
+        self._count += 1
+        id_ = CheckpointId(self._count)
+        reason = "peer unreachable" if not self._connected else "synchronizing" if self._syncing else ""
+        if reason:
+            return [Publish(CheckpointSkipped(self.name, id_, reason))]
+        self.attempt = _Attempt(id_, now, tag)
+        alone = len(self.vras) == 1
+        return [
+            *(Send(vra, Hold(self.name, id_, alone)) for vra in self.vras),
+            Arm(DEADLINE, Ns(self.tweaks.hold_budget)),
+        ]
+
+    def _next_tag(self, now: Ns) -> list[Effect]:
+        if self.attempt is not None or not self._tags:
+            return []
+        return self._begin(now, self._tags.pop(0))
+
+    def _held(self, message: Held) -> list[Effect]:
+        attempt = self.attempt
+        if attempt is None or attempt.id != message.checkpoint:
+            return []
+        attempt.held.add(message.vra)
+        attempt.cut.update(message.cut)
+        if len(attempt.held) < len(self.vras):
+            return []
+        if len(self.vras) == 1:
+            return self._seal(attempt)
+        return [Send(vra, Release(self.name, attempt.id)) for vra in self.vras]
+
+    def _released(self, message: Released) -> list[Effect]:
+        attempt = self.attempt
+        if attempt is None or attempt.id != message.checkpoint:
+            return []
+        attempt.released.add(message.vra)
+        return self._seal(attempt) if len(attempt.released) == len(self.vras) else []
+
+    def _seal(self, attempt: _Attempt) -> list[Effect]:
+        self.attempt, self._skipped = None, ""
+        cut = {stream: attempt.cut[stream] for stream in sorted(attempt.cut)}
+        checkpoint = Checkpoint(self.name, attempt.id, attempt.taken, cut, attempt.tag)
+        fact = CheckpointSealed(self.name, attempt.id, attempt.taken, attempt.tag)
+        return [Publish(fact), Send(self.catalog, Sealed(checkpoint))]
+
+    def _void(self, reason: str) -> list[Effect]:
+        attempt = self.attempt
+        if attempt is None:
+            return []
+        self.attempt, self._skipped = None, reason
+        if attempt.tag:
+            self._tags.insert(0, attempt.tag)
+        releases = [Send(vra, Release(self.name, attempt.id)) for vra in self.vras] if len(self.vras) > 1 else []
+        return [Publish(CheckpointSkipped(self.name, attempt.id, reason)), *releases]
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def _review(self, now: Ns, *, listed: bool = False) -> list[Effect]:
+        """Derive the regions anew; publish them when they changed."""
+        worst = next(iter(self._syncing.values()), None)
+        paused = worst is not None and worst.waiting and self._connected
+        regions = replace(
+            self.regions,
+            sync=Sync.IN_SYNC if worst is None else Sync.PAUSED_SYSTEM if paused else Sync.BITMAP,
+            peer=Peer.CONNECTED if self._connected else Peer.DISCONNECTED,
+            health=Health.JOURNAL_STORAGE if self._stores else Health.OK,
+            rpo_ok=now - self._newest <= self.rpo_alert,
+            history_ok=now - self._oldest >= min(self.history, now - self._since) - self._history_slack(),
+        )
+        cause = self._cause(worst, regions)
+        if cause or (listed and regions.rpo_ok and regions.history_ok):
+            pass
+        else:
+            cause = self.cause  # the problem is over, its consequence is not yet
+        if regions == self.regions and cause == self.cause:
+            return []
+        self.regions, self.cause = regions, cause
+        return [Publish(StateChanged(self.name, regions, cause))]
+
+    def _history_slack(self) -> int:
+        return self.tweaks.age_interval + 2 * self.interval
+
+    def _cause(self, worst: SyncChanged | None, regions: Regions) -> str:
+        if self._stores:
+            return Trigger.RECOVERY_STORAGE_ERROR.value
+        if worst is not None:
+            return worst.trigger.value
+        if not self._connected:
+            return Trigger.COMMUNICATION.value
+        if self._skipped:
+            return "checkpoints voided"
+        if not regions.rpo_ok and not self.cause:
+            return Trigger.NETWORK_CONGESTION.value
+        if not regions.history_ok and not self.cause:
+            return "journal limit"
+        return ""

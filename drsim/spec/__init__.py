@@ -1,0 +1,1 @@
+"""The nouns people write down: frozen, validated, pure."""

@@ -1,0 +1,225 @@
+"""A model: sites, hosts, datastores, links, VMs, VPGs, faults and how to run them. What a model file holds."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from drsim.spec.base import Name, Spec
+from drsim.spec.faults import DatastoreFull, Fault, SiteLoss, VraRestart
+from drsim.spec.protect import Throttle, Vm, Vpg
+from drsim.spec.quantity import Bandwidth, Duration, Ratio, Size
+from drsim.spec.tweaks import Tweaks
+
+MIB = 1 << 20
+Fidelity = Literal["write", "slice"]
+
+
+class Reference(ValueError):
+    """A name that nothing has; `path` is where it stands in the model."""
+
+    def __init__(self, message: str, path: tuple[str | int, ...]) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class Site(Spec):
+    """A place with hosts and a manager."""
+
+    platform: Literal["vsphere", "hyperv", "aws", "vcd"] = "vsphere"
+    """What runs there."""
+    lan_latency: Annotated[Duration, Field(ge=0, le=10**9)] = 200_000
+    """One way between manager and VRAs. Our choice: 0.2 ms, a switched LAN."""
+    lan_jitter: Annotated[Duration, Field(ge=0, le=10**9)] = 100_000
+    """Mean of the exponential delay on top. Our choice."""
+
+
+class Datastore(Spec):
+    """Storage that hosts of a site share."""
+
+    site: Name
+    latency: Annotated[Duration, Field(ge=0, le=10**9)] = 1_000_000
+    """Of one I/O that finds the store idle. Our choice: 1 ms, flash behind a network."""
+    iops: Annotated[float, Field(gt=0)] = 20_000.0
+    """I/Os per second at most."""
+    bandwidth: Annotated[Bandwidth, Field(gt=0)] = 4_000_000_000
+    """Bytes moved at most; 4 Gbit/s."""
+    capacity: Annotated[Size, Field(gt=0)] = 100 << 40
+    """Room for journals."""
+
+
+class Vra(Spec):
+    """The replication appliance of a host."""
+
+    ram: Annotated[int, Field(ge=1, le=16)] = 3
+    """GiB; 1 to 16, 3 by default (products.md 1.6)."""
+    vcpus: Annotated[int, Field(ge=1, le=4)] = 1
+    """1 to 4, 1 by default (products.md 1.6)."""
+    compress_rate: Annotated[Bandwidth, Field(gt=0)] = 2_400_000_000
+    """What one vCPU compresses: 300 MB/s. Our choice: the order of LZ4 on one core."""
+    compress_patience: Annotated[Duration, Field(ge=0)] = 200_000_000
+    """When the CPU is behind by more than this, frames go uncompressed. Our choice."""
+
+    @property
+    def pool_bytes(self) -> int:
+        """I/O buffer pool: (1024 x GB - 563) MB (products.md 1.6, G9), MB being MiB."""
+        return (1024 * self.ram - 563) * MIB
+
+
+class Host(Spec):
+    """A hypervisor host with its VRA."""
+
+    site: Name
+    vra: Vra = Vra()
+
+
+class Link(Spec):
+    """A WAN link between two sites (or within one, for same-site protection), the same both ways."""
+
+    between: tuple[Name, Name]
+    bandwidth: Annotated[Bandwidth, Field(ge=1_000_000)]
+    """At least 1 Mbit/s (the field asks for 5 Mbit/s, products.md 1.6; `drsim check` warns below)."""
+    latency: Annotated[Duration, Field(ge=0, le=10 * 10**9)] = 5_000_000
+    """One way."""
+    jitter: Annotated[Duration, Field(ge=0, le=10 * 10**9)] = 0
+    """Mean of the exponential delay on top; order within a stream is kept, as TCP does."""
+    loss: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
+    """Packet loss; bounds one TCP stream at MSS / RTT x sqrt(3/2) / sqrt(loss) (Mathis et al., 1997)."""
+    throttle: tuple[Throttle, ...] = ()
+    """Daily windows in which replication data gets less."""
+
+
+class RunSpec(Spec):
+    """How a model is run, unless the command line says otherwise."""
+
+    until: Annotated[Duration, Field(gt=0, le=366 * 86400 * 10**9)] = 3600 * 10**9
+    """Simulated time."""
+    clock: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "00:00"
+    """Clock time at the start, for throttle windows."""
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Seed of all random streams."""
+    fidelity: Fidelity = "slice"
+    """`write`: one event a write; `slice`: columns, one event a slice."""
+    slice: Annotated[Duration, Field(ge=10**6, le=60 * 10**9)] = 10**9
+    """Length of a slice; also the time scale on which `slice` agrees with `write`."""
+
+
+class Model(Spec):
+    """A whole model. Names of one kind are unique; every reference names something that exists."""
+
+    about: str = ""
+    """One sentence for people."""
+    sites: Annotated[dict[Name, Site], Field(min_length=1)]
+    datastores: Annotated[dict[Name, Datastore], Field(min_length=1)]
+    hosts: Annotated[dict[Name, Host], Field(min_length=1)]
+    links: dict[Name, Link] = {}
+    vms: Annotated[dict[Name, Vm], Field(min_length=1)]
+    vpgs: Annotated[dict[Name, Vpg], Field(min_length=1)]
+    faults: tuple[Fault, ...] = ()
+    run: RunSpec = RunSpec()
+    tweaks: Tweaks = Tweaks()
+
+    def expand(self) -> tuple[dict[str, Vm], dict[str, Vpg]]:
+        """VMs and VPGs with `count` and `split` carried out: each VM has one host, each VPG names single VMs."""
+        vms: dict[str, Vm] = {}
+        members: dict[str, list[str]] = {}
+        for name, vm in self.vms.items():
+            hosts = (vm.host,) if isinstance(vm.host, str) else vm.host
+            width = max(3, len(str(vm.count)))
+            members[name] = [name] if vm.count == 1 else [f"{name}-{n + 1:0{width}}" for n in range(vm.count)]
+            for n, each in enumerate(members[name]):
+                vms[each] = vm.model_copy(update={"host": hosts[n % len(hosts)], "count": 1})
+        vpgs: dict[str, Vpg] = {}
+        for name, vpg in self.vpgs.items():
+            names = [each for group in vpg.vms for each in members[group]]
+            size = vpg.split or len(names)
+            parts = [names[n : n + size] for n in range(0, len(names), size)]
+            for n, part in enumerate(parts):
+                each = name if len(parts) == 1 else f"{name}-{n + 1:0{max(2, len(str(len(parts))))}}"
+                vpgs[each] = vpg.model_copy(update={"vms": tuple(part), "split": None})
+        return vms, vpgs
+
+    @model_validator(mode="after")
+    def _references(self) -> "Model":
+        for path, kind, name, known in self._all_references():
+            if name not in known:
+                raise Reference(f"no {kind} is called {name!r}{closest(name, known)}", path)
+        self._check_protection()
+        return self
+
+    def _all_references(self) -> Iterable[tuple[tuple[str | int, ...], str, str, Iterable[str]]]:
+        for name, store in self.datastores.items():
+            yield ("datastores", name, "site"), "site", store.site, self.sites
+        for name, host in self.hosts.items():
+            yield ("hosts", name, "site"), "site", host.site, self.sites
+        for name, link in self.links.items():
+            for n, end in enumerate(link.between):
+                yield ("links", name, "between", n), "site", end, self.sites
+        for name, vm in self.vms.items():
+            for each in (vm.host,) if isinstance(vm.host, str) else vm.host:
+                yield ("vms", name, "host"), "host", each, self.hosts
+            yield ("vms", name, "datastore"), "datastore", vm.datastore, self.datastores
+        for name, vpg in self.vpgs.items():
+            for n, each in enumerate(vpg.vms):
+                yield ("vpgs", name, "vms", n), "VM", each, self.vms
+            for n, each in enumerate(vpg.recovery.hosts):
+                yield ("vpgs", name, "recovery", "hosts", n), "host", each, self.hosts
+            yield ("vpgs", name, "recovery", "datastore"), "datastore", vpg.recovery.datastore, self.datastores
+        for n, fault in enumerate(self.faults):
+            match fault:
+                case SiteLoss():
+                    yield ("faults", n, "site"), "site", fault.site, self.sites
+                case VraRestart():
+                    yield ("faults", n, "host"), "host", fault.host, self.hosts
+                case DatastoreFull():
+                    yield ("faults", n, "datastore"), "datastore", fault.datastore, self.datastores
+                case _:
+                    yield ("faults", n, "link"), "link", fault.link, self.links
+
+    def _check_protection(self) -> None:
+        seen: dict[str, str] = {}
+        for name, vpg in self.vpgs.items():
+            for n, vm in enumerate(vpg.vms):
+                if vm in seen:
+                    raise Reference(f"VM {vm!r} is already in VPG {seen[vm]!r}", ("vpgs", name, "vms", n))
+                seen[vm] = name
+        for name, vpg in self.vpgs.items():
+            here = ("vpgs", name, "recovery", "hosts")
+            targets = {self.hosts[h].site for h in vpg.recovery.hosts}
+            if len(targets) > 1:
+                raise Reference(f"recovery hosts lie on several sites: {', '.join(sorted(targets))}", here)
+            target = targets.pop()
+            if self.datastores[vpg.recovery.datastore].site != target:
+                raise Reference(f"the recovery datastore is not on site {target!r}", ("vpgs", name, "recovery"))
+            sources = set()
+            for group in vpg.vms:
+                hosts = self.vms[group].host
+                sources |= {self.hosts[h].site for h in ((hosts,) if isinstance(hosts, str) else hosts)}
+            if len(sources) > 1:
+                raise Reference(f"VMs lie on several sites: {', '.join(sorted(sources))}", ("vpgs", name, "vms"))
+            source = sources.pop()
+            if self.link_between(source, target) is None:
+                raise Reference(f"no link joins site {source!r} and site {target!r}", here)
+            unlimited = vpg.journal.hard_limit == "unlimited"
+            if self.sites[target].platform == "aws" and not unlimited:
+                raise Reference(
+                    "recovery to AWS has no journal limit (products.md 1.4); write `hard_limit: unlimited`",
+                    ("vpgs", name, "journal", "hard_limit"),
+                )
+
+    def link_between(self, one: str, other: str) -> str | None:
+        """The name of the link that joins two sites."""
+        for name, link in self.links.items():
+            if sorted(link.between) == sorted((one, other)):
+                return name
+        return None
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The tail of an error message: what the wrong name may have meant, and what there is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+    return f"{meant} (there is: {shown or 'none'})"

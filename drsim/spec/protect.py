@@ -1,0 +1,110 @@
+"""What is protected, and how: VMs, volumes, VPGs, journals."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from drsim.spec.base import Name, Spec
+from drsim.spec.quantity import DURATION_UNITS, Bandwidth, Duration, Ratio, Size
+from drsim.spec.workload import SECTOR, Workload
+
+HOUR, DAY = DURATION_UNITS["h"], DURATION_UNITS["d"]
+GIB = 1 << 30
+
+Priority = Literal["low", "medium", "high"]
+
+
+class Volume(Spec):
+    """One virtual disk."""
+
+    name: Name = "disk-1"
+    """Unique within its VM."""
+    size: Annotated[Size, Field(ge=1 << 20, le=64 << 40, multiple_of=SECTOR)] = 100 * GIB
+    """Up to 64 TiB."""
+
+
+class Vm(Spec):
+    """A protected VM, or `count` equal ones."""
+
+    host: Name | tuple[Name, ...]
+    """Protected host; equal VMs are dealt over several."""
+    datastore: Name
+    """Where its own disks lie."""
+    volumes: Annotated[tuple[Volume, ...], Field(min_length=1, max_length=60)] = (Volume(),)
+    """Up to 60 disks: 4 SCSI controllers x 15 (products.md 1.6)."""
+    workload: Workload
+    """What it writes."""
+    count: Annotated[int, Field(ge=1, le=5000)] = 1
+    """How many equal VMs; named name-001, name-002 ... when more than one."""
+
+    @model_validator(mode="after")
+    def _volume_names(self) -> "Vm":
+        names = [v.name for v in self.volumes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two volumes have the same name; the names are {', '.join(names)}")
+        return self
+
+
+class Journal(Spec):
+    """The journal of each VM of a VPG."""
+
+    history: Annotated[Duration, Field(ge=HOUR, le=30 * DAY)] = 24 * HOUR
+    """How far back checkpoints go: 1 h to 30 d, 24 h by default (products.md 1.4)."""
+    hard_limit: Annotated[Size, Field(ge=8 * GIB)] | Literal["unlimited"] = 150 * GIB
+    """Most journal per VM: 150 GB by default, at least 8 GB (products.md 1.4)."""
+    warning: Annotated[Ratio, Field(gt=0, le=1)] = 0.75
+    """Share of the hard limit at which a warning is raised (products.md 1.4: 75 %)."""
+    scratch: Annotated[Size, Field(ge=8 * GIB)] = 300 * GIB
+    """Scratch limit during a test, apart from the journal's (products.md 1.4: 300 GB)."""
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """Bytes, None when unlimited."""
+        return None if self.hard_limit == "unlimited" else self.hard_limit
+
+
+class Recovery(Spec):
+    """Where a VPG is recovered."""
+
+    hosts: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Recovery hosts; the VPG's VMs are dealt over them."""
+    datastore: Name
+    """Where journals and mirror disks lie."""
+
+
+class Vpg(Spec):
+    """VMs protected and recovered together, consistent with each other at every checkpoint."""
+
+    vms: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """VM names, or names of counted VMs (then all of them)."""
+    recovery: Recovery
+    """The recovery side."""
+    split: Annotated[int, Field(ge=1)] | None = None
+    """Make one VPG for each `split` VMs, named name-01, name-02 ..."""
+    journal: Journal = Journal()
+    """History and limits."""
+    priority: Priority = "medium"
+    """Higher is served first on the WAN (products.md 1.6)."""
+    checkpoint_interval: Annotated[Duration, Field(ge=10**9, le=HOUR)] = 5 * 10**9
+    """Time between automatic checkpoints: 5 s when healthy (products.md 1.4)."""
+    rpo_alert: Annotated[Duration, Field(ge=10**9, le=30 * DAY)] = 300 * 10**9
+    """An alert, not a frequency (products.md 5.2: 300 s)."""
+    compression: bool = True
+    """WAN compression, on by default (products.md 1.6)."""
+
+
+class Throttle(Spec):
+    """A limit on replication data in a daily clock window; control traffic comes on top."""
+
+    start: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+    """Clock time "08:00"."""
+    end: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+    """Clock time "18:00"; before `start` means the next morning."""
+    limit: Annotated[Bandwidth, Field(gt=0)]
+    """Bandwidth left to replication data."""
+
+
+def clock(text: str) -> int:
+    """Nanoseconds since midnight of "08:30"."""
+    hours, minutes = text.split(":")
+    return int(hours) * HOUR + int(minutes) * DURATION_UNITS["min"]
