@@ -91,7 +91,9 @@ class Catalog:
             case PinAsked(checkpoint, pinned):
                 (self.pins.add if pinned else self.pins.discard)(CheckpointId(checkpoint))
                 return []
-            case Lost() | Connected() | Stopped():
+            case Connected(peer):
+                return self._ask_again(peer)
+            case Lost() | Stopped():
                 return []
             case _:
                 raise PeerError(f"a catalogue cannot take {event!r}", place=self.address)
@@ -100,6 +102,15 @@ class Catalog:
         self._arriving[checkpoint.id] = _Arriving(checkpoint, set(checkpoint.cut))
         return [
             Send(stream.target, Await(self.vpg, checkpoint.id, stream, cut)) for stream, cut in checkpoint.cut.items()
+        ]
+
+    def _ask_again(self, vra: Address) -> list[Effect]:
+        """A recovery VRA restarted and has forgotten what it was asked."""
+        return [
+            Send(vra, Await(self.vpg, arriving.checkpoint.id, stream, arriving.checkpoint.cut[stream]))
+            for arriving in self._arriving.values()
+            for stream in arriving.checkpoint.cut
+            if stream in arriving.missing and stream.target == vra
         ]
 
     def _reached(self, message: Reached) -> list[Effect]:

@@ -17,8 +17,13 @@ CheckpointId = NewType("CheckpointId", int)
 
 
 def vra_address(site: str, host: str) -> Address:
-    """The VRA of a host."""
+    """The protecting half of a host's VRA."""
     return Address(f"{site}/{host}/vra")
+
+
+def recovery_vra_address(site: str, host: str) -> Address:
+    """The recovering half of a host's VRA; a host may protect some VMs and recover others."""
+    return Address(f"{site}/{host}/recovery-vra")
 
 
 def vpg_address(site: str, vpg: str) -> Address:

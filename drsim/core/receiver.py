@@ -173,6 +173,7 @@ class Receiver:
         """Memory is gone; what is durable stays."""
         self._drop_pending()
         self._promoting, self._resync = False, None
+        self._awaited.clear()
 
     # -- epochs -----------------------------------------------------------------------------------------------
 

@@ -99,8 +99,8 @@ class Sender:
 
     @property
     def waiting(self) -> bool:
-        """Whether synchronization is held up by the peer or its store."""
-        return self.state is SendState.WAITING or self.refused is not None
+        """Whether the peer has no room for what we send."""
+        return self.refused is not None
 
     def cut(self) -> Cut:
         """All that is captured, as a stream's part of a checkpoint. Call after `flush`, in sync."""

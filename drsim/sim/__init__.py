@@ -1,0 +1,1 @@
+"""The simulation world: SimPy time and modelled resources around the shared core."""

@@ -1,0 +1,191 @@
+"""Recorder: what a run leaves behind, as columns. Checkpoints, events, samples over time, truth about losses."""
+
+from array import array
+from dataclasses import dataclass, field
+
+from drsim.core.facts import (
+    CheckpointListed,
+    CheckpointSealed,
+    CheckpointSkipped,
+    CheckpointsRetired,
+    Fact,
+    FrameRefused,
+    StateChanged,
+    SyncEnded,
+    SyncStarted,
+)  # fmt: skip
+from drsim.core.names import CheckpointId
+from drsim.core.status import project
+from drsim.core.units import Ns
+from drsim.sim.guest import NONE, Amount
+from drsim.sim.world import World
+
+
+def _ints() -> "array[int]":
+    return array("q")
+
+
+@dataclass(slots=True)
+class VpgRecord:
+    """One VPG's history. Times in nanoseconds; columns of listed checkpoints are of equal length."""
+
+    listed: "array[int]" = field(default_factory=_ints)
+    """When each checkpoint was listed."""
+    taken: "array[int]" = field(default_factory=_ints)
+    """When it was taken."""
+    ids: "array[int]" = field(default_factory=_ints)
+    """Its number."""
+    lost_writes: "array[int]" = field(default_factory=_ints)
+    """Acknowledged writes that a disaster just before the listing would have lost."""
+    lost_bytes: "array[int]" = field(default_factory=_ints)
+    """Their bytes."""
+    tags: dict[int, str] = field(default_factory=dict)
+    """Tags by checkpoint number."""
+    retired: list[tuple[int, int, str]] = field(default_factory=list)
+    """When, up to which number (exclusive), why; the number is one past the newest when all were withdrawn."""
+    statuses: list[tuple[int, str]] = field(default_factory=list)
+    """Changes of "status / sub-status"."""
+    causes: list[tuple[int, str]] = field(default_factory=list)
+    """Changes of the cause of what is wrong; empty when nothing is."""
+    history_ok: list[tuple[int, str]] = field(default_factory=list)
+    """Changes of whether the history meets the service level: "ok" or "missed"."""
+    sealed: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Checkpoints not taken or given up, by reason."""
+    ended: int | None = None
+    """When a disaster ended the observation."""
+    loss: Amount = NONE
+    """What that disaster lost, acknowledged writes only."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """The state of things at one instant; bytes and nanoseconds."""
+
+    time: int
+    rpo: dict[str, int]
+    journal: dict[str, int]
+    journal_largest: dict[str, int]
+    buffers: dict[str, int]
+    wan: dict[str, dict[str, float]]
+
+
+class Recorder:
+    """Observer of one run. `interval` is the distance of samples in nanoseconds."""
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        self.vpgs: dict[str, VpgRecord] = {}
+        self.events: list[tuple[int, str, str, str]] = []  # time, VPG, kind, text
+        self.samples: list[Sample] = []
+        self.buffer_peak: dict[str, int] = {}
+        self._world: World | None = None
+        self._last: dict[str, CheckpointId] = {}
+
+    def attach(self, world: World) -> None:
+        """Watch a world; takes the first sample."""
+        self._world = world
+        self.vpgs = {vpg.name: VpgRecord() for vpg in world.layout.vpgs}
+        world.clock.call(0, self._sample)
+
+    def note(self, now: int, kind: str, text: str) -> None:
+        """Something that no machine published: a fault."""
+        self.events.append((now, "", kind, text))
+
+    def publish(self, now: Ns, fact: Fact) -> None:
+        """See Observer."""
+        match fact:
+            case CheckpointSealed(vpg):
+                self.vpgs[vpg].sealed += 1
+            case CheckpointListed(vpg, checkpoint, taken, tag):
+                self._listed(now, vpg, checkpoint, taken, tag)
+            case CheckpointSkipped(vpg, _, reason):
+                skipped = self.vpgs[vpg].skipped
+                skipped[reason] = skipped.get(reason, 0) + 1
+            case CheckpointsRetired(vpg, before, _, reason):
+                record = self.vpgs[vpg]
+                record.retired.append((now, before if before is not None else record.ids[-1] + 1, reason))
+                if reason != "history" and not (record.retired[:-1] and record.retired[-2][2] == reason):
+                    self.events.append((now, vpg, "checkpoints retired early", reason))
+            case SyncStarted(stream, trigger, dirty):
+                self.events.append((now, stream.vpg, "sync started", f"{trigger}; {dirty} bytes dirty"))
+            case SyncEnded(stream, sent):
+                self.events.append((now, stream.vpg, "sync ended", f"{sent} bytes sent"))
+            case StateChanged(vpg, regions, cause):
+                record = self.vpgs[vpg]
+                status, sub = project(regions)
+                label = status.value if sub == "None" else f"{status} / {sub}"
+                for changes, value in (
+                    (record.statuses, label),
+                    (record.causes, cause),
+                    (record.history_ok, "ok" if regions.history_ok else "missed"),
+                ):
+                    if not changes or changes[-1][1] != value:
+                        changes.append((now, value))
+                self.events.append((now, vpg, "state", f"{label}{f' ({cause})' if cause else ''}"))
+            case FrameRefused(stream, reason):
+                self.events.append((now, stream.vpg, "frame refused", reason))
+
+    def _listed(self, now: Ns, vpg: str, checkpoint: CheckpointId, taken: Ns, tag: str) -> None:
+        world, record = self._world, self.vpgs[vpg]
+        assert world is not None
+        lost = world.acknowledged(vpg) - self._included(vpg)
+        if record.ended is None:
+            record.listed.append(now)
+            record.taken.append(taken)
+            record.ids.append(checkpoint)
+            record.lost_writes.append(max(0, lost.writes))
+            record.lost_bytes.append(max(0, lost.nbytes))
+            if tag:
+                record.tags[checkpoint] = tag
+        world.included.pop((vpg, self._last.get(vpg, CheckpointId(0))), None)
+        self._last[vpg] = checkpoint
+
+    def _included(self, vpg: str) -> Amount:
+        assert self._world is not None
+        return self._world.included.get((vpg, self._last.get(vpg, CheckpointId(0))), NONE)
+
+    def disaster(self, now: int, site: str) -> None:
+        """A protected site is lost: what its VPGs lose is what was acknowledged and is in no listed checkpoint."""
+        world = self._world
+        assert world is not None
+        for vpg in world.layout.vpgs:
+            if vpg.source == site and self.vpgs[vpg.name].ended is None:
+                record = self.vpgs[vpg.name]
+                record.loss = world.acknowledged(vpg.name) - self._included(vpg.name)
+                record.ended = now
+
+    def finish(self, now: int) -> None:
+        """The run is over: the loss of a disaster at this very instant closes the columns."""
+        for name, record in self.vpgs.items():
+            if record.ended is None:
+                assert self._world is not None
+                record.loss = self._world.acknowledged(name) - self._included(name)
+        self._take(now)
+
+    # -- samples ----------------------------------------------------------------------------------------------
+
+    def _sample(self) -> None:
+        assert self._world is not None
+        self._take(self._world.clock.now)
+        self._world.clock.call(self.interval, self._sample)
+
+    def _take(self, now: int) -> None:
+        world = self._world
+        assert world is not None
+        rpo: dict[str, int] = {}
+        journal: dict[str, int] = {}
+        largest: dict[str, int] = {}
+        for vpg in world.layout.vpgs:
+            record = self.vpgs[vpg.name]
+            end = record.ended if record.ended is not None else now
+            rpo[vpg.name] = end - (record.taken[-1] if record.taken else 0)
+            sizes = [
+                journal_.nbytes for stream in vpg.streams for journal_ in world.receiver(stream.id).journals.values()
+            ]
+            journal[vpg.name], largest[vpg.name] = sum(sizes), max(sizes)
+        buffers = {address: machine.used for address, machine in world.protected.items()}
+        for address, used in buffers.items():
+            self.buffer_peak[address] = max(used, self.buffer_peak.get(address, 0))
+        wan = {f"{name}>{end}": direction.measure() for (name, end), direction in world.links.items()}
+        self.samples.append(Sample(now, rpo, journal, largest, dict(buffers), wan))
