@@ -65,6 +65,8 @@ class WriteBatch:
     ) -> "WriteBatch":
         """A batch from columns of equal length. Raises CoreError when they disagree."""
         n = len(vm)
+        if {len(volume), len(lba), len(sectors), len(issued)} != {n}:
+            raise CoreError("columns of a batch have different lengths")
         end = np.zeros(n + 1, np.int64)
         lengths = np.asarray(sectors, np.int32)
         np.cumsum(lengths, out=end[1:], dtype=np.int64)
@@ -78,8 +80,6 @@ class WriteBatch:
             end,
             payload,
         )
-        if {len(columns.volume), len(columns.lba), len(lengths), len(columns.issued)} != {n}:
-            raise CoreError("columns of a batch have different lengths")
         if payload is not None and len(payload) != end[-1]:
             raise CoreError(f"payload has {len(payload)} bytes, the extents say {end[-1]}")
         return WriteBatch(columns, 0, n)

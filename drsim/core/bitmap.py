@@ -22,7 +22,7 @@ _MASK = np.int64((1 << 40) - 1)
 class DirtyBitmap:
     """Dirty regions of the volumes of one stream."""
 
-    __slots__ = ("_keys", "_pending", "_pending_rows", "_sectors", "_volumes")
+    __slots__ = ("_cursor", "_keys", "_pending", "_pending_rows", "_sectors", "_volumes")
 
     def __init__(self, region_bytes: int, volumes: Sequence[VolumeInfo]) -> None:
         self._sectors = region_bytes // SECTOR
@@ -30,6 +30,7 @@ class DirtyBitmap:
         self._keys: Int64 = np.zeros(0, np.int64)
         self._pending: list[Int64] = []
         self._pending_rows = 0
+        self._cursor = 0  # where the sweep goes on
 
     def mark(self, batch: WriteBatch) -> None:
         """Every region that a row touches, wholly or partly, is dirty."""
@@ -50,9 +51,15 @@ class DirtyBitmap:
             self._merge()
 
     def _merge(self) -> None:
-        if self._pending:
-            self._keys = np.unique(np.concatenate([self._keys, *self._pending]))
-            self._pending, self._pending_rows = [], 0
+        if not self._pending:
+            return
+        new = np.unique(np.concatenate(self._pending))
+        self._pending, self._pending_rows = [], 0
+        at = np.searchsorted(self._keys, new)
+        known = np.zeros(len(new), np.bool_)
+        inside = at < len(self._keys)
+        known[inside] = self._keys[at[inside]] == new[inside]
+        self._keys = np.insert(self._keys, at[~known], new[~known])
 
     def __len__(self) -> int:
         """Dirty regions."""
@@ -65,13 +72,17 @@ class DirtyBitmap:
         return len(self) * self._sectors * SECTOR
 
     def take(self, nbytes: int, now: Ns) -> WriteBatch:
-        """Remove the first regions, at most `nbytes` and at least one, as rows of whole neighbouring regions.
+        """Remove the next regions of the sweep, at most `nbytes` and at least one, as rows of whole neighbours.
 
-        The caller owns them from now on: they are in flight until acknowledged, or must be marked again.
+        The sweep goes round, so a region that is written again and again is sent once a round. The caller owns them from now on: they are in flight until acknowledged, or must be marked again.
         """
         self._merge()
         n = max(1, nbytes // (self._sectors * SECTOR))
-        taken, self._keys = self._keys[:n], self._keys[n:]
+        at = int(np.searchsorted(self._keys, self._cursor))
+        at = 0 if at == len(self._keys) else at
+        taken = self._keys[at : at + n]
+        self._keys = np.delete(self._keys, slice(at, at + n)) if at else self._keys[n:]
+        self._cursor = int(taken[-1]) + 1
         starts = np.flatnonzero(np.r_[True, np.diff(taken) != 1])
         lengths = np.diff(np.r_[starts, len(taken)])
         volume = (taken[starts] >> _SHIFT).astype(np.int32)

@@ -7,12 +7,14 @@ tell when its stream is durable through the cut. When all have, the checkpoint i
 Retention. Once per age interval, and when a journal nears its limit, the oldest checkpoints are retired: first they
 leave the durable list (`Forget`), and only when that is done may the VRAs age their data into the mirrors (`Age`).
 A pinned checkpoint and everything after it stays. The newest is never retired for age or size. Only when the sync
-window alone fills the journal are all checkpoints withdrawn, in one step: there is no recovery point then.
+window alone fills the journal are all checkpoints withdrawn, in one step: there is no recovery point then. Those on
+their way are given up too, because their data may go. The same happens when a journal is full and nothing is listed.
 
 Invariant: every listed checkpoint has a mark in every journal at or after that journal's base.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from drsim.core.effects import Arm, Effect, Forget, Keep, Publish, Send
@@ -54,16 +56,20 @@ class Catalog:
         self.listed: deque[Checkpoint] = deque()  # oldest first
         self.pins: set[CheckpointId] = set()
         self._arriving: dict[CheckpointId, _Arriving] = {}
-        self._limit: JournalLimit | None = None  # a journal that is still too full
-        self._forgetting = False
+        self._keeping: dict[CheckpointId, Checkpoint] = {}  # reached, not yet durably kept
+        self._limits: dict[StreamId, JournalLimit] = {}  # journals that are still too full
+        self._forget: Forget | None = None  # not yet done; nothing is aged or retired before it is
+        self._forgetting = False  # it is under way
+        self._aged: dict[StreamId, CheckpointId] = {}  # the last `Age` sent
+        self._stores: dict[StreamId, StoreState] = {}
 
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a catalogue cannot get."""
         match event:
             case Started():
-                return [Arm(AGE, Ns(self.tweaks.age_interval))]
+                return [Arm(AGE, Ns(self.tweaks.age_interval)), *self._resume()]
             case Fired(timer) if timer == AGE:
-                return [Arm(AGE, Ns(self.tweaks.age_interval)), *self._retire_old(now)]
+                return [Arm(AGE, Ns(self.tweaks.age_interval)), *self._forget_again(), *self._retire_old(now)]
             case Received(_, Sealed(checkpoint)):
                 return self._sealed(checkpoint)
             case Received(_, Reached() as reached):
@@ -71,46 +77,50 @@ class Catalog:
             case Received(_, Missed() as missed):
                 if self._arriving.pop(missed.checkpoint, None) is None:
                     return []
-                return [Publish(CheckpointSkipped(self.vpg, missed.checkpoint, "synchronizing"))]
+                return [Publish(CheckpointSkipped(self.vpg, missed.checkpoint, "synchronizing")), *self._shrink()]
             case Done(_, Keep(checkpoint), _):
-                return self._list(now, checkpoint)
+                return self._list(checkpoint)
             case Done(_, Forget(_, before), _):
-                self._forgetting = False
-                ages = [Send(s.target, Age(self.vpg, before, s)) for s in self.streams]
-                return [*ages, *self._shrink()]
+                self._forget, self._forgetting = None, False
+                return [*self._age(self.streams, before), *self._shrink()]
             case Failed(_, Keep(checkpoint), error):
-                return [Publish(CheckpointSkipped(self.vpg, checkpoint.id, error.message))]
+                self._keeping.pop(checkpoint.id, None)
+                return [Publish(CheckpointSkipped(self.vpg, checkpoint.id, error.message)), *self._shrink()]
             case Failed(_, Forget(), _):
                 self._forgetting = False  # asked again at the next age interval
                 return []
             case Received(_, JournalLimit() as limit):
-                self._limit = limit
+                self._limits[limit.stream] = limit
                 return self._shrink()
             case Received(_, StoreState() as state):
+                self._stores[state.stream] = state
                 return [Send(self.manager, state)]
             case PinAsked(checkpoint, pinned):
-                (self.pins.add if pinned else self.pins.discard)(CheckpointId(checkpoint))
-                return []
+                return self._pin(CheckpointId(checkpoint), pinned)
             case Connected(peer):
-                return self._ask_again(peer)
+                return self._tell_again() if peer == self.manager else self._ask_again(peer)
             case Lost() | Stopped():
                 return []
             case _:
                 raise PeerError(f"a catalogue cannot take {event!r}", place=self.address)
 
+    def _pin(self, id_: CheckpointId, pinned: bool) -> list[Effect]:
+        """Only what is listed can be pinned; what is on its way out must not hold up the rest for ever."""
+        if not pinned:
+            self.pins.discard(id_)
+            return self._shrink()
+        if any(checkpoint.id == id_ for checkpoint in self.listed):
+            self.pins.add(id_)
+        return []
+
+    # -- listing ----------------------------------------------------------------------------------------------
+
     def _sealed(self, checkpoint: Checkpoint) -> list[Effect]:
+        if self._withdrawing:
+            return [Publish(CheckpointSkipped(self.vpg, checkpoint.id, "history withdrawn"))]
         self._arriving[checkpoint.id] = _Arriving(checkpoint, set(checkpoint.cut))
         return [
             Send(stream.target, Await(self.vpg, checkpoint.id, stream, cut)) for stream, cut in checkpoint.cut.items()
-        ]
-
-    def _ask_again(self, vra: Address) -> list[Effect]:
-        """A recovery VRA restarted and has forgotten what it was asked."""
-        return [
-            Send(vra, Await(self.vpg, arriving.checkpoint.id, stream, arriving.checkpoint.cut[stream]))
-            for arriving in self._arriving.values()
-            for stream in arriving.checkpoint.cut
-            if stream in arriving.missing and stream.target == vra
         ]
 
     def _reached(self, message: Reached) -> list[Effect]:
@@ -121,16 +131,54 @@ class Catalog:
         if arriving.missing:
             return []
         del self._arriving[message.checkpoint]
+        self._keeping[message.checkpoint] = arriving.checkpoint
         return [Keep(arriving.checkpoint)]
 
-    def _list(self, now: Ns, checkpoint: Checkpoint) -> list[Effect]:
+    def _list(self, checkpoint: Checkpoint) -> list[Effect]:
+        if self._keeping.pop(checkpoint.id, None) is None:
+            return []  # withdrawn before it was listed
         assert not self.listed or checkpoint.id > self.listed[-1].id, "checkpoints are listed in order"
         self.listed.append(checkpoint)
         fact = CheckpointListed(self.vpg, checkpoint.id, checkpoint.taken, checkpoint.tag)
-        listed = Listed(self.vpg, checkpoint.id, checkpoint.taken, self.listed[0].taken)
-        return [Publish(fact), Send(self.manager, listed), *self._shrink()]
+        return [Publish(fact), self._newest(), *self._shrink()]
+
+    def _newest(self) -> Send:
+        newest = self.listed[-1]
+        return Send(self.manager, Listed(self.vpg, newest.id, newest.taken, self.listed[0].taken))
+
+    # -- after a loss -----------------------------------------------------------------------------------------
+
+    def _resume(self) -> list[Effect]:
+        """The manager restarted: what was under way may or may not have been done, and is asked again."""
+        self._forgetting = False
+        asked = [e for vra in dict.fromkeys(s.target for s in self.streams) for e in self._ask_again(vra)]
+        return [*map(Keep, self._keeping.values()), *self._forget_again(), *asked]
+
+    def _ask_again(self, vra: Address) -> list[Effect]:
+        """A recovery VRA may have forgotten what it was asked, or its answer was lost."""
+        awaits = [
+            Send(vra, Await(self.vpg, arriving.checkpoint.id, stream, arriving.checkpoint.cut[stream]))
+            for arriving in self._arriving.values()
+            for stream in arriving.checkpoint.cut
+            if stream in arriving.missing and stream.target == vra
+        ]
+        streams = [s for s in self.streams if s.target == vra and s in self._aged]
+        for stream in streams:
+            del self._aged[stream]
+        if self._forget is None and streams and self.listed:
+            return [*awaits, *self._age(streams, self.listed[0].id)]
+        return list(awaits)
+
+    def _tell_again(self) -> list[Effect]:
+        """The protected manager may have missed the last word."""
+        stores: list[Effect] = [Send(self.manager, state) for state in self._stores.values()]
+        return [*stores, self._newest()] if self.listed else stores
 
     # -- retention --------------------------------------------------------------------------------------------
+
+    @property
+    def _withdrawing(self) -> bool:
+        return self._forget is not None and self._forget.before is None
 
     def _retire_old(self, now: Ns) -> list[Effect]:
         horizon = now - self.history
@@ -140,20 +188,44 @@ class Catalog:
         return self._retire(keep_from, "history")
 
     def _shrink(self) -> list[Effect]:
-        """A journal is too full: retire what it takes, if it can be had."""
-        limit = self._limit
-        if limit is None or not self.listed or self._forgetting:
+        """Journals are too full: retire what it takes, or age what no checkpoint needs, if either can be had."""
+        if not self._limits or self._forget is not None:
             return []
-        if limit.keep_from is None and limit.syncing and len(self.listed) == 1 and not self.pins:
-            return self._withdraw()
-        newest = self.listed[-1].id
-        effects = self._retire(min(limit.keep_from or newest, newest), "journal limit")
+        limits = self._limits.values()
+        if not self.listed:
+            return self._withdraw("journal limit")
+        if len(self.listed) == 1 and not self.pins and any(m.syncing and not self._helps(m) for m in limits):
+            return self._withdraw("sync window fills the journal")
+        newest, oldest = self.listed[-1].id, self.listed[0].id
+        effects = self._retire(max(min(m.keep_from or newest, newest) for m in limits), "journal limit")
         if effects:
-            self._limit = None
-        return effects
+            self._limits.clear()
+            return effects
+        # Nothing can be retired. What lies before the oldest checkpoint may still be in the journal.
+        streams = [s for s in self._limits if self._aged.get(s) != oldest]
+        for stream in streams:
+            del self._limits[stream]
+        return self._age(streams, oldest)
+
+    def _helps(self, limit: JournalLimit) -> bool:
+        """Whether a journal fits again with a checkpoint that is listed, or may yet be."""
+        keep_from = limit.keep_from
+        if keep_from is None:
+            return False
+        return keep_from <= self.listed[-1].id or any(id_ >= keep_from for id_ in (*self._keeping, *self._arriving))
+
+    def _age(self, streams: Iterable[StreamId], checkpoint: CheckpointId | None) -> list[Effect]:
+        ages: list[Effect] = []
+        for stream in streams:
+            if checkpoint is None:
+                self._aged.pop(stream, None)
+            else:
+                self._aged[stream] = checkpoint
+            ages.append(Send(stream.target, Age(self.vpg, checkpoint, stream)))
+        return ages
 
     def _retire(self, keep_from: CheckpointId | None, reason: str) -> list[Effect]:
-        if keep_from is None or self._forgetting:
+        if keep_from is None or self._forget is not None:
             return []
         keep_from = min([keep_from, *self.pins])
         if not self.listed or self.listed[0].id >= keep_from:
@@ -161,12 +233,25 @@ class Catalog:
         while self.listed[0].id < keep_from:
             self.listed.popleft()
         oldest = self.listed[0]
-        self._forgetting = True
         fact = CheckpointsRetired(self.vpg, oldest.id, oldest.taken, reason)
-        return [Publish(fact), Forget(self.vpg, oldest.id)]
+        return [Publish(fact), *self._ask_forget(oldest.id)]
 
-    def _withdraw(self) -> list[Effect]:
+    def _withdraw(self, reason: str) -> list[Effect]:
+        effects: list[Effect] = [Publish(CheckpointsRetired(self.vpg, None, None, reason))] if self.listed else []
+        given_up = [*self._keeping, *self._arriving]
+        effects += [Publish(CheckpointSkipped(self.vpg, id_, reason)) for id_ in given_up]
         self.listed.clear()
-        self._limit, self._forgetting = None, True
-        return [Publish(CheckpointsRetired(self.vpg, None, None, "sync window fills the journal")),
-                Forget(self.vpg, None)]  # fmt: skip
+        self._keeping.clear()
+        self._arriving.clear()
+        self._limits.clear()
+        return [*effects, *self._ask_forget(None)]
+
+    def _ask_forget(self, before: CheckpointId | None) -> list[Effect]:
+        self._forget = Forget(self.vpg, before)
+        return self._forget_again()
+
+    def _forget_again(self) -> list[Effect]:
+        if self._forget is None or self._forgetting:
+            return []
+        self._forgetting = True
+        return [self._forget]

@@ -47,7 +47,10 @@ class ReleaseGuests:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Put a frame's rows at the end of the journals of its VMs; done when durable."""
+    """Put a frame's rows at the end of the journals of its VMs; done when durable.
+
+    Fails unless the frame continues where the journals end, or is the first of an epoch that they have not seen.
+    """
 
     frame: Frame
 

@@ -3,13 +3,15 @@
 Theory of operation. The journal holds the VM's writes with numbers `base + 1 .. durable` (durable) and up to
 `appended` (on their way to the store); the mirror disk holds `apply(writes, base)`. A *mark* is put where a listed
 checkpoint's cut lies. Data leaves only through `age`, which moves `base` to a mark, so the mirror is always the state
-at some checkpoint that was listed, never past the oldest one that still is.
+at some checkpoint that was listed, never past the oldest one that still is. Only when all marks are withdrawn may
+`base` move to what is durable.
 
 Invariant: base <= every mark <= durable <= appended, and marks never decrease.
 Invariant: nbytes never exceeds the hard limit, because `has_room` is asked before `append`.
 """
 
 from array import array
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 
@@ -95,39 +97,37 @@ class Journal:
         self._ends.append(lsn)
         self._totals.append(self._floor)
 
-    def _find(self, checkpoint: CheckpointId) -> int:
-        low, high = self._head, len(self._ids)
-        while low < high:
-            middle = (low + high) // 2
-            if self._ids[middle] < checkpoint:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(self._ids) or self._ids[low] != checkpoint:
-            raise CoreError(f"checkpoint {checkpoint} has no mark in the journal of VM {self.vm}")
-        return low
+    def marked(self, checkpoint: CheckpointId) -> bool:
+        """Whether a checkpoint has a mark here."""
+        at = bisect_left(self._ids, checkpoint, self._head)
+        return at < len(self._ids) and self._ids[at] == checkpoint
+
+    def settled(self, checkpoint: CheckpointId) -> bool:
+        """Whether this checkpoint or a later one was marked: an earlier one never will be."""
+        return bool(self._ids) and checkpoint <= self._ids[-1]
 
     def at(self, checkpoint: CheckpointId) -> tuple[Lsn, int]:
         """The mark of a checkpoint: its number, and the bytes appended before it since the beginning."""
-        at = self._find(checkpoint)
+        if not self.marked(checkpoint):
+            raise CoreError(f"checkpoint {checkpoint} has no mark in the journal of VM {self.vm}")
+        at = bisect_left(self._ids, checkpoint, self._head)
         return Lsn(self._ends[at]), self._totals[at]
 
-    def age(self, checkpoint: CheckpointId) -> None:
-        """The mirror holds everything up to this checkpoint's mark; older marks are gone."""
-        at = self._find(checkpoint)
-        self.base, self.base_total = Lsn(self._ends[at]), self._totals[at]
-        self._head = at
+    def age(self, upto: Lsn, total: int, oldest: CheckpointId | None) -> None:
+        """The mirror holds everything up to `upto`, which is `total` bytes since the beginning.
+
+        Marks of checkpoints before `oldest` are gone; None: no mark was left when the aging was asked for.
+        """
+        assert self.base <= upto <= self.durable, (self.base, upto, self.durable)
+        self.base, self.base_total = upto, total
+        if oldest is not None:
+            self._head = bisect_left(self._ids, oldest, self._head)
         if self._head > 1024 and self._head * 2 > len(self._ids):
             del self._ids[: self._head], self._ends[: self._head], self._totals[: self._head]
             self._head = 0
 
-    def age_to(self, lsn: Lsn) -> None:
-        """No checkpoint is listed, and the mirror holds everything up to `lsn`; all marks are gone."""
-        assert self.base <= lsn <= self.durable, (self.base, lsn, self.durable)
-        self.base = lsn
-        while self._boundaries and self._boundaries[0][0] <= lsn:
-            self._floor = self._boundaries.popleft()[1]
-        self.base_total = self._floor
+    def withdraw(self) -> None:
+        """No checkpoint is listed any more: all marks are gone."""
         del self._ids[:], self._ends[:], self._totals[:]
         self._head = 0
 
@@ -136,10 +136,8 @@ class Journal:
 
         None when not even the newest one's data fits.
         """
-        for at in range(self._head, len(self._ids)):
-            if self.total - self._totals[at] <= nbytes:
-                return CheckpointId(self._ids[at])
-        return None
+        at = bisect_left(self._totals, self.total - nbytes, self._head)
+        return CheckpointId(self._ids[at]) if at < len(self._ids) else None
 
     def plan(self, checkpoint: CheckpointId) -> RecoveryPlan:
         """How to rebuild the VM at a checkpoint. Raises CoreError when it has no mark here."""

@@ -111,12 +111,11 @@ def attribute(
         (begin, causes[n + 1][0] if n + 1 < len(causes) else end, cause) for n, (begin, cause) in enumerate(causes)
     ]
     for begin, stop in missed:
-        inside = [[max(begin, b), min(stop, e), cause] for b, e, cause in spans if max(begin, b) < min(stop, e)] or [
-            [begin, stop, ""]
-        ]
-        named = [str(cause) for _, _, cause in inside if cause]
+        inside = [(max(begin, b), min(stop, e), cause) for b, e, cause in spans if max(begin, b) < min(stop, e)]
+        inside = inside or [(begin, stop, "")]
+        named = [cause for _, _, cause in inside if cause]
         for n, (b, e, cause) in enumerate(inside):
-            follows = [str(c) for _, _, c in inside[n:] if c]
-            owner = str(cause) or (follows[0] if follows else named[-1] if named else otherwise)
-            spent[owner] = spent.get(owner, 0) + int(e) - int(b)
+            follows = [c for _, _, c in inside[n:] if c]
+            owner = cause or (follows[0] if follows else named[-1] if named else otherwise)
+            spent[owner] = spent.get(owner, 0) + e - b
     return spent

@@ -246,7 +246,8 @@ class Age:
 class JournalLimit:
     """A journal is near its hard limit; it fits again if `keep_from` becomes the oldest checkpoint.
 
-    `keep_from` is None when the newest checkpoint's data alone is too much; `syncing`: the data is of a sync window.
+    `keep_from` is None when the newest checkpoint's data alone is too much; `syncing`: data of
+    a sync window lies behind it.
     """
 
     vpg: str

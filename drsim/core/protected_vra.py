@@ -58,7 +58,9 @@ class ProtectedVra:
         tail = int(pool_bytes * tweaks.sync_tail) // max(1, len(streams))
         self.senders = {s.id: Sender(s, tweaks, tail_bytes=tail) for s in streams}
         self._holds: dict[str, _Hold] = {}
-        self._told = dict.fromkeys(self.senders, (False, False, Trigger.NONE))
+        self._told: dict[StreamId, tuple[bool, bool, Trigger] | None] = dict.fromkeys(
+            self.senders, (False, False, Trigger.NONE)
+        )
 
     @property
     def used(self) -> int:
@@ -86,6 +88,7 @@ class ProtectedVra:
             case Lost(peer):
                 effects = [e for s in self._to(peer) for e in s.lost()]
             case Connected(peer):
+                self._told.update((id_, None) for id_ in self.senders if self._managers[id_.vpg] == peer)
                 effects = [e for s in self._to(peer) for e in s.reconnected()]
             case Stopped():
                 effects = self._stop()
@@ -168,7 +171,7 @@ class ProtectedVra:
     def _stop(self) -> list[Effect]:
         """Going down in good order: release the guests, keep everything in the bitmaps (the driver marks on)."""
         effects = [e for vpg in list(self._holds) for e in self._let_go(vpg, "VRA stops")]
-        return effects + [e for s in self.senders.values() for e in s.lost(Trigger.PROTECTED_VRA)]
+        return effects + [e for s in self.senders.values() for e in s.stopped()]
 
     def _answer(self, vpg: str, message: Held | Released | Aborted | SyncChanged) -> Send:
         return Send(self._managers[vpg], message)

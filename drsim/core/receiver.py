@@ -15,18 +15,24 @@ store, and acknowledged when durable; the acknowledgement is the contiguous dura
     generation
 
 When the store fails, the oldest frame is kept and tried again until it succeeds; the rest is refused and comes again.
+A store takes a frame only where its journal ends, so those behind a failed one fail as well. Where an epoch begins
+it cannot know: until the first frame of an epoch is durable, the next ones wait here.
 
 `Resync` starts a new epoch, after what is on its way to the store has landed. Numbers are skipped up to its
 position; what they stood for comes as dirty regions. From then until `SyncDone` is durable is the *sync window*: the
 image is no past state of the source, and nobody cuts a checkpoint.
 
 A checkpoint's cut is awaited here: it is reached when the journals are durable through it *in its own epoch*. A cut
-of an ended epoch that was not reached then never will be, although the numbers grow past it.
+of an ended epoch that was not reached then never will be, although the numbers grow past it. The manager may ask
+again after a lost connection; a cut already marked is answered from its mark.
+
+`Age(None)` says that no checkpoint is left. What it lets go is fixed when it arrives, not when the mirror takes it:
+a checkpoint may be marked in between. A cut that lies before that position can never be rebuilt and is missed.
 """
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,9 +55,18 @@ from drsim.core.messages import (
     Resynced,
     SyncDone,
 )  # fmt: skip
-from drsim.core.names import Address, StreamSpec
+from drsim.core.names import Address, CheckpointId, StreamSpec
 from drsim.core.units import Lsn
 from drsim.core.window import reaches
+
+
+@dataclass(frozen=True, slots=True)
+class _Aging:
+    """What may go to the mirror: up to a position, which is `totals` bytes of each VM since the beginning."""
+
+    checkpoint: CheckpointId | None
+    upto: Position
+    totals: tuple[int, ...]
 
 
 class Receiver:
@@ -63,18 +78,23 @@ class Receiver:
         self.journals = {vm: Journal(vm, limit=spec.limit) for vm in spec.vms}
         self.accepted: Position = (0,) * len(spec.vms)  # taken
         self.durable: Position = self.accepted  # durable.  Invariant: durable <= accepted
-        self.pending: deque[Frame] = deque()  # given to the store, oldest first
-        self.stalled = False  # the oldest pending frame failed and waits to be tried again
+        self.pending: deque[Frame] = deque()  # taken and not yet durable, oldest first
+        self.stalled = False  # the oldest pending frame failed: it waits to be tried again, or is being tried
+        self.blocked: tuple[int, ...] = (0,) * len(spec.vms)  # bytes of the frame that a journal had no room for
         self.syncing = False
+        self.swept = False  # the journal holds data of a sync window that no checkpoint closes yet
         self._room = room
+        self._given = 0  # how many of `pending` the store has been given
+        self._anchored = False  # a frame of this epoch is durable
         self._window_end: Position | None = None
         self._ended: tuple[int, Position] = (0, self.accepted)  # the last epoch that ended, and where
         self._resync: Resync | None = None  # waits until nothing is pending
         self._awaited: deque[Await] = deque()
         self._gap_told = False
         self._owes_ack = False
-        self._promoting = False
-        self._age: Age | None = None
+        self._age: _Aging | None = None  # wanted next
+        self._promoting: _Aging | None = None  # under way
+        self._withdrawn: Position = self.accepted  # what the last `Age(None)` let go
 
     @property
     def pending_bytes(self) -> int:
@@ -99,23 +119,32 @@ class Receiver:
         if refusal is not None:
             return self._refuse(refusal)
         self._gap_told = False
+        self.blocked = (0,) * len(frame.sizes)
         self.accepted = frame.upto
         for journal, upto, nbytes in zip(self.journals.values(), frame.upto, frame.sizes, strict=True):
             journal.append(Lsn(upto), nbytes)
         self.pending.append(frame)
-        return [Append(frame)]
+        return self._give()
+
+    def _give(self) -> list[Effect]:
+        effects: list[Effect] = []
+        while self._given < len(self.pending) and (self._anchored or not self._given):
+            effects.append(Append(self.pending[self._given]))
+            self._given += 1
+        return effects
 
     def _refusal(self, frame: Frame) -> Refusal | None:
         if self.stalled:
             return Refusal.FULL
         if not all(j.has_room(n) for j, n in zip(self.journals.values(), frame.sizes, strict=True)):
+            self.blocked = frame.sizes
             return Refusal.LIMIT
         if self.pending and frame.nbytes > self._room():
             return Refusal.BUSY
         return None
 
     def _refuse(self, reason: Refusal) -> list[Effect]:
-        self._owes_ack = reason is not Refusal.GAP
+        self._owes_ack = self._owes_ack or reason is not Refusal.GAP
         nack = Nack(self.spec.id, self.generation, self.epoch, self.accepted, reason)
         return [Publish(FrameRefused(self.spec.id, reason.value)), Send(self.spec.id.source, nack)]
 
@@ -136,13 +165,15 @@ class Receiver:
         assert self.pending
         assert self.pending[0] is frame, "a store works in order"
         self.pending.popleft()
+        self._given -= 1
+        self._anchored = True
         self.stalled = False
         self._owes_ack = False
         self.durable = frame.upto
         for journal, upto, nbytes in zip(self.journals.values(), frame.upto, frame.sizes, strict=True):
             journal.persisted(Lsn(upto), nbytes)
         self._close_window()
-        return [self._ack(), *self._settle(), *self._begin_epoch()]
+        return [self._ack(), *self._settle(), *self._give(), *self._begin_epoch()]
 
     def append_failed(self, frame: Frame) -> list[Effect]:
         """The store did not take a frame. Keep it, give back the younger ones, and try again later."""
@@ -160,11 +191,11 @@ class Receiver:
 
     def retry(self) -> list[Effect]:
         """Try the frame again that the store did not take."""
-        return [Append(self.pending[0])] if self.stalled else []
+        return self._give() if self.stalled else []
 
     def _drop_pending(self) -> None:
         self.pending.clear()
-        self.stalled = False
+        self.stalled, self._given = False, 0
         self.accepted = self.durable
         for journal in self.journals.values():
             journal.rollback()
@@ -172,7 +203,8 @@ class Receiver:
     def restarted(self) -> None:
         """Memory is gone; what is durable stays."""
         self._drop_pending()
-        self._promoting, self._resync = False, None
+        self._age = self._age or self._promoting
+        self._promoting, self._resync = None, None
         self._awaited.clear()
 
     # -- epochs -----------------------------------------------------------------------------------------------
@@ -183,7 +215,7 @@ class Receiver:
             return []
         if message.epoch == self.epoch:
             return [Send(self.spec.id.source, Resynced(self.spec.id, self.generation, self.epoch))]
-        if self.stalled:
+        if self.stalled and not self._given:
             self._drop_pending()
         self._resync = message
         return self._begin_epoch()
@@ -200,7 +232,9 @@ class Receiver:
         for journal, after in zip(self.journals.values(), message.after, strict=True):
             journal.skip(Lsn(after))
         self.accepted = self.durable = message.after
-        self.syncing, self._window_end, self._gap_told, self._owes_ack = True, None, False, False
+        self.syncing = self.swept = True
+        self._anchored, self._window_end, self._gap_told, self._owes_ack = False, None, False, False
+        self.blocked = (0,) * len(message.after)
         return [Send(self.spec.id.source, Resynced(self.spec.id, self.generation, self.epoch)), *self._settle()]
 
     def sync_done(self, message: SyncDone) -> list[Effect]:
@@ -217,12 +251,24 @@ class Receiver:
     # -- checkpoints ------------------------------------------------------------------------------------------
 
     def await_cut(self, message: Await) -> list[Effect]:
-        """The manager wants to list a checkpoint."""
+        """The manager wants to list a checkpoint. It asks in the order of their numbers, and again after a loss."""
+        if self._awaited and message.checkpoint <= self._awaited[-1].checkpoint:
+            if message.checkpoint >= self._awaited[0].checkpoint:
+                return []  # will be answered
+            return [self._again(message)]
+        if next(iter(self.journals.values())).settled(message.checkpoint):
+            return [self._again(message)]
         self._awaited.append(message)
         return self._settle()
 
+    def _again(self, asked: Await) -> Send:
+        marked = all(journal.marked(asked.checkpoint) for journal in self.journals.values())
+        return Send(self.catalog, (Reached if marked else Missed)(asked.vpg, asked.checkpoint, self.spec.id))
+
     def _fate(self, cut: Cut) -> bool | None:
         """True: reached; False: never will be; None: not yet."""
+        if not reaches(cut.position, self._withdrawn):
+            return False
         if cut.epoch == self.epoch:
             return True if reaches(self.durable, cut.position) else None
         if cut.epoch > self.epoch:
@@ -234,6 +280,7 @@ class Receiver:
         while self._awaited and (fate := self._fate(self._awaited[0].cut)) is not None:
             asked = self._awaited.popleft()
             if fate:
+                self.swept = self.swept and asked.cut.epoch != self.epoch
                 for journal, lsn in zip(self.journals.values(), asked.cut.position, strict=True):
                     journal.mark(asked.checkpoint, Lsn(lsn))
                 effects.append(Send(self.catalog, Reached(asked.vpg, asked.checkpoint, self.spec.id)))
@@ -245,39 +292,39 @@ class Receiver:
 
     def age(self, message: Age) -> list[Effect]:
         """Data before this checkpoint may go to the mirror; one promotion at a time."""
-        self._age = message
+        journals = self.journals.values()
+        if message.checkpoint is None:
+            self._withdrawn = self.durable
+            self._age = _Aging(None, self.durable, tuple(j.durable_total for j in journals))
+            for journal in journals:
+                journal.withdraw()
+        else:
+            marks = [j.at(message.checkpoint) for j in journals]
+            self._age = _Aging(message.checkpoint, tuple(lsn for lsn, _ in marks), tuple(t for _, t in marks))
         return self._promote()
 
     def _promote(self) -> list[Effect]:
-        if self._age is None or self._promoting:
+        if self._age is None or self._promoting is not None:
             return []
-        message, self._age = self._age, None
+        aging, self._age = self._age, None
         journals = self.journals.values()
-        if message.checkpoint is None:
-            upto, total = self.durable, [j.durable_total for j in journals]
-        else:
-            marks = [j.at(message.checkpoint) for j in journals]
-            upto, total = tuple(lsn for lsn, _ in marks), [t for _, t in marks]
-        nbytes = sum(t - j.base_total for t, j in zip(total, journals, strict=True))
-        self._promoting = True
-        return [Promote(self.spec.id, tuple(j.base for j in journals), upto, nbytes, message.checkpoint)]
+        nbytes = sum(t - j.base_total for t, j in zip(aging.totals, journals, strict=True))
+        self._promoting = aging
+        return [Promote(self.spec.id, tuple(j.base for j in journals), aging.upto, nbytes, aging.checkpoint)]
 
-    def promoted(self, effect: Promote) -> list[Effect]:
+    def promoted(self) -> list[Effect]:
         """The mirrors hold everything up to the position."""
-        self._promoting = False
-        for journal, upto in zip(self.journals.values(), effect.upto, strict=True):
-            if effect.checkpoint is None:
-                journal.age_to(Lsn(upto))
-            else:
-                journal.age(effect.checkpoint)
+        aging, self._promoting = self._promoting, None
+        assert aging is not None
+        for journal, upto, total in zip(self.journals.values(), aging.upto, aging.totals, strict=True):
+            journal.age(Lsn(upto), total, aging.checkpoint)
         wake = [self._ack()] if self._owes_ack and not self.stalled else []
         return [*wake, *self._promote()]
 
-    def promote_failed(self, effect: Promote) -> None:
-        """Try the same again with the next `Age`, or when the VRA's retry timer fires."""
-        self._promoting = False
-        if self._age is None:
-            self._age = Age(self.spec.id.vpg, effect.checkpoint, self.spec.id)
+    def promote_failed(self) -> None:
+        """Try the same again when the VRA's retry timer fires, unless more may go by then."""
+        self._age = self._age or self._promoting
+        self._promoting = None
 
     def retry_promote(self) -> list[Effect]:
         """After a failure, try again."""

@@ -29,7 +29,8 @@ class RecoveryVra:
         self.address, self.tweaks = address, tweaks
         self.limit = int(pool_bytes * tweaks.buffer_use_recover)
         self.receivers = {s.id: Receiver(s, catalogs[s.id.vpg], self._room) for s in streams}
-        self._near_limit: set[StreamId] = set()
+        self._near_limit: dict[StreamId, tuple[bool, bool]] = {}  # what was told: of a sync window, a frame was refused
+        self._not_ok: set[StreamId] = set()  # streams whose store was reported as failing
         self._retrying = False
 
     @property
@@ -47,22 +48,15 @@ class RecoveryVra:
                 receiver = self.receivers[frame.stream]
                 return receiver.frame(frame) + self._check_limit(receiver)
             case Done(_, Append(frame), _):
-                receiver = self.receivers[frame.stream]
-                was_stalled = receiver.stalled
-                effects = receiver.appended(frame)
-                return effects + (self._store(receiver, ok=True, reason="") if was_stalled else [])
+                return self.receivers[frame.stream].appended(frame) + self._store(frame.stream)
             case Failed(_, Append(frame), error):
-                receiver = self.receivers[frame.stream]
-                was_stalled = receiver.stalled
-                effects = receiver.append_failed(frame)
-                if receiver.stalled and not was_stalled:
-                    effects += self._store(receiver, ok=False, reason=error.message)
-                return effects + self._retry_later()
+                effects = self.receivers[frame.stream].append_failed(frame)
+                return effects + self._store(frame.stream, error.message) + self._retry_later()
             case Done(_, Promote() as promote, _):
-                self._near_limit.discard(promote.stream)
-                return self.receivers[promote.stream].promoted(promote)
+                self._near_limit.pop(promote.stream, None)
+                return self.receivers[promote.stream].promoted()
             case Failed(_, Promote() as promote, _):
-                self.receivers[promote.stream].promote_failed(promote)
+                self.receivers[promote.stream].promote_failed()
                 return self._retry_later()
             case Received(_, message):
                 return self._received(message)
@@ -74,7 +68,9 @@ class RecoveryVra:
                     receiver.restarted()
                 self._retrying = False
                 return [e for r in self.receivers.values() for e in r.retry_promote()]
-            case Stopped() | Lost() | Connected():
+            case Connected(peer):
+                return self._tell_again(peer)
+            case Stopped() | Lost():
                 return []
             case _:
                 raise PeerError(f"a recovery VRA cannot take {event!r}", place=self.address)
@@ -98,19 +94,39 @@ class RecoveryVra:
         self._retrying = True
         return [Arm(RETRY, Ns(self.tweaks.retry_pause))]
 
-    def _store(self, receiver: Receiver, *, ok: bool, reason: str) -> list[Effect]:
-        id_ = receiver.spec.id
-        return [Send(receiver.catalog, StoreState(id_.vpg, id_, ok, reason))]
+    def _store(self, id_: StreamId, reason: str = "") -> list[Effect]:
+        """Tell when a stream's store stops taking data, and when it takes data again."""
+        receiver = self.receivers[id_]
+        if receiver.stalled == (id_ in self._not_ok):
+            return []
+        (self._not_ok.add if receiver.stalled else self._not_ok.discard)(id_)
+        return [Send(receiver.catalog, StoreState(id_.vpg, id_, not receiver.stalled, reason))]
+
+    def _tell_again(self, catalog: Address) -> list[Effect]:
+        """The catalogue may not have got what it was told about stores and journals near their limit."""
+        effects: list[Effect] = []
+        for id_, receiver in self.receivers.items():
+            if receiver.catalog == catalog:
+                reason = "store full" if id_ in self._not_ok else ""
+                effects.append(Send(catalog, StoreState(id_.vpg, id_, not reason, reason)))
+                self._near_limit.pop(id_, None)
+                effects += self._check_limit(receiver)
+        return effects
 
     def _check_limit(self, receiver: Receiver) -> list[Effect]:
-        """Ask for early aging when a journal is nearly full; once, until a promotion has made room."""
+        """Ask for early aging when a journal is nearly full or refused a frame; once, until a promotion made room."""
         id_, limit = receiver.spec.id, receiver.spec.limit
-        if limit is None or id_ in self._near_limit:
+        if limit is None:
             return []
         margin = int(limit * self.tweaks.limit_margin)
-        fullest = max(receiver.journals.values(), key=lambda j: j.nbytes)
-        if fullest.nbytes <= limit - margin:
+        wanted, fullest = max(
+            zip(receiver.blocked, receiver.journals.values(), strict=True), key=lambda pair: pair[0] + pair[1].nbytes
+        )
+        if fullest.nbytes + max(wanted, margin) <= limit:
             return []
-        self._near_limit.add(id_)
-        keep = fullest.fits_from(limit - 2 * margin)
-        return [Send(receiver.catalog, JournalLimit(id_.vpg, id_, keep, receiver.syncing))]
+        told = receiver.swept, any(receiver.blocked)
+        if self._near_limit.get(id_) == told:
+            return []
+        self._near_limit[id_] = told
+        keep = fullest.fits_from(limit - max(2 * margin, wanted))
+        return [Send(receiver.catalog, JournalLimit(id_.vpg, id_, keep, receiver.swept))]

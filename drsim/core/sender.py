@@ -81,6 +81,7 @@ class Sender:
         self._reading: Frame | None = None  # the queued sync frame whose content is being read
         self._flushing = False
         self._tail_bytes = tail_bytes
+        self._swept: Position = self.numbered  # the end of the youngest sync frame
         self._sync_upto: Position | None = None  # the position that ends the sync, once known
         self._sync_sent = 0
         self._flush_timer = f"flush {spec.id}"
@@ -204,8 +205,10 @@ class Sender:
         self.state = SendState.WAITING
 
     def _restart(self) -> list[Effect]:
-        if not self.connected or self.refused is not None:
+        # A journal at its limit may have to give up all its checkpoints for the sync window, so it must learn of it.
+        if not self.connected or self.refused not in (None, Refusal.LIMIT):
             return []
+        self.refused = None
         self.state = SendState.HANDSHAKE
         return [Send(self.spec.id.target, Resync(self.spec.id, self.generation, self.epoch, self.numbered))]
 
@@ -213,16 +216,17 @@ class Sender:
         """Ask for the next dirty regions when the window has room; number writes again when little is left."""
         if self.state not in (SendState.SWEEP, SendState.TAIL) or self._sync_upto is not None:
             return []
+        if self._reading is not None or (self._queue and not reaches(self._queue[0].after, self._swept)):
+            return []  # one sync frame at a time waits for the window, so that live frames get their turn
         effects: list[Effect] = []
         if self.state is SendState.SWEEP and self.bitmap.nbytes <= self._tail_bytes:
             self.state = SendState.TAIL
-        if self._reading is not None or any(frame.sync for frame in self._queue):
-            return effects
         if len(self.bitmap):
             if self._open.rows:
                 self._enqueue(self._open.cut(), sync=False)
             batch = self.bitmap.take(self.tweaks.sync_bytes, Ns(0))
             self._reading = self._enqueue(batch, sync=True)
+            self._swept = self._reading.upto
             self._sync_sent += self._reading.nbytes
             effects.append(ReadRegions(self.spec.id, batch))
         else:
@@ -294,6 +298,11 @@ class Sender:
         self.state = SendState.SWEEP
         self.durable = self.numbered
         return self._pump()
+
+    def stopped(self) -> list[Effect]:
+        """The VRA goes down, and its timers with it."""
+        self._flushing = False
+        return self.lost(Trigger.PROTECTED_VRA)
 
     def lost(self, trigger: Trigger = Trigger.COMMUNICATION) -> list[Effect]:
         """The connection to the peer is gone."""

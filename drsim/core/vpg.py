@@ -11,7 +11,8 @@ Theory of operation, checkpoints (PROTOCOL 3).
     seal      manager  when all have answered `Released`: the cut is consistent, and goes to the catalogue
 
 Anything else voids the checkpoint: one `Aborted`, or an answer missing when the budget has run out. A voided
-checkpoint is skipped and counted; guests are released. With one VRA its own order is the cut, and `Held` seals it.
+checkpoint is skipped and counted; guests are released; a tag waits for the next one that is due. With one VRA its own order
+is the cut, and `Held` seals it.
 No checkpoint is tried while a stream synchronizes or the recovery manager cannot be reached.
 
 State. `regions` follows what the VRAs, the catalogue and the connection report; every change is published together
@@ -71,7 +72,7 @@ class Vpg:
         self.cause = ""
         self.attempt: _Attempt | None = None
         self._count = 0
-        self._since = Ns(0)
+        self._since: Ns | None = None  # the first start
         self._newest = Ns(0)  # when the newest listed checkpoint was taken; the start, before there is one
         self._oldest = Ns(0)
         self._syncing: dict[StreamId, SyncChanged] = {}
@@ -84,12 +85,12 @@ class Vpg:
         """See the module. Raises PeerError for a message that a manager cannot get."""
         match event:
             case Started():
-                self._since = self._newest = self._oldest = now
-                return [Arm(TICK, self.interval), Publish(StateChanged(self.name, self.regions, self.cause))]
+                return self._started(now)
             case Fired(timer) if timer == TICK:
-                return [Arm(TICK, self.interval), *self._begin(now, ""), *self._review(now)]
+                begun = self._next_tag(now) or self._begin(now, "")
+                return [Arm(TICK, self.interval), *begun, *self._review(now)]
             case Fired(timer) if timer == DEADLINE:
-                return self._void("hold budget") + self._next_tag(now)
+                return self._void("hold budget")
             case TagAsked(tag):
                 self._tags.append(tag)
                 return self._next_tag(now)
@@ -106,6 +107,13 @@ class Vpg:
             case _:
                 raise PeerError(f"a VPG manager cannot take {event!r}", place=self.address)
 
+    def _started(self, now: Ns) -> list[Effect]:
+        """For the first time, or again: then the attempt under way is given up, and what was listed still counts."""
+        if self._since is None:
+            self._since = self._newest = self._oldest = now
+        state = Publish(StateChanged(self.name, self.regions, self.cause))
+        return [Arm(TICK, self.interval), *self._void("manager restart"), state]
+
     def _received(self, now: Ns, message: Message) -> list[Effect]:
         match message:
             case Held():
@@ -115,7 +123,7 @@ class Vpg:
             case Aborted(checkpoint=checkpoint, reason=reason):
                 if self.attempt is None or self.attempt.id != checkpoint:
                     return []
-                return self._void(reason) + self._next_tag(now)
+                return self._void(reason)
             case SyncChanged(stream=stream):
                 if message.syncing:
                     self._syncing[stream] = message
@@ -204,7 +212,7 @@ class Vpg:
             peer=Peer.CONNECTED if self._connected else Peer.DISCONNECTED,
             health=Health.JOURNAL_STORAGE if self._stores else Health.OK,
             rpo_ok=now - self._newest <= self.rpo_alert,
-            history_ok=now - self._oldest >= min(self.history, now - self._since) - self._history_slack(),
+            history_ok=now - self._oldest >= min(self.history, now - (self._since or 0)) - self._history_slack(),
         )
         cause = self._cause(worst, regions)
         if cause or (listed and regions.rpo_ok and regions.history_ok):

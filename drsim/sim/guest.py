@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drsim.core.batch import Columns, Int64, WriteBatch
+from drsim.core.batch import Columns, Int32, Int64, WriteBatch
 from drsim.core.names import StreamSpec, VmId, VolumeId
 from drsim.core.units import SECOND, SECTOR
 from drsim.sim.workload import Source
@@ -104,7 +104,7 @@ class Tap:
         self._block = _Block(batch.columns, np.sort(acked), before)
         self._at = 0
 
-    def _acknowledge(self, n: int, issued: Int64, sectors: np.ndarray) -> Int64:  # type: ignore[type-arg]
+    def _acknowledge(self, n: int, issued: Int64, sectors: Int32) -> Int64:
         store = self.guests[n].store
         service = np.maximum(SECOND / store.iops, sectors * (SECTOR * 8 * SECOND / store.bandwidth)).astype(np.int64)
         total = np.cumsum(service)

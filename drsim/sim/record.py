@@ -14,7 +14,7 @@ from drsim.core.facts import (
     SyncEnded,
     SyncStarted,
 )  # fmt: skip
-from drsim.core.names import CheckpointId
+from drsim.core.names import Address, CheckpointId
 from drsim.core.status import project
 from drsim.core.units import Ns
 from drsim.sim.guest import NONE, Amount
@@ -66,7 +66,7 @@ class Sample:
     rpo: dict[str, int]
     journal: dict[str, int]
     journal_largest: dict[str, int]
-    buffers: dict[str, int]
+    buffers: dict[Address, int]
     wan: dict[str, dict[str, float]]
 
 
@@ -78,7 +78,7 @@ class Recorder:
         self.vpgs: dict[str, VpgRecord] = {}
         self.events: list[tuple[int, str, str, str]] = []  # time, VPG, kind, text
         self.samples: list[Sample] = []
-        self.buffer_peak: dict[str, int] = {}
+        self.buffer_peak: dict[Address, int] = {}
         self._world: World | None = None
         self._last: dict[str, CheckpointId] = {}
 
@@ -187,5 +187,9 @@ class Recorder:
         buffers = {address: machine.used for address, machine in world.protected.items()}
         for address, used in buffers.items():
             self.buffer_peak[address] = max(used, self.buffer_peak.get(address, 0))
-        wan = {f"{name}>{end}": direction.measure() for (name, end), direction in world.links.items()}
-        self.samples.append(Sample(now, rpo, journal, largest, dict(buffers), wan))
+        wan = {
+            f"{name} {end}>{model.between[1 - n]}": world.links[name, end].measure()
+            for name, model in world.model.links.items()
+            for n, end in enumerate(model.between)
+        }
+        self.samples.append(Sample(now, rpo, journal, largest, buffers, wan))

@@ -2,8 +2,9 @@
 
 Theory of operation. Time is SimPy's, in integer nanoseconds. Before any event reaches a protected VRA its guests are
 brought up to now, so a slice is cut exactly where something happens, and the core sees the same writes before the
-same event at every slice length. Only acknowledgements do not cut: they free memory, and choose nothing else. Fidelity `write` also pulls at every single write; `slice` once a slice, and cuts
-frames at once, because a slice has already collected them.
+same event at every slice length. Only acknowledgements do not cut: they free memory, and choose nothing else.
+Fidelity `write` also pulls at every single write; `slice` once a slice, and cuts frames at once, because a slice has
+already collected them.
 
 What the world models and the core does not know: LAN delay, the WAN (`link.py`), the VRA's CPU when it compresses,
 datastores (`store.py`), and components that are down. A component that is down gets nothing but guest writes (the
@@ -286,7 +287,7 @@ class World:
     def _ship(self, direction: Direction, frame: Frame, deliver: Callable[[], None]) -> None:
         """Compress, as far as the CPU keeps up, and put on the wire; a stream's frames keep their order."""
         id_, spec = frame.stream, self.layout.vpg_of[frame.stream.vpg].spec
-        wire, now = float(frame.nbytes), self.clock.now
+        wire, now = float(frame.nbytes), int(self.clock.now)
         ready = now
         if spec.compression:
             vra, cpu = self._vras[id_.source], self._cpus[id_.source]

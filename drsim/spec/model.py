@@ -1,7 +1,7 @@
 """A model: sites, hosts, datastores, links, VMs, VPGs, faults and how to run them. What a model file holds."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -17,11 +17,11 @@ Fidelity = Literal["write", "slice"]
 
 
 class Reference(ValueError):
-    """A name that nothing has; `path` is where it stands in the model."""
+    """A name that nothing has; `path` is where it stands in the model, `others` are further ones."""
 
-    def __init__(self, message: str, path: tuple[str | int, ...]) -> None:
+    def __init__(self, message: str, path: tuple[str | int, ...], others: "Sequence[Reference]" = ()) -> None:
         super().__init__(message)
-        self.path = path
+        self.path, self.others = path, tuple(others)
 
 
 class Site(Spec):
@@ -58,7 +58,7 @@ class Vra(Spec):
     """1 to 4, 1 by default (products.md 1.6)."""
     compress_rate: Annotated[Bandwidth, Field(gt=0)] = 2_400_000_000
     """What one vCPU compresses: 300 MB/s. Our choice: the order of LZ4 on one core."""
-    compress_patience: Annotated[Duration, Field(ge=0)] = 200_000_000
+    compress_patience: Annotated[Duration, Field(ge=0)] = 100_000_000
     """When the CPU is behind by more than this, frames go uncompressed. Our choice."""
 
     @property
@@ -142,9 +142,13 @@ class Model(Spec):
 
     @model_validator(mode="after")
     def _references(self) -> "Model":
-        for path, kind, name, known in self._all_references():
-            if name not in known:
-                raise Reference(f"no {kind} is called {name!r}{closest(name, known)}", path)
+        wrong = [
+            Reference(f"no {kind} is called {name!r}{closest(name, known)}", path)
+            for path, kind, name, known in self._all_references()
+            if name not in known
+        ]
+        if wrong:
+            raise Reference(str(wrong[0]), wrong[0].path, wrong[1:])
         self._check_protection()
         return self
 

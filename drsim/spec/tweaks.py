@@ -20,8 +20,8 @@ class Tweaks(Spec):
     frame_delay: Annotated[Duration, Field(ge=0, le=60 * S)] = 5 * MS
     """Longest time a captured write waits for company in its frame. Our choice: well under a WAN round trip."""
 
-    frame_bytes: Annotated[Size, Field(ge=4 * KIB, le=64 * MIB)] = 8 * MIB
-    """A frame is cut when its writes reach this size. Our choice: far under a VRA's buffer."""
+    frame_bytes: Annotated[Size, Field(ge=4 * KIB, le=64 * MIB)] = 2 * MIB
+    """A frame is cut when its writes reach this size. Our choice: several fit the window, so the link stays busy."""
 
     frame_writes: Annotated[int, Field(ge=1, le=65536)] = 4096
     """A frame is cut at this many writes. Our choice: columns are fast from about 500 writes."""

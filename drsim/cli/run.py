@@ -1,0 +1,147 @@
+"""`drsim run`: simulate a model; print the figures, write tables and a report."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from drsim.core.errors import FileError
+from drsim.files.models import load_model
+from drsim.sim.run import Progress as Tell
+from drsim.spec.model import Model
+from drsim.spec.quantity import format_bandwidth, format_size
+from drsim.spec.workload import Trace
+from drsim.study.output import folder, refuse_foreign, write_tables
+from drsim.study.report import write_report
+from drsim.study.results import summarise
+from drsim.study.runner import replicate
+
+
+Option = typer.Option
+COLUMNS = (
+    "VPG", "RPO p50", "p95", "p99", "max", "worst loss", "journal peak", "history", "checkpoints", "SLA missed",
+)  # fmt: skip
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="A model file, or the name of a shipped one (two-site ...).")],
+    trace: Annotated[Path | None, Option(help="Replay this block trace on every VM, spread over its length.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        Option("--set", metavar="PATH=VALUE", help="Change a value: links.wan.bandwidth='20 Mbit/s'."),
+    ] = None,
+    fidelity: Annotated[str | None, Option(help="write: one event a write. slice: columns, for days.")] = None,
+    seed: Annotated[int | None, Option(min=0, help="Seed of all random streams.")] = None,
+    until: Annotated[str | None, Option(help="Simulated time, like 6h.")] = None,
+    replications: Annotated[int, Option(min=1, max=10_000, help="Runs with seeds SEED, SEED+1 ...")] = 1,
+    out: Annotated[Path | None, Option(help="Folder for summary.json, Parquet tables and report.html.")] = None,
+    json_: Annotated[bool, Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Simulate a model: RPO, journals, WAN, states and losses, with pictures and a report."""
+    overrides = list(set_ or [])
+    for name, value in (("fidelity", fidelity), ("seed", seed), ("until", until)):
+        if value is not None:
+            overrides.append(f"run.{name}={value}")
+    spec = load_model(model, overrides=overrides)
+    if trace is not None:
+        spec = with_trace(spec, trace)
+    if out is not None:
+        refuse_foreign(out)
+    with _bar(shown=not json_) as tell:
+        done = replicate(spec, replications, progress=tell)
+    name = Path(model).stem if model.endswith((".yaml", ".yml")) else model
+    command = shlex.join(["drsim", *sys.argv[1:]])
+    summary = summarise(spec, name, done.figures(), trace_digest=done.first.trace_digest, command=command)
+    if out is not None:
+        with folder(out) as where:
+            write_tables(where, summary, done.frames())
+            write_report(where / "report.html", done.first, summary)
+    if json_:
+        typer.echo(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        _print(summary, out)
+
+
+def with_trace(spec: Model, path: Path) -> Model:
+    """The model with every VM replaying a trace, the VMs spread evenly over the trace's length."""
+    if not path.exists():
+        raise FileError("no such trace", place=str(path), hint="give a block trace, for instance .vscsi or .csv")
+    from drsim.files.traces import read_trace
+
+    count = sum(vm.count for vm in spec.vms.values())
+    workload = Trace(path=str(path), stagger=read_trace(path).duration // count)
+    vms = {name: vm.model_copy(update={"workload": workload}) for name, vm in spec.vms.items()}
+    return spec.model_copy(update={"vms": vms})
+
+
+@contextmanager
+def _bar(*, shown: bool) -> Iterator[Tell | None]:
+    """A progress bar on a terminal, nothing when piped."""
+    console = Console(stderr=True)
+    if not shown or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("simulating"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=1)
+        yield lambda now, end: progress.update(task, completed=now / end)
+
+
+def seconds(value: float) -> str:
+    """A short duration: 4.98 s, 3 min 20 s, 2.5 h."""
+    if value < 120:
+        return f"{value:.3g} s"
+    if value < 7200:
+        return f"{int(value // 60)} min {value % 60:.0f} s"
+    return f"{value / 3600:.3g} h"
+
+
+def _print(summary: dict[str, Any], out: Path | None) -> None:
+    console = Console(soft_wrap=False)
+    run_ = summary["run"]
+    console.print(
+        f"{summary['model']['name']}: {seconds(run_['until_s'])} simulated, seed {run_['seed']}, "
+        f"{run_['replications']} replication{'s' if run_['replications'] > 1 else ''}, fidelity {run_['fidelity']}",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "VPG" else "right")
+    rows = {**summary["vpgs"], "all": summary["all"]} if len(summary["vpgs"]) > 1 else summary["vpgs"]
+    for name, f in rows.items():
+        loss = f["worst_loss"]
+        table.add_row(
+            name,
+            *(seconds(f["rpo_s"][q]["value"]) for q in ("p50", "p95", "p99", "max")),
+            f"{loss['writes']} writes, {format_size(loss['bytes'])}",
+            format_size(f["journal"]["peak_bytes"]),
+            seconds(f["journal"]["history_s"]),
+            str(f["checkpoints"]["listed"]),
+            seconds(f["sla"]["missed_s"]),
+        )
+    console.print(table)
+    for link, w in summary["wan"].items():
+        if w["mean_bps"]:
+            console.print(
+                f"{link}: mean {format_bandwidth(int(w['mean_bps']))}, peak {format_bandwidth(int(w['peak_bps']))} "
+                f"of {format_bandwidth(w['bandwidth_bps'])}",
+                highlight=False,
+            )
+    for cause, share in sorted(summary["all"]["sla"]["causes"].items(), key=lambda item: -item[1]):
+        console.print(f"SLA missed because of {cause}: {share:.0%}", highlight=False)
+    for vpg, lost in (summary["disaster"] or {}).items():
+        console.print(
+            f"disaster at {seconds(lost['at_s'])}: {vpg} lost {seconds(lost['loss_s'])}, {lost['loss_writes']} writes, "
+            f"{format_size(lost['loss_bytes'])}",
+            highlight=False,
+        )
+    if out is not None:
+        console.print(f"report: {out / 'report.html'}", highlight=False)
