@@ -192,8 +192,10 @@ class WriteBatch:
         narrow = self.vm.astype(np.uint16) if int(self.vm.max(initial=0)) < 1 << 16 else self.vm
         order = np.argsort(narrow, kind="stable")
         sorted_vm = self.vm[order]
-        starts = np.flatnonzero(np.r_[True, sorted_vm[1:] != sorted_vm[:-1]]) if len(self) else np.zeros(0, np.int64)
-        within = np.arange(len(self)) - np.repeat(starts, np.diff(np.r_[starts, len(self)]))
+        rows = np.arange(len(self))
+        new = np.ones(len(self), np.bool_)
+        np.not_equal(sorted_vm[1:], sorted_vm[:-1], out=new[1:])
+        within = rows - np.maximum.accumulate(np.where(new, rows, 0))
         ranks = np.empty(len(self), np.int64)
         ranks[order] = within
         return ranks
@@ -250,34 +252,30 @@ class OpenFrame:
         return batch
 
 
-_GOLDEN, _FACTOR, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, (1 << 64) - 1
-
-
-def mix(*columns: NDArray[Any]) -> NDArray[np.uint64]:
-    """64-bit hash of each row of integer columns: multiply, xor-shift, add (as splitmix64's finaliser does)."""
-    with np.errstate(over="ignore"):
-        state: NDArray[np.uint64] = np.full(1, _GOLDEN, np.uint64)
-        for column in columns:
-            state = (state ^ column.astype(np.uint64)) * np.uint64(_FACTOR)
-            state = state ^ (state >> np.uint64(29))
-        return state
-
-
-def mix_row(*values: int) -> int:
-    """The same hash of one row."""
-    state = _GOLDEN
-    for value in values:
-        state = ((state ^ value) * _FACTOR) & _MASK
-        state ^= state >> 29
-    return state
+_WEIGHTS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
+_FACTOR, _MASK = 0xBF58476D1CE4E5B9, (1 << 64) - 1
 
 
 def content_digest(batch: WriteBatch, lsn: Int64) -> int:
     """Sum mod 2^64 over the rows of a hash of (vm, lsn, volume, lba, sectors): the same however the rows are cut.
 
-    `lsn` is an int64 array, the log sequence number of each row.
+    `lsn` is an int64 array, the log sequence number of each row. A row's hash is its columns weighted with odd
+    constants, then multiplied and xor-shifted (as splitmix64's finaliser does). For telling runs apart, not for
+    finding corruption.
     """
     columns = (batch.vm, lsn, batch.volume, batch.lba, batch.sectors)
     if len(batch) <= FEW:
-        return sum(mix_row(*row) for row in zip(*(c.tolist() for c in columns), strict=True)) & _MASK
-    return int(mix(*columns).sum(dtype=np.uint64))
+        total = 0
+        for row in zip(*(c.tolist() for c in columns), strict=True):
+            x = sum(value * weight for value, weight in zip(row, _WEIGHTS, strict=True)) & _MASK
+            x = ((x ^ (x >> 29)) * _FACTOR) & _MASK
+            total += x ^ (x >> 32)
+        return total & _MASK
+    with np.errstate(over="ignore"):
+        state = np.zeros(len(batch), np.uint64)
+        for column, weight in zip(columns, _WEIGHTS, strict=True):
+            state += column.astype(np.uint64) * np.uint64(weight)
+        state ^= state >> np.uint64(29)
+        state *= np.uint64(_FACTOR)
+        state ^= state >> np.uint64(32)
+        return int(state.sum(dtype=np.uint64))

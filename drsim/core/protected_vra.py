@@ -39,6 +39,9 @@ from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
 
+SETTLED = (False, False, Trigger.NONE)  # what a manager is told of a stream in sync
+
+
 @dataclass(slots=True)
 class _Hold:
     checkpoint: CheckpointId
@@ -59,7 +62,7 @@ class ProtectedVra:
         self.senders = {s.id: Sender(s, tweaks, tail_bytes=tail) for s in streams}
         self._holds: dict[str, _Hold] = {}
         self._told: dict[StreamId, tuple[bool, bool, Trigger] | None] = dict.fromkeys(
-            self.senders, (False, False, Trigger.NONE)
+            self.senders, SETTLED
         )
 
     @property
@@ -180,8 +183,11 @@ class ProtectedVra:
         """Tell the managers which streams entered or left synchronization."""
         effects: list[Effect] = []
         for id_, sender in self.senders.items():
-            state = (sender.syncing, sender.syncing and sender.waiting, sender.trigger)
-            if state != self._told[id_]:
+            told = self._told[id_]
+            if told is SETTLED and not sender.syncing:
+                continue
+            state = (sender.syncing, sender.syncing and sender.waiting, sender.trigger) if sender.syncing else SETTLED
+            if state != told:
                 self._told[id_] = state
                 effects.append(self._answer(id_.vpg, SyncChanged(id_, *state)))
         return effects

@@ -12,10 +12,12 @@ from enum import Enum
 import numpy as np
 
 from drsim.core.batch import WriteBatch, content_digest
-from drsim.core.effects import Append, Effect
+from drsim.core.effects import Append, Effect, Forget, Keep, Promote, ReadRegions
 from drsim.core.errors import DrsimError
 from drsim.core.events import Done, Event, Fired, GuestWrote, Received
-from drsim.core.messages import Ack, Frame
+from drsim.core.messages import (
+    Ack, Await, Checkpoint, Frame, Held, Hold, Listed, Reached, Release, Released, Sealed,
+)  # fmt: skip
 from drsim.core.names import Address, StreamId
 from drsim.core.units import Ns
 
@@ -64,6 +66,14 @@ def brief(event: Event) -> str:
             return f"d{id_.n}"
         case Fired(timer):
             return f"t{timer}"
+        case Received(_, Held(checkpoint=checkpoint, cut=cut)):
+            return f"h{checkpoint}{[(c.epoch, c.position) for c in cut.values()]}"
+        case Received(_, Sealed(Checkpoint(id=id_, cut=cut))):
+            return f"s{id_}{[(c.epoch, c.position) for c in cut.values()]}"
+        case Received(_, (Hold() | Await() | Reached() | Listed() | Release() | Released()) as message):
+            return f"{type(message).__name__}{message.checkpoint}"
+        case Done(id_, (Keep() | Promote() | Forget() | ReadRegions()), _):
+            return f"d{id_.n}"
         case _:
             return text(event)
 

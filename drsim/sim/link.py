@@ -73,6 +73,7 @@ class Direction:
         self._flows: dict[Hashable, _Flow] = {}
         self._since = 0
         self._version = 0
+        self._capacity, self._cap = self.capacity, mathis_bps(self.loss, 2 * self.latency)
         self._control_arrives = 0
         self._stuck: deque[Callable[[], None]] = deque()
         if link.throttle:
@@ -106,6 +107,7 @@ class Direction:
     def changed(self) -> None:
         """Capacity, latency or loss changed: share anew. Call after setting them; time up to now is accounted first."""
         self._advance()
+        self._capacity, self._cap = self.capacity, mathis_bps(self.loss, 2 * self.latency)
         self._share()
 
     # -- data -------------------------------------------------------------------------------------------------
@@ -138,8 +140,11 @@ class Direction:
 
     def _share(self) -> None:
         moving = [flow for flow in self._flows.values() if flow.jobs]
-        left = self.capacity
-        cap = mathis_bps(self.loss, 2 * self.latency)
+        left, cap = self._capacity, self._cap
+        if len(moving) == 1:
+            moving[0].rate = min(left, cap) / SECOND
+            self._schedule(moving)
+            return
         for rank in sorted({flow.rank for flow in moving}):
             flows = [flow for flow in moving if flow.rank == rank]
             for flow, share in zip(flows, fair_shares(left, [cap] * len(flows)), strict=True):
@@ -192,9 +197,8 @@ class Direction:
 
     def set_up(self, up: bool) -> None:
         """Take the link down or up. What waits on it goes on when it is up again."""
-        self._advance()
         self.up = up
-        self._share()
+        self.changed()
         while self.up and self._stuck:
             self._stuck.popleft()()
 

@@ -1,0 +1,1 @@
+"""Files to specs and back: models, traces, results; errors with file and line."""

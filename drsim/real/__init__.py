@@ -1,0 +1,1 @@
+"""The real world: asyncio, sockets and files around the shared core."""

@@ -1,0 +1,58 @@
+"""CatalogStore: the list of checkpoints of one VPG in a small JSON file, replaced in one durable step."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+from drsim.core.errors import PlatformError
+from drsim.core.messages import Checkpoint
+from drsim.core.names import CheckpointId
+from drsim.real.codec import build, plain
+from drsim.real.files import blame, make_directory, replace_file
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    checkpoints: tuple[Checkpoint, ...]
+
+
+class CatalogStore:
+    """Checkpoints that can be recovered from, by number, oldest first. Use from one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints: dict[CheckpointId, Checkpoint] = {}
+        with blame(path):
+            make_directory(path.parent)
+            if path.exists():
+                self._load(path.read_bytes())
+
+    def _load(self, data: bytes) -> None:
+        try:
+            raw = json.loads(data)
+            if raw["crc32"] != crc32(_text(raw["catalog"])):
+                raise ValueError("checksum is wrong")
+            content: _Content = build(_Content, raw["catalog"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise PlatformError(f"the catalogue is corrupt: {error}", place=str(self.path)) from error
+        self.checkpoints = {c.id: c for c in content.checkpoints}
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Add a checkpoint, durably. Raises StoreFull or PlatformError; the list is as before then."""
+        self._put({**self.checkpoints, checkpoint.id: checkpoint})
+
+    def forget(self, before: CheckpointId | None) -> None:
+        """Remove the checkpoints before this one, None: all, durably. Raises as `keep`."""
+        self._put({id_: c for id_, c in self.checkpoints.items() if before is not None and id_ >= before})
+
+    def _put(self, checkpoints: dict[CheckpointId, Checkpoint]) -> None:
+        content = plain(_Content(tuple(checkpoints.values())))
+        data = json.dumps({"crc32": crc32(_text(content)), "catalog": content}, indent=1).encode()
+        with blame(self.path):
+            replace_file(self.path, data)
+        self.checkpoints = checkpoints
+
+
+def _text(content: object) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,122 @@
+"""Ledger: a small append-only file of states, the last of which holds. The commit point of a journal store.
+
+An entry is an envelope, filled up to whole 512-byte sectors with spaces, synced before it counts. Disks write a
+sector whole or not at all, so what a crash leaves of the last entry is told apart from corruption exactly: an entry
+that was cut has a sector that was never written (missing, or all zeros); one that is complete and does not verify is
+corrupt, and may have been acknowledged. The first is truncated, the second raises PlatformError.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from drsim.core.errors import PlatformError
+from drsim.core.units import SECTOR
+from drsim.real.codec import plain
+from drsim.real.envelope import PRELUDE, Prelude, Unreadable, opened, prelude, seal
+from drsim.real.files import read_exactly, replace_file, write_all
+
+MAGIC = b"DRSL"
+T = TypeVar("T")
+
+
+class Ledger(Generic[T]):
+    """States of type T in a file. `parse` makes one from its plain form, raising ValueError."""
+
+    def __init__(self, path: Path, initial: T, parse: Callable[[Any], T], *, compact_bytes: int = 1 << 18) -> None:
+        self.path, self.state = path, initial
+        self.broken = False
+        """Whether the file may hold more than `state`: a write or sync of it failed. Only opening it anew helps."""
+        self._parse, self._compact_bytes = parse, compact_bytes
+        if not path.exists():
+            replace_file(path, _entry(initial))
+        self._fd = os.open(path, os.O_RDWR)
+        try:
+            self._end = self._scan()
+            os.ftruncate(self._fd, self._end)
+            os.fsync(self._fd)
+        except BaseException:
+            self.close()
+            raise
+
+    def _scan(self) -> int:
+        size = os.fstat(self._fd).st_size
+        data, at = read_exactly(self._fd, size, 0, self.path) if size else b"", 0
+        while at < len(data):
+            try:
+                start = prelude(MAGIC, data[at:])
+                raw, _ = opened(start, data[at + PRELUDE : at + start.size])
+                self.state = self._parse(json.loads(raw))
+            except ValueError as error:
+                if at and _cut(data[at:]):
+                    break
+                hint = "the store's state is not known; nothing in it can be trusted"
+                raise PlatformError(f"entry at byte {at}: {error}", place=str(self.path), hint=hint) from error
+            at += start.size
+        if not at:
+            raise PlatformError("the ledger is empty", place=str(self.path))
+        return at
+
+    def put(self, state: T) -> None:
+        """Make `state` the one that holds, durably. Raises OSError: nothing changed, or the ledger is `broken`."""
+        data = _entry(state)
+        if self._end + len(data) > self._compact_bytes:
+            self._compact(data)
+        else:
+            try:
+                write_all(self._fd, data, self._end)
+            except OSError:
+                self.broken = True
+                os.ftruncate(self._fd, self._end)
+                self.broken = False
+                raise
+            try:
+                os.fdatasync(self._fd)
+            except OSError:
+                self.broken = True
+                raise
+            self._end += len(data)
+        self.state = state
+
+    def _compact(self, data: bytes) -> None:
+        """Begin the file anew with one entry."""
+        try:
+            replace_file(self.path, data)
+            fd = os.open(self.path, os.O_RDWR)
+        except OSError:
+            self.broken = True
+            self.broken = not os.path.samestat(os.fstat(self._fd), os.stat(self.path))  # still the old file?
+            raise
+        os.close(self._fd)
+        self._fd, self._end = fd, len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+
+
+def _entry(state: object) -> bytes:
+    header = json.dumps(plain(state), separators=(",", ":")).encode()
+    return seal(MAGIC, header + b" " * (-(PRELUDE + len(header)) % SECTOR))
+
+
+def _start(data: bytes) -> Prelude | None:
+    try:
+        return prelude(MAGIC, data)
+    except Unreadable:
+        return None
+
+
+def _cut(rest: bytes) -> bool:
+    """Whether these bytes are what a crash left of one entry: nothing valid follows, a sector was never written."""
+    sectors = [rest[at : at + SECTOR] for at in range(0, len(rest), SECTOR)]
+    if any(_start(sector) for sector in sectors[1:]):
+        return False
+    start = _start(sectors[0])
+    return (start is not None and start.size > len(rest)) or any(len(s) < SECTOR or not any(s) for s in sectors)

@@ -1,0 +1,277 @@
+"""Transport: one TCP connection between two sites, in order, with loss and return reported, and bounded queues.
+
+Theory of operation. One site connects, the other listens; either way an `End` owns at most one connection:
+
+    state   leaves when                                                          tells the site
+    ------  -------------------------------------------------------------------  --------------
+    down    a connection is made and the peer's `Hello` has come                 `up`
+    up      end of file, error, silence for `silence` seconds, a frame that      `down`
+            cannot be, a full queue, or a newer connection from the same peer
+
+Promise: what `send` takes while up arrives in order, and without holes, up to the point where the connection breaks;
+nothing of an old connection arrives after `down`. What is sent while down is dropped: the core resends from its own
+state when it hears of the return. `send` never blocks, so that a step of the core never waits for a network. Memory
+is bounded instead: the writer drains the socket's buffer before it takes the next frame, and when more than
+`queue_bytes` wait behind it the connection is given up. The core's window is far below that, so a peer that is
+merely slow never gets there.
+
+Not here yet: TLS between sites.
+"""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import Protocol
+
+from drsim.core.errors import DrsimError, PeerError, PlatformError
+from drsim.core.messages import Message
+from drsim.core.names import Address
+from drsim.real.envelope import PRELUDE
+from drsim.real.wire import Hello, KeepAlive, Letter, Wired, encode, expect, finish
+
+_FIRST_PAUSE, _LAST_PAUSE = 0.02, 2.0  # seconds between attempts to connect; doubles from the first to the last
+_MOST_CALLERS = 8  # connections that a listener serves at once; all but one wait for their hello
+_KEEP_ALIVE = encode(KeepAlive())
+
+
+class Post(Protocol):
+    """Takes what comes out of a connection. Called from the event loop's thread."""
+
+    def arrived(self, sender: Address, to: Address, message: Message) -> None:
+        """A message came."""
+        ...
+
+    def up(self) -> None:
+        """The peer can be reached, over a new connection."""
+        ...
+
+    def down(self) -> None:
+        """The connection is gone."""
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """A mistake of our own; nothing goes on."""
+        ...
+
+
+class End:
+    """One site's end of the connection. `site` and `peer` are site names; `silence` in seconds."""
+
+    def __init__(self, site: str, peer: str, post: Post, *, silence: float, queue_bytes: int) -> None:
+        self.site, self.peer = site, peer
+        self.error: DrsimError | None = None
+        """Why the last connection broke, or could not be made."""
+        self.breaks = 0
+        self._post, self._silence, self._queue_bytes = post, silence, queue_bytes
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._writer: asyncio.StreamWriter | None = None
+        self._place = f"{site} <- {peer}"
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is up."""
+        return self._writer is not None
+
+    def send(self, sender: Address, to: Address, message: Message) -> None:
+        """Put a message on the connection; dropped while there is none."""
+        if not self.connected:
+            return
+        data = encode(Letter(sender, to, message))
+        if self._queued + len(data) > self._queue_bytes:
+            self.error = PeerError(f"more than {self._queue_bytes} bytes wait for the peer", place=self._place)
+            self.break_off()
+            return
+        self._queue.append(data)
+        self._queued += len(data)
+        self._wake.set()
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait to be written to the socket."""
+        return self._queued
+
+    def break_off(self) -> None:
+        """Give up the connection at once; what is on it is lost."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._set_down()
+
+    async def wait(self, connected: bool) -> None:
+        """Wait until the connection is up, or down."""
+        while self.connected != connected:
+            self._changed.clear()
+            await self._changed.wait()
+
+    # -- one connection ---------------------------------------------------------------------------------------
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until it breaks; never raises for what a network or a peer may do."""
+        try:
+            async with asyncio.timeout(self._silence):
+                writer.write(encode(Hello(self.site)))
+                await writer.drain()
+                await self._greet(reader)
+            self._set_up(writer)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(reader, writer))
+                tasks.create_task(self._write(writer))
+        except* PeerError as group:
+            error = _first(group)
+            assert isinstance(error, PeerError)
+            self.error = error
+        except* (OSError, EOFError) as group:
+            self.error = self.error or PlatformError(f"connection lost: {_first(group)}", place=self._place)
+        except* Exception as group:
+            self._post.failed(_first(group))
+        finally:
+            writer.transport.abort()
+            if self._writer is writer:
+                self._set_down()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _greet(self, reader: asyncio.StreamReader) -> None:
+        hello = await self._next(reader)
+        if not isinstance(hello, Hello):
+            raise PeerError("the peer does not begin with a hello", place=self._place)
+        if hello.site != self.peer:
+            raise PeerError(f"this is site {hello.site!r}", place=self._place, hint="check the peer's address")
+
+    async def _next(self, reader: asyncio.StreamReader) -> Wired:
+        start = expect(await reader.readexactly(PRELUDE), place=self._place)
+        return finish(start, await reader.readexactly(start.rest), place=self._place)
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            async with asyncio.timeout(self._silence):
+                wired = await self._next(reader)
+            if self._writer is not writer:
+                raise EOFError("given up")
+            match wired:
+                case Letter(sender, to, message):
+                    self._post.arrived(sender, to, message)
+                case KeepAlive():
+                    pass
+                case Hello():
+                    raise PeerError("a second hello", place=self._place)
+
+    async def _write(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            if not self._queue:
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(self._silence / 3):
+                        await self._wake.wait()
+                except TimeoutError:
+                    writer.write(_KEEP_ALIVE)
+            else:
+                data = self._queue.popleft()
+                self._queued -= len(data)
+                writer.write(data)
+            await writer.drain()
+
+    def _set_up(self, writer: asyncio.StreamWriter) -> None:
+        self.break_off()
+        self.error = None
+        self._writer = writer
+        self._changed.set()
+        self._post.up()
+
+    def _set_down(self) -> None:
+        self._writer = None
+        self.breaks += 1
+        self._queue.clear()
+        self._queued = 0
+        self._changed.set()
+        self._post.down()
+
+
+class Connector(End):
+    """The end that connects, and connects again, with pauses that double."""
+
+    def __init__(
+        self, site: str, peer: str, post: Post, host: str, port: int, *, silence: float, queue_bytes: int
+    ) -> None:
+        super().__init__(site, peer, post, silence=silence, queue_bytes=queue_bytes)
+        self._target = host, port
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+        self._task = asyncio.create_task(self._keep(), name=f"connect {site} -> {peer}")
+
+    def sever(self) -> None:
+        """Take the link down until `mend`."""
+        self._wanted.clear()
+        self.break_off()
+
+    def mend(self) -> None:
+        """Let the link come back."""
+        self._wanted.set()
+
+    async def _keep(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            await self._wanted.wait()
+            try:
+                async with asyncio.timeout(self._silence):
+                    reader, writer = await asyncio.open_connection(*self._target)
+            except OSError as error:
+                self.error = PlatformError(f"cannot connect: {error}", place=self._place)
+            else:
+                before = self.breaks
+                await self.carry(reader, writer)
+                if self.breaks > before:
+                    pause = _FIRST_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LAST_PAUSE)
+
+    async def close(self) -> None:
+        """Give up the connection for good."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+class Listener(End):
+    """The end that waits to be connected to. The newest connection wins."""
+
+    def __init__(self, site: str, peer: str, post: Post, *, silence: float, queue_bytes: int) -> None:
+        super().__init__(site, peer, post, silence=silence, queue_bytes=queue_bytes)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Begin; returns the port. Raises PlatformError when it is taken."""
+        try:
+            self._server = await asyncio.start_server(self._accept, host, port)
+        except OSError as error:
+            raise PlatformError(f"cannot listen on {host}:{port}: {error}", place=self.site) from error
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= _MOST_CALLERS:
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(self.carry(reader, writer), name=f"serve {self.site} <- {self.peer}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())  # also when it was cancelled before it began
+
+    async def close(self) -> None:
+        """Stop listening, give up the connection."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._server is not None:
+            await self._server.wait_closed()
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

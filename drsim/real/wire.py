@@ -1,0 +1,128 @@
+"""Wire: every message between sites as a length-prefixed frame, and back. Refuses what cannot be with PeerError.
+
+A frame is an envelope (`envelope.py`). Its header is JSON: the kind, sender, receiver and fields of a message; a
+batch travels as raw columns and payload in the body. Two kinds belong to the connection and carry no message:
+`Hello`, the first frame each way, and `KeepAlive`, which says that a silent peer is alive.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import get_args
+
+from drsim.core.batch import Payload, WriteBatch
+from drsim.core.errors import CoreError, PeerError
+from drsim.core.messages import Message
+from drsim.core.names import Address
+from drsim.real.codec import build, hints, plain
+from drsim.real.envelope import PRELUDE, Prelude, Unreadable, batch_of, columns, opened, prelude, seal
+
+MAGIC = b"DRSW"
+MAX_HEADER = 1 << 20
+MAX_BODY = 256 << 20
+"""Largest body that is taken: the largest legal frame (64 MiB) with one large write on top, and columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who speaks."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Nothing to say, still here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message with its addresses."""
+
+    sender: Address
+    to: Address
+    message: Message
+
+
+Wired = Letter | Hello | KeepAlive
+
+_MESSAGES: dict[str, type] = {cls.__name__: cls for cls in get_args(Message)}
+_LINK: dict[str, type] = {cls.__name__: cls for cls in (Hello, KeepAlive)}
+
+
+def batch_fields(cls: type) -> list[str]:
+    """Names of the fields of a message that are batches; at most one."""
+    return [name for name, type_ in hints(cls).items() if type_ is WriteBatch]
+
+
+def encode(wired: Wired) -> bytes:
+    """One frame. Raises CoreError when it is larger than a peer takes."""
+    value = wired.message if isinstance(wired, Letter) else wired
+    cls: type = type(value)
+    carried = batch_fields(cls)
+    content = {name: plain(getattr(value, name)) for name in hints(cls) if name not in carried}
+    header: dict[str, object] = {"kind": cls.__name__, "fields": content}
+    body: list[Payload] = []
+    if isinstance(wired, Letter):
+        header |= {"from": wired.sender, "to": wired.to}
+    for name in carried:
+        batch: WriteBatch = getattr(value, name)
+        header |= {"rows": len(batch), "payload": batch.payload is not None}
+        body = columns(batch)
+    data = seal(MAGIC, json.dumps(header, separators=(",", ":")).encode(), body)
+    if len(data) > MAX_BODY:
+        raise CoreError(f"a frame of {len(data)} bytes, a peer takes {MAX_BODY}")
+    return data
+
+
+def expect(data: Payload, *, place: str = "") -> Prelude:
+    """The fixed part of a frame (`PRELUDE` bytes): how much follows. Raises PeerError."""
+    try:
+        start = prelude(MAGIC, data)
+    except Unreadable as error:
+        raise PeerError(f"not a frame: {error}", place=place, hint="do both sites run the same version?") from error
+    if start.header > MAX_HEADER or start.body > MAX_BODY:
+        raise PeerError(f"a frame of {start.size} bytes is too large", place=place)
+    return start
+
+
+def decode(data: Payload, *, place: str = "") -> Wired:
+    """The content of exactly one frame. Raises PeerError when it is broken, cut off or makes no sense."""
+    view = memoryview(data)
+    return finish(expect(view, place=place), view[PRELUDE:], place=place)
+
+
+def finish(start: Prelude, rest: Payload, *, place: str = "") -> Wired:
+    """The content of a frame whose fixed part has been read. Raises PeerError."""
+    try:
+        raw, body = opened(start, rest)
+        return _content(json.loads(raw), body)
+    except (ValueError, RecursionError) as error:
+        raise PeerError(f"a frame that cannot be: {error}", place=place) from error
+
+
+def _content(header: object, body: memoryview) -> Wired:
+    if not isinstance(header, dict):
+        raise Unreadable("the header is no object")
+    kind = header.get("kind")
+    if not isinstance(kind, str):
+        raise Unreadable("the header names no kind")
+    if kind in _LINK and header.keys() == {"kind", "fields"} and not body:
+        made: Wired = build(_LINK[kind], header["fields"])
+        return made
+    cls = _MESSAGES.get(kind)
+    if cls is None:
+        raise Unreadable(f"no message is called {kind!r:.40}")
+    carried = batch_fields(cls)
+    extra = {"rows", "payload"} if carried else set()
+    if header.keys() != {"kind", "from", "to", "fields"} | extra or bool(body) > bool(carried):
+        raise Unreadable(f"{kind} with {sorted(header)}")
+    sender, to = header["from"], header["to"]
+    if type(sender) is not str or type(to) is not str:
+        raise Unreadable("an address is no text")
+    ready: dict[str, object] = {}
+    if carried:
+        rows, payload = header["rows"], header["payload"]
+        if type(rows) is not int or type(payload) is not bool:
+            raise Unreadable("rows is no number, or payload no truth value")
+        ready[carried[0]] = batch_of(rows, payload, body)
+    return Letter(Address(sender), Address(to), build(cls, header["fields"], **ready))

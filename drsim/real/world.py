@@ -1,0 +1,313 @@
+"""Site: the real world of one site. Performs the core's effects with asyncio, sockets and files, and posts events.
+
+Theory of operation. All machines of a site live in one event loop's thread. Events wait in one queue and are handled
+one after another, each step to completion; effects are performed at once after their step. What blocks runs in a
+lane (`lane.py`), one for each target, and comes back as an event.
+
+    effect                        performed by
+    ----------------------------  -----------------------------------------------------------------------------
+    Send                          the queue, for an address of this site; the connection, for another
+    Arm                           the event loop's timers
+    HoldGuests, ReleaseGuests     the gates of the taps
+    Append, Promote               the journal store, in the stream's lane
+    ReadRegions                   the tap, in its host's lane
+    Keep, Forget                  the catalogue store, in the VPG's lane
+    Publish                       the observers
+
+Time is the machine's monotonic clock in nanoseconds; two sites on two machines would need a common clock.
+
+A mistake (an exception out of a machine, an effect that cannot be performed here) stops the site: nothing more is
+handled, guests get an error, and `check`, `wait` and leaving the site's context raise it. It never goes on silently.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic_ns
+from types import TracebackType
+from typing import assert_never
+
+from drsim.core.effects import (
+    Append,
+    Arm,
+    Effect,
+    EffectId,
+    Forget,
+    HoldGuests,
+    Keep,
+    Promote,
+    Publish,
+    ReadRegions,
+    ReleaseGuests,
+    Send,
+)  # fmt: skip
+from drsim.core.errors import CoreError, DrsimError, PeerError
+from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped
+from drsim.core.facts import Fact
+from drsim.core.kernel import Kernel, Sink
+from drsim.core.machine import Machine
+from drsim.core.messages import Message
+from drsim.core.names import Address, StreamId, StreamSpec, site_of
+from drsim.core.units import SECOND, Ns
+from drsim.real.catalog_store import CatalogStore
+from drsim.real.journal_store import JournalStore
+from drsim.real.lane import Lane, Outcome
+from drsim.real.tap import Tap
+from drsim.real.transport import Connector, Listener
+from drsim.spec.tweaks import Tweaks
+
+Observer = Callable[[Ns, Fact], None]
+
+
+class News:
+    """Wakes who waits for something to have happened. May be shared by sites."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def wake(self) -> None:
+        """Something happened."""
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds; it is looked at now and at every `wake`."""
+        while not condition():
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting.discard(waiter)
+
+
+class Site:
+    """One site: its machines, and what they work with. Use as an async context; start it with `start`."""
+
+    def __init__(
+        self, name: str, directory: Path, *, tweaks: Tweaks, news: "News | None" = None, trace: Sink | None = None
+    ) -> None:
+        self.name, self.directory, self.tweaks = name, directory, tweaks
+        self.news = news or News()
+        self.kernel = Kernel(max_steps=tweaks.max_steps, trace=trace)
+        self.observers: list[Observer] = []
+        self.taps: dict[StreamId, Tap] = {}
+        self.journals: JournalStore | None = None
+        self.catalogs: dict[str, CatalogStore] = {}
+        self.end: Connector | Listener | None = None
+        self.peers: list[tuple[Address, Address]] = []
+        """Which machines here (first) talk to which there (second): who is told of loss and return."""
+        self.failure: BaseException | None = None
+        self._events: deque[tuple[Address, Event]] = deque()
+        self._handling = False
+        self._started = self._closed = False
+        self._timers: dict[tuple[Address, str], asyncio.TimerHandle] = {}
+        self._lanes: dict[str, Lane] = {}
+
+    # -- building ---------------------------------------------------------------------------------------------
+
+    def add(self, address: Address, machine: Machine) -> None:
+        """Put a machine on the site."""
+        self.kernel.add(address, machine)
+
+    def open_tap(self, spec: StreamSpec) -> Tap:
+        """Serve the volumes of a stream to its guests."""
+        tap = Tap(self.directory / "disks", spec, self.lane(f"disk {spec.id.source}"), self.post)
+        self.taps[spec.id] = tap
+        return tap
+
+    def lane(self, target: str) -> Lane:
+        """The lane of a target."""
+        lane = self._lanes.get(target)
+        if lane is None:
+            lane = self._lanes[target] = Lane(target)
+        return lane
+
+    def start(self) -> None:
+        """Every machine starts. The connection should be up."""
+        self._started = True
+        for address in self.kernel.machines:
+            self.post(address, Started())
+        if self.end is not None and not self.end.connected:
+            self.down()
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def post(self, address: Address, event: Event) -> None:
+        """Handle an event, after those that wait. Never raises: a mistake stops the site."""
+        if self.failure is not None or self._closed:
+            return
+        self._events.append((address, event))
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events:
+                to, next_ = self._events.popleft()
+                for id_, effect in self.kernel.post(Ns(monotonic_ns()), to, next_):
+                    self._perform(id_, effect)
+        except Exception as error:
+            self.failed(error)
+        finally:
+            self._handling = False
+
+    def failed(self, error: BaseException) -> None:
+        """Our own mistake: stop."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        self._events.clear()
+        self._cancel_timers()
+        for tap in self.taps.values():
+            tap.release(error)
+        self.news.wake()
+
+    def arrived(self, sender: Address, to: Address, message: Message) -> None:
+        """The connection brought a message."""
+        if to not in self.kernel.machines:
+            self.failed(PeerError(f"a message from {sender} for an address that is not here", place=to))
+            return
+        self.post(to, Received(sender, message))
+
+    def up(self) -> None:
+        """The connection is up again; the first one, before the start, needs no word."""
+        if self._started:
+            for here, there in self.peers:
+                self.post(here, Connected(there))
+
+    def down(self) -> None:
+        """The connection is gone."""
+        if self._started:
+            for here, there in self.peers:
+                self.post(here, Lost(there))
+
+    # -- effects ----------------------------------------------------------------------------------------------
+
+    def _perform(self, id_: EffectId, effect: Effect) -> None:
+        here = id_.address
+        match effect:
+            case Send(to, message):
+                self._send(here, to, message)
+            case Arm(timer, delay):
+                self._arm(here, timer, delay)
+            case HoldGuests(vpg, _):
+                for tap in self._taps_of(here, vpg):
+                    tap.hold()
+            case ReleaseGuests(vpg, _):
+                for tap in self._taps_of(here, vpg):
+                    tap.release()
+            case Append(frame):
+                journals = self._journals(effect)
+                self._work(id_, effect, f"journal {frame.stream}", lambda: journals.append(frame))
+            case Promote(stream, _, upto):
+                journals = self._journals(effect)
+                self._work(id_, effect, f"journal {stream}", lambda: journals.promote(stream, upto))
+            case ReadRegions(stream, batch):
+                tap = self.taps[stream]
+                self._work(id_, effect, f"disk {here}", lambda: tap.read(batch))
+            case Publish(fact):
+                for observer in tuple(self.observers):
+                    observer(Ns(monotonic_ns()), fact)
+                self.news.wake()
+            case Keep(checkpoint):
+                catalog = self.catalogs[checkpoint.vpg]
+                self._work(id_, effect, f"catalog {checkpoint.vpg}", lambda: catalog.keep(checkpoint))
+            case Forget(vpg, before):
+                catalog = self.catalogs[vpg]
+                self._work(id_, effect, f"catalog {vpg}", lambda: catalog.forget(before))
+            case _:
+                assert_never(effect)
+
+    def _journals(self, effect: Effect) -> JournalStore:
+        if self.journals is None:
+            raise CoreError(f"{type(effect).__name__} on a site without journals", place=self.name)
+        return self.journals
+
+    def _taps_of(self, vra: Address, vpg: str) -> list[Tap]:
+        return [tap for id_, tap in self.taps.items() if id_.source == vra and id_.vpg == vpg]
+
+    def _send(self, sender: Address, to: Address, message: Message) -> None:
+        if site_of(to) == self.name:
+            self._events.append((to, Received(sender, message)))
+        elif self.end is not None:
+            self.end.send(sender, to, message)
+
+    def _arm(self, address: Address, timer: str, delay: int) -> None:
+        key = address, timer
+        earlier = self._timers.pop(key, None)
+        if earlier is not None:
+            earlier.cancel()
+
+        def fire() -> None:
+            del self._timers[key]
+            self.post(address, Fired(timer))
+
+        self._timers[key] = asyncio.get_running_loop().call_later(delay / SECOND, fire)
+
+    def _work(self, id_: EffectId, effect: Effect, target: str, work: Callable[[], object]) -> None:
+        """Do work in a target's lane; answer the effect with `Done`, or `Failed` for an error that has a blame."""
+
+        def done(outcome: Outcome[object]) -> None:
+            match outcome.error:
+                case None:
+                    self.post(id_.address, Done(id_, effect, outcome.value))
+                case DrsimError() as error:
+                    self.post(id_.address, Failed(id_, effect, error))
+                case error:
+                    self.failed(error)
+
+        self.lane(target).submit(work, done)
+
+    # -- waiting ----------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what stopped the site, if anything did."""
+        if self.failure is not None:
+            raise self.failure
+
+    async def wait(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds; it is looked at whenever a fact is published. Raises what stops the site."""
+
+        def holds() -> bool:
+            self.check()
+            return condition()
+
+        await self.news.wait(holds)
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> "Site":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+        if error is None:
+            self.check()
+
+    async def close(self) -> None:
+        """Stop the machines in good order, then the connection, the lanes and the files; guests are released."""
+        if self._started:
+            for address in self.kernel.machines:
+                self.post(address, Stopped())
+        self._closed = True
+        self._cancel_timers()
+        if self.end is not None:
+            await self.end.close()
+        for lane in self._lanes.values():
+            await lane.close()
+        stopped = self.failure or CoreError("closed", place=self.name)
+        for tap in self.taps.values():
+            tap.release(stopped)
+            tap.close()
+        if self.journals is not None:
+            self.journals.close()
+        self.news.wake()
+
+    def _cancel_timers(self) -> None:
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()

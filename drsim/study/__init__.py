@@ -1,0 +1,1 @@
+"""What-if: statistics, pictures, reports, calibration."""
