@@ -74,7 +74,8 @@ class DirtyBitmap:
     def take(self, nbytes: int, now: Ns) -> WriteBatch:
         """Remove the next regions of the sweep, at most `nbytes` and at least one, as rows of whole neighbours.
 
-        The sweep goes round, so a region that is written again and again is sent once a round. The caller owns them from now on: they are in flight until acknowledged, or must be marked again.
+        The sweep goes round, so a region that is written again and again is sent once a round. The caller owns them
+        from now on: they are in flight until acknowledged, or must be marked again.
         """
         self._merge()
         n = max(1, nbytes // (self._sectors * SECTOR))

@@ -38,7 +38,6 @@ from drsim.core.sender import TRIGGER_OF, Sender
 from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
-
 SETTLED = (False, False, Trigger.NONE)  # what a manager is told of a stream in sync
 
 

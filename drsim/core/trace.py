@@ -16,7 +16,17 @@ from drsim.core.effects import Append, Effect, Forget, Keep, Promote, ReadRegion
 from drsim.core.errors import DrsimError
 from drsim.core.events import Done, Event, Fired, GuestWrote, Received
 from drsim.core.messages import (
-    Ack, Await, Checkpoint, Frame, Held, Hold, Listed, Reached, Release, Released, Sealed,
+    Ack,
+    Await,
+    Checkpoint,
+    Frame,
+    Held,
+    Hold,
+    Listed,
+    Reached,
+    Release,
+    Released,
+    Sealed,
 )  # fmt: skip
 from drsim.core.names import Address, StreamId
 from drsim.core.units import Ns

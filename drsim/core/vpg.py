@@ -11,8 +11,8 @@ Theory of operation, checkpoints (PROTOCOL 3).
     seal      manager  when all have answered `Released`: the cut is consistent, and goes to the catalogue
 
 Anything else voids the checkpoint: one `Aborted`, or an answer missing when the budget has run out. A voided
-checkpoint is skipped and counted; guests are released; a tag waits for the next one that is due. With one VRA its own order
-is the cut, and `Held` seals it.
+checkpoint is skipped and counted; guests are released; a tag waits for the next one that is due. With one VRA its own
+order is the cut, and `Held` seals it.
 No checkpoint is tried while a stream synchronizes or the recovery manager cannot be reached.
 
 State. `regions` follows what the VRAs, the catalogue and the connection report; every change is published together
@@ -117,9 +117,9 @@ class Vpg:
     def _received(self, now: Ns, message: Message) -> list[Effect]:
         match message:
             case Held():
-                return self._held(message) + self._next_tag(now)
+                return self._held(now, message)
             case Released():
-                return self._released(message) + self._next_tag(now)
+                return self._released(now, message)
             case Aborted(checkpoint=checkpoint, reason=reason):
                 if self.attempt is None or self.attempt.id != checkpoint:
                     return []
@@ -164,7 +164,7 @@ class Vpg:
             return []
         return self._begin(now, self._tags.pop(0))
 
-    def _held(self, message: Held) -> list[Effect]:
+    def _held(self, now: Ns, message: Held) -> list[Effect]:
         attempt = self.attempt
         if attempt is None or attempt.id != message.checkpoint:
             return []
@@ -173,22 +173,22 @@ class Vpg:
         if len(attempt.held) < len(self.vras):
             return []
         if len(self.vras) == 1:
-            return self._seal(attempt)
+            return self._seal(now, attempt)
         return [Send(vra, Release(self.name, attempt.id)) for vra in self.vras]
 
-    def _released(self, message: Released) -> list[Effect]:
+    def _released(self, now: Ns, message: Released) -> list[Effect]:
         attempt = self.attempt
         if attempt is None or attempt.id != message.checkpoint:
             return []
         attempt.released.add(message.vra)
-        return self._seal(attempt) if len(attempt.released) == len(self.vras) else []
+        return self._seal(now, attempt) if len(attempt.released) == len(self.vras) else []
 
-    def _seal(self, attempt: _Attempt) -> list[Effect]:
+    def _seal(self, now: Ns, attempt: _Attempt) -> list[Effect]:
         self.attempt, self._skipped = None, ""
         cut = {stream: attempt.cut[stream] for stream in sorted(attempt.cut)}
         checkpoint = Checkpoint(self.name, attempt.id, attempt.taken, cut, attempt.tag)
         fact = CheckpointSealed(self.name, attempt.id, attempt.taken, attempt.tag)
-        return [Publish(fact), Send(self.catalog, Sealed(checkpoint))]
+        return [Publish(fact), Send(self.catalog, Sealed(checkpoint)), *self._next_tag(now)]
 
     def _void(self, reason: str) -> list[Effect]:
         attempt = self.attempt
@@ -234,7 +234,7 @@ class Vpg:
             return worst.trigger.value
         if not self._connected:
             return Trigger.COMMUNICATION.value
-        if self._skipped:
+        if self._skipped and not self.cause:
             return "checkpoints voided"
         if not regions.rpo_ok and not self.cause:
             return Trigger.NETWORK_CONGESTION.value

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from drsim.core.errors import CoreError
 from drsim.core.units import SECOND, SECTOR
 from drsim.files.traces import BlockTrace
+from drsim.sim import workload as workload_module
 from drsim.sim.workload import NOTHING, Source, Writes, mean_rate, source
 from drsim.spec.workload import Burst, Constant, Fitted, OnOff, Poisson, SizeMix, Trace, Workload
 
@@ -46,7 +47,7 @@ def recorded(seed: int = 0, n: int = 500, devices: int = 1, span: int = 20 * SEC
 
 KINDS: dict[str, Workload] = {
     "constant": Constant(rate=777.0, size=8192),
-    "constant-fast": Constant(rate=90_000.0),
+    "constant-quick": Constant(rate=90_000.0),
     "constant-slow": Constant(rate=0.3),
     "constant-uniform": Constant(rate=500.0, pattern="uniform", working_set=10 << 20),
     "poisson": Poisson(rate=1200.0),
@@ -91,8 +92,10 @@ def test_cutting_the_time_changes_nothing(kind, cuts, volumes, seed, devices):
         assert np.all((part.issued > low) & (part.issued <= high))
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if "fast" not in k])
-def test_cutting_at_every_write_changes_nothing(kind):
+@pytest.mark.parametrize("kind", [k for k in KINDS if "quick" not in k])
+def test_cutting_at_every_write_changes_nothing(kind, monkeypatch):
+    # Blocks so small that the cuts fall on many of their ends.
+    monkeypatch.setattr(workload_module, "LARGE_BLOCK", 16)
     whole = make(kind, VOLUMES[1]).take(3 * SECOND)
     cut = make(kind, VOLUMES[1])
     ends = sorted({*whole.issued.tolist(), *(whole.issued - 1).tolist(), 3 * SECOND} - {-1})
@@ -198,6 +201,14 @@ def test_fitted_places_have_the_shares_that_they_say():
     )
 
 
+def test_a_run_goes_on_from_block_to_block(monkeypatch):
+    monkeypatch.setattr(workload_module, "LARGE_BLOCK", 16)
+    w = source(fitted(sequential=1, bursts=()), [GIB], np.random.default_rng(4)).take(10 * SECOND)
+    follows = w.lba[1:] == w.lba[:-1] + w.sectors[:-1]
+    assert len(follows) > 2000
+    assert np.count_nonzero(~follows) <= w.sectors.sum() // ((200 << 20) // SECTOR) + 1
+
+
 def test_fitted_writes_spread_over_volumes_by_their_size():
     w = source(fitted(rate=5000.0, working_set=GIB), VOLUMES[1], np.random.default_rng(4)).take(100 * SECOND)
     total = sum(VOLUMES[1])
@@ -248,7 +259,7 @@ def test_a_trace_loops_with_its_length():
     assert np.array_equal(w.issued, np.concatenate(rounds))
 
 
-def test_shift_and_stagger_start_inside_and_speed_runs_faster():
+def test_shift_and_stagger_start_inside_and_speed_makes_time_run():
     trace = recorded()
     late = trace.issued >= 7 * SECOND
     for shift, stagger, index in ((7, 0, 0), (3, 2, 2), (27, 20, 5)):
@@ -306,7 +317,7 @@ def test_a_source_without_a_trace_or_a_volume_is_our_mistake():
         (fitted(rate=5000.0), 2e6),
     ],
 )
-def test_large_takes_are_fast(workload, least):
+def test_large_takes_are_quick(workload, least):
     best = 0.0
     for _ in range(3):
         s = source(workload, [GIB], np.random.default_rng(1))

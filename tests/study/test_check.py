@@ -288,9 +288,10 @@ def test_vcd_profile_sizes() -> None:
 
 
 def test_names_that_exist_but_do_not_fit() -> None:
-    assert "the disks lie at site 'b', the VM runs at a" in only(
-        findings(vms={"v": {"datastore": "t"}}), "error", "vms.v.datastore"
-    ).message
+    assert (
+        "the disks lie at site 'b', the VM runs at a"
+        in only(findings(vms={"v": {"datastore": "t"}}), "error", "vms.v.datastore").message
+    )
     extra = {"links": {"spare": {"between": ["b", "a"], "bandwidth": "9 Mbit/s"}}}
     assert only(findings(**extra), "note", "links.spare").message == "carries no VPG"
     alone = {"vms": {"w": base()["vms"]["v"]}}

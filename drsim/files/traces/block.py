@@ -116,8 +116,10 @@ def assemble(path: Path, form: str, requests: Requests) -> BlockTrace:
         )
     first, last = int(r.time.min()), int(r.time.max())
     if (last - first) * r.unit > MAX_SPAN:
+        odd = int(np.argmax(np.abs(r.time - np.median(r.time))))
         raise FileError(
-            f"the times span {(last - first) * r.unit / 86_400 / SECOND:.0f} days, more than ten years",
+            f"the times span {(last - first) * r.unit / 86_400 / SECOND:.0f} days, more than ten years; "
+            f"request {odd + 1} is the farthest off",
             place=str(path),
             hint=f"{form} times count {r.unit} ns; check the format and for damaged times",
         )

@@ -39,6 +39,8 @@ class Field:
         """What is wrong with a value of this column; None when nothing is."""
         if self.words:
             return None if value in self.words else f"{self.name} is {value!r}, not one of {', '.join(self.words)}"
+        if "\ufffd" in value:
+            return f"{self.name} is not UTF-8 text"
         if self.text:
             return None if value else f"{self.name} is empty"
         if not _WHOLE.match(value):

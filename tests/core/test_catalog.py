@@ -1,0 +1,339 @@
+"""Catalog: listing, retention, pins, withdrawal, and what is asked again after a loss."""
+
+from collections.abc import Iterable
+
+import pytest
+from support import TINY
+
+from drsim.core.catalog import AGE, Catalog
+from drsim.core.effects import Arm, Effect, EffectId, Forget, Keep, Publish, Send
+from drsim.core.errors import PeerError, PlatformError
+from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, PinAsked, Received, Started
+from drsim.core.facts import CheckpointListed, CheckpointSkipped, CheckpointsRetired
+from drsim.core.messages import (
+    Age,
+    Await,
+    Checkpoint,
+    Cut,
+    JournalLimit,
+    Listed,
+    Missed,
+    Reached,
+    Release,
+    Sealed,
+    StoreState,
+)
+from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.units import Ns
+
+HERE, MANAGER = Address("east/catalog"), Address("west/vpg")
+STREAMS = [StreamId("crm", Address(f"west/h{n}"), Address(f"east/r{n}")) for n in (1, 2)]
+ID = EffectId(HERE, 0)
+HISTORY = 100
+
+
+class Rig:
+    """A catalogue over two streams to two recovery VRAs; checkpoint n is taken at time 10 n."""
+
+    def __init__(self) -> None:
+        self.catalog = Catalog(HERE, "crm", MANAGER, STREAMS, history=Ns(HISTORY), tweaks=TINY)
+        self.asked: list[Keep | Forget] = []
+        self(Started())
+
+    def __call__(self, event: Event, now: int = 0) -> list[Effect]:
+        effects = self.catalog.handle(Ns(now), event)
+        self.asked += [e for e in effects if isinstance(e, Keep | Forget)]
+        return effects
+
+    def hears(self, message: object) -> list[Effect]:
+        return self(Received(Address("x"), message))  # type: ignore[arg-type]
+
+    def sealed(self, n: int) -> list[Effect]:
+        return self.hears(Sealed(Checkpoint("crm", CheckpointId(n), Ns(10 * n), {s: Cut(1, (n,)) for s in STREAMS})))
+
+    def reached(self, n: int, streams: Iterable[StreamId] = STREAMS) -> list[Effect]:
+        return [e for s in streams for e in self.hears(Reached("crm", CheckpointId(n), s))]
+
+    def done(self) -> list[Effect]:
+        return self(Done(ID, self.asked.pop(0)))
+
+    def fails(self) -> list[Effect]:
+        return self(Failed(ID, self.asked.pop(0), PlatformError("broken")))
+
+    def lists(self, *numbers: int) -> "Rig":
+        for n in numbers:
+            self.sealed(n)
+            self.reached(n)
+            self.done()
+        return self
+
+    def limit(self, keep_from: int | None, *, syncing: bool = False, stream: int = 0) -> list[Effect]:
+        keep = None if keep_from is None else CheckpointId(keep_from)
+        return self.hears(JournalLimit("crm", STREAMS[stream], keep, syncing))
+
+    def age(self, now: int) -> list[Effect]:
+        effects = self(Fired(AGE), now)
+        assert effects[0] == Arm(AGE, Ns(TINY.age_interval))
+        return effects[1:]
+
+    @property
+    def listed(self) -> list[int]:
+        return [c.id for c in self.catalog.listed]
+
+
+def ages(effects: Iterable[Effect]) -> list[tuple[str, int | None]]:
+    return [(e.to, e.message.checkpoint) for e in effects if isinstance(e, Send) and isinstance(e.message, Age)]
+
+
+def awaits(effects: Iterable[Effect]) -> list[tuple[str, int]]:
+    return [(e.to, e.message.checkpoint) for e in effects if isinstance(e, Send) and isinstance(e.message, Await)]
+
+
+def retired(before: int | None, reason: str) -> Publish:
+    if before is None:
+        return Publish(CheckpointsRetired("crm", None, None, reason))
+    return Publish(CheckpointsRetired("crm", CheckpointId(before), Ns(10 * before), reason))
+
+
+def skipped(n: int, reason: str) -> Publish:
+    return Publish(CheckpointSkipped("crm", CheckpointId(n), reason))
+
+
+# -- listing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_listed_when_every_journal_has_it_and_it_is_kept() -> None:
+    rig = Rig()
+    assert awaits(rig.sealed(1)) == [("east/r1", 1), ("east/r2", 1)]
+    assert rig.reached(1, STREAMS[:1]) == []
+    assert [type(e) for e in rig.reached(1, STREAMS[1:])] == [Keep]
+    assert rig.listed == []
+    assert rig.done() == [
+        Publish(CheckpointListed("crm", CheckpointId(1), Ns(10), "")),
+        Send(MANAGER, Listed("crm", CheckpointId(1), Ns(10), Ns(10))),
+    ]
+    assert rig.listed == [1]
+
+
+def test_one_journal_that_misses_it_drops_it() -> None:
+    rig = Rig()
+    rig.sealed(1)
+    rig.reached(1, STREAMS[:1])
+    missed = Missed("crm", CheckpointId(1), STREAMS[1])
+    assert rig.hears(missed) == [skipped(1, "synchronizing")]
+    assert rig.hears(missed) == []
+    assert rig.reached(1, STREAMS[1:]) == []
+
+
+def test_one_that_cannot_be_kept_is_dropped() -> None:
+    rig = Rig()
+    rig.sealed(1)
+    rig.reached(1)
+    assert rig.fails() == [skipped(1, "broken")]
+    rig.lists(2)
+    assert rig.listed == [2]
+
+
+# -- history ------------------------------------------------------------------------------------------------------
+
+
+def test_old_checkpoints_leave_the_list_before_their_data_goes() -> None:
+    rig = Rig().lists(1, 2, 3)
+    assert rig.age(10 + HISTORY) == []
+    assert rig.age(30 + HISTORY) == [retired(3, "history"), Forget("crm", CheckpointId(3))]
+    assert rig.listed == [3]
+    assert rig.age(35 + HISTORY) == [], "one at a time"
+    assert ages(rig.done()) == [("east/r1", 3), ("east/r2", 3)]
+
+
+def test_the_newest_is_never_retired() -> None:
+    rig = Rig().lists(1, 2)
+    assert rig.age(10**9) == [retired(2, "history"), Forget("crm", CheckpointId(2))]
+    rig.done()
+    assert rig.age(10**9) == []
+    assert rig.limit(None) == []
+    assert rig.listed == [2]
+
+
+def test_a_list_that_cannot_be_shortened_ages_nothing_and_is_asked_again() -> None:
+    rig = Rig().lists(1, 2, 3)
+    rig.age(20 + HISTORY)
+    assert rig.fails() == []
+    assert ages(rig.limit(2)) == []
+    assert rig.age(20 + HISTORY) == [Forget("crm", CheckpointId(2))]
+    assert ages(rig.done()) == [("east/r1", 2), ("east/r2", 2)]
+
+
+# -- pins ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pin_keeps_it_and_everything_after_it() -> None:
+    rig = Rig().lists(1, 2, 3, 4)
+    rig(PinAsked(2, True))
+    assert rig.age(10**9) == [retired(2, "history"), Forget("crm", CheckpointId(2))]
+    rig.done()
+    assert rig.age(10**9) == []
+    assert rig.limit(4) == []
+    assert rig(PinAsked(2, False)) == [retired(4, "journal limit"), Forget("crm", CheckpointId(4))]
+
+
+def test_only_what_is_listed_can_be_pinned() -> None:
+    """A pin on what is gone would stop retention for ever."""
+    rig = Rig().lists(1, 2)
+    rig.age(20 + HISTORY)
+    rig(PinAsked(1, True))
+    rig(PinAsked(9, True))
+    assert rig.catalog.pins == set()
+
+
+# -- full journals ------------------------------------------------------------------------------------------------
+
+
+def test_the_limit_retires_the_oldest_as_far_as_needed() -> None:
+    rig = Rig().lists(1, 2, 3, 4)
+    assert rig.limit(3) == [retired(3, "journal limit"), Forget("crm", CheckpointId(3))]
+    assert rig.listed == [3, 4]
+    assert ages(rig.done()) == [("east/r1", 3), ("east/r2", 3)]
+
+
+def test_data_before_the_oldest_goes_without_retiring_it() -> None:
+    """The journal of a young VPG is full of what came before its first checkpoint."""
+    rig = Rig().lists(1)
+    assert ages(rig.limit(1)) == [("east/r1", 1)]
+    assert rig.listed == [1]
+    assert ages(rig.limit(1)) == [], "nothing more to gain"
+
+
+def test_a_limit_that_cannot_be_met_now_is_met_when_the_next_is_listed() -> None:
+    rig = Rig().lists(1)
+    assert ages(rig.limit(None)) == [("east/r1", 1)]
+    assert rig.limit(None) == []
+    rig.sealed(2)
+    rig.reached(2)
+    assert rig.done()[2:] == [retired(2, "journal limit"), Forget("crm", CheckpointId(2))]
+
+
+def test_limits_of_two_journals_do_not_hide_each_other() -> None:
+    rig = Rig().lists(1, 2, 3)
+    rig.age(20 + HISTORY)
+    rig.limit(3, stream=0)
+    rig.limit(2, stream=1)
+    assert retired(3, "journal limit") in rig.done()
+
+
+def test_a_sync_window_that_fills_the_journal_withdraws_all() -> None:
+    rig = Rig().lists(1)
+    assert rig.limit(None, syncing=True) == [retired(None, "sync window fills the journal"), Forget("crm", None)]
+    assert rig.listed == []
+    assert ages(rig.done()) == [("east/r1", None), ("east/r2", None)]
+    rig.lists(2)
+    assert rig.listed == [2]
+
+
+def test_a_sync_window_retires_down_to_the_newest_first() -> None:
+    rig = Rig().lists(1, 2)
+    assert rig.limit(None, syncing=True) == [retired(2, "journal limit"), Forget("crm", CheckpointId(2))]
+    rig.done()
+    assert rig.listed == [2]
+
+
+def test_a_pin_stops_the_withdrawal() -> None:
+    rig = Rig().lists(1)
+    rig(PinAsked(1, True))
+    assert ages(rig.limit(None, syncing=True)) == [("east/r1", 1)]
+    assert rig.listed == [1]
+
+
+def test_a_withdrawal_gives_up_what_is_on_its_way() -> None:
+    """Its data may go to the mirror: listed later, it could not be rebuilt."""
+    rig = Rig().lists(1)
+    rig.sealed(2)
+    rig.reached(2)
+    rig.sealed(3)
+    assert rig.limit(None, syncing=True) == [
+        retired(None, "sync window fills the journal"), skipped(2, "sync window fills the journal"),
+        skipped(3, "sync window fills the journal"), Forget("crm", None),
+    ]  # fmt: skip
+    assert rig.done() == [], "it was kept, and is forgotten next"
+    assert rig.sealed(4) == [skipped(4, "history withdrawn")]
+    rig.done()
+    assert rig.reached(3) == []
+    assert rig.listed == []
+
+
+def test_a_full_journal_with_nothing_listed_lets_everything_go() -> None:
+    rig = Rig()
+    rig.sealed(1)
+    assert rig.limit(None) == [skipped(1, "journal limit"), Forget("crm", None)]
+    assert ages(rig.done()) == [("east/r1", None), ("east/r2", None)]
+
+
+def test_the_first_checkpoint_after_a_withdrawal_is_not_withdrawn_by_an_old_word() -> None:
+    rig = Rig().lists(1)
+    rig.limit(None, syncing=True)
+    rig.limit(None, syncing=True)
+    rig.done()
+    if rig.asked:
+        rig.done()
+    rig.lists(5)
+    assert rig.listed == [5]
+
+
+def test_a_mark_that_will_never_be_listed_does_not_stop_the_withdrawal() -> None:
+    rig = Rig().lists(1)
+    rig.sealed(2)
+    rig.reached(2, STREAMS[:1])
+    assert ages(rig.limit(2, syncing=True)) == [("east/r1", 1)], "it may yet be listed"
+    assert rig.limit(2, syncing=True) == []
+    missed = rig.hears(Missed("crm", CheckpointId(2), STREAMS[1]))
+    assert missed[1:] == [retired(None, "sync window fills the journal"), Forget("crm", None)]
+
+
+# -- after a loss -------------------------------------------------------------------------------------------------
+
+
+def test_a_recovery_vra_that_is_back_is_asked_again() -> None:
+    rig = Rig()
+    rig.sealed(1)
+    rig.sealed(2)
+    rig.reached(1, STREAMS[:1])
+    assert rig(Lost(Address("east/r1"))) == []
+    assert awaits(rig(Connected(Address("east/r1")))) == [("east/r1", 2)]
+    assert awaits(rig(Connected(Address("east/r2")))) == [("east/r2", 1), ("east/r2", 2)]
+
+
+def test_a_recovery_vra_that_is_back_is_told_again_what_may_go() -> None:
+    rig = Rig().lists(1, 2)
+    rig.limit(2)
+    rig.done()
+    assert ages(rig(Connected(Address("east/r2")))) == [("east/r2", 2)]
+    rig.lists(3)
+    assert ages(rig.limit(None)) == []
+    assert ages(rig(Connected(Address("east/r1")))) == [], "a retirement is under way"
+
+
+def test_a_protected_manager_that_is_back_is_told_again() -> None:
+    rig = Rig()
+    assert rig(Connected(MANAGER)) == []
+    rig.lists(1, 2)
+    state = StoreState("crm", STREAMS[0], False, "no room")
+    assert rig.hears(state) == [Send(MANAGER, state)]
+    newest = Listed("crm", CheckpointId(2), Ns(20), Ns(10))
+    assert rig(Connected(MANAGER)) == [Send(MANAGER, state), Send(MANAGER, newest)]
+
+
+def test_a_restart_asks_again_what_was_under_way() -> None:
+    rig = Rig().lists(1, 2)
+    rig.sealed(3)
+    rig.reached(3)
+    rig.sealed(4)
+    rig.age(20 + HISTORY)
+    effects = rig(Started())
+    assert [e.checkpoint.id for e in effects if isinstance(e, Keep)] == [3]
+    assert Forget("crm", CheckpointId(2)) in effects
+    assert awaits(effects) == [("east/r1", 4), ("east/r2", 4)]
+
+
+def test_messages_for_others_are_refused() -> None:
+    with pytest.raises(PeerError):
+        Rig().hears(Release("crm", CheckpointId(1)))

@@ -1,0 +1,317 @@
+"""Vpg: checkpoints (PROTOCOL 3), tags, and the five regions with the causes of what is wrong."""
+
+from collections.abc import Iterable
+
+import pytest
+from support import TINY
+
+from drsim.core.effects import Arm, Effect, Publish, Send
+from drsim.core.errors import PeerError
+from drsim.core.events import Connected, Event, Fired, Lost, Received, Started, Stopped, TagAsked
+from drsim.core.facts import CheckpointSealed, CheckpointSkipped, StateChanged
+from drsim.core.messages import (
+    Aborted,
+    Ack,
+    Cut,
+    Held,
+    Hold,
+    Listed,
+    Release,
+    Released,
+    Sealed,
+    StoreState,
+    SyncChanged,
+    Trigger,
+)
+from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.status import Health, Peer, Regions, Sync
+from drsim.core.units import Ns
+from drsim.core.vpg import DEADLINE, TICK, Vpg
+
+HERE, CATALOG = Address("west/vpg"), Address("east/catalog")
+VRAS = [Address("west/h1"), Address("west/h2")]
+STREAMS = [StreamId("crm", vra, Address("east/r")) for vra in VRAS]
+INTERVAL, ALERT, HISTORY = 100, 500, 10_000
+
+
+class Rig:
+    """A manager over two VRAs, or one."""
+
+    def __init__(self, *, vras: int = 2) -> None:
+        self.vras = VRAS[:vras]
+        tweaks = TINY.model_copy(update={"age_interval": 50})
+        self.vpg = Vpg(HERE, "crm", self.vras, CATALOG, interval=Ns(INTERVAL), rpo_alert=Ns(ALERT),
+                       history=Ns(HISTORY), tweaks=tweaks)  # fmt: skip
+        self.now = 0
+        self(Started())
+
+    def __call__(self, event: Event, *, at: int | None = None) -> list[Effect]:
+        self.now = self.now if at is None else at
+        return self.vpg.handle(Ns(self.now), event)
+
+    def hears(self, message: object, *, at: int | None = None) -> list[Effect]:
+        return self(Received(Address("x"), message), at=at)  # type: ignore[arg-type]
+
+    def tick(self, at: int | None = None) -> list[Effect]:
+        effects = self(Fired(TICK), at=at)
+        assert effects[0] == Arm(TICK, Ns(INTERVAL))
+        return effects[1:]
+
+    def held(self, n: int, *vras: int) -> list[Effect]:
+        return [
+            e for k in vras
+            for e in self.hears(Held("crm", CheckpointId(n), VRAS[k], {STREAMS[k]: Cut(1, (10 * n + k,))}))
+        ]  # fmt: skip
+
+    def released(self, n: int, *vras: int) -> list[Effect]:
+        return [e for k in vras for e in self.hears(Released("crm", CheckpointId(n), VRAS[k]))]
+
+    def aborted(self, n: int, vra: int = 0, reason: str = "hold budget") -> list[Effect]:
+        return self.hears(Aborted("crm", CheckpointId(n), VRAS[vra], reason))
+
+    def seal(self, n: int) -> list[Effect]:
+        self.held(n, 0, 1)
+        return self.released(n, 0, 1)
+
+    def listed(self, n: int, taken: int, oldest: int, *, at: int) -> list[Effect]:
+        return self.hears(Listed("crm", CheckpointId(n), Ns(taken), Ns(oldest)), at=at)
+
+    def syncs(self, trigger: Trigger = Trigger.COMMUNICATION, on: bool = True, waiting: bool = False) -> list[Effect]:
+        return self.hears(SyncChanged(STREAMS[0], on, waiting, trigger if on else Trigger.NONE))
+
+
+def sent(effects: Iterable[Effect], kind: type) -> list:
+    return [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, kind)]
+
+
+def skipped(effects: Iterable[Effect]) -> list[tuple[int, str]]:
+    facts = [e.fact for e in effects if isinstance(e, Publish)]
+    return [(f.checkpoint, f.reason) for f in facts if isinstance(f, CheckpointSkipped)]
+
+
+def states(effects: Iterable[Effect]) -> list[tuple[Regions, str]]:
+    facts = [e.fact for e in effects if isinstance(e, Publish)]
+    return [(f.regions, f.cause) for f in facts if isinstance(f, StateChanged)]
+
+
+def holds(n: int, *, alone: bool = False) -> list[Effect]:
+    vras = VRAS[:1] if alone else VRAS
+    return [
+        *(Send(vra, Hold("crm", CheckpointId(n), alone)) for vra in vras), Arm(DEADLINE, Ns(TINY.hold_budget))
+    ]  # fmt: skip
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def test_hold_held_release_released_seal() -> None:
+    rig = Rig()
+    assert rig.tick(100) == holds(1)
+    assert rig.held(1, 1) == []
+    assert rig.held(1, 0) == [Send(vra, Release("crm", CheckpointId(1))) for vra in VRAS]
+    assert rig.released(1, 0) == []
+    effects = rig.released(1, 1)
+    assert effects[0] == Publish(CheckpointSealed("crm", CheckpointId(1), Ns(100), ""))
+    checkpoint = sent(effects, Sealed)[0].checkpoint
+    assert (checkpoint.id, checkpoint.taken, checkpoint.tag) == (1, 100, "")
+    assert checkpoint.cut == {STREAMS[0]: Cut(1, (10,)), STREAMS[1]: Cut(1, (11,))}
+    assert list(checkpoint.cut) == sorted(checkpoint.cut), "in one order, whoever answered first"
+
+
+def test_alone_the_answer_seals() -> None:
+    rig = Rig(vras=1)
+    assert rig.tick(100) == holds(1, alone=True)
+    assert len(sent(rig.held(1, 0), Sealed)) == 1
+    assert skipped(rig(Fired(DEADLINE))) == []
+
+
+@pytest.mark.parametrize("held", [(), (0,), (0, 1)])
+def test_one_abort_voids_it(held: tuple[int, ...]) -> None:
+    rig = Rig()
+    rig.tick()
+    rig.held(1, *held)
+    effects = rig.aborted(1)
+    assert skipped(effects) == [(1, "hold budget")]
+    assert sent(effects, Release) == [Release("crm", CheckpointId(1))] * 2
+    assert rig.held(1, 0, 1) == rig.released(1, 0, 1) == rig.aborted(1) == []
+
+
+def test_an_answer_missing_at_the_deadline_voids_it() -> None:
+    rig = Rig()
+    rig.tick()
+    rig.held(1, 0, 1)
+    rig.released(1, 0)
+    effects = rig(Fired(DEADLINE))
+    assert skipped(effects) == [(1, "hold budget")]
+    assert rig.released(1, 1) == [], "too late: nobody knows whether the hold was whole"
+    assert rig.tick()[:3] == holds(2)
+
+
+def test_an_answer_to_an_old_attempt_does_not_count() -> None:
+    rig = Rig()
+    rig.tick()
+    rig.held(1, 0)
+    rig(Fired(DEADLINE))
+    rig.tick()
+    assert rig.held(1, 1) == []
+    assert rig.held(2, 0) == []
+    assert rig.aborted(1) == []
+    assert len(sent(rig.held(2, 1), Release)) == 2
+
+
+def test_the_deadline_of_a_sealed_one_is_nothing() -> None:
+    rig = Rig()
+    rig.tick()
+    rig.seal(1)
+    assert rig(Fired(DEADLINE)) == []
+
+
+def test_a_tick_during_an_attempt_starts_no_other() -> None:
+    rig = Rig()
+    rig.tick()
+    assert rig.tick() == []
+
+
+def test_none_while_a_stream_synchronizes_or_the_peer_is_gone() -> None:
+    rig = Rig()
+    rig.syncs()
+    assert skipped(rig.tick()) == [(1, "synchronizing")]
+    rig.syncs(on=False)
+    rig(Lost(CATALOG))
+    assert skipped(rig.tick()) == [(2, "peer unreachable")]
+    rig(Connected(CATALOG))
+    assert rig.tick() == holds(3)
+
+
+# -- tags ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_tag_is_a_checkpoint_at_once() -> None:
+    rig = Rig()
+    assert rig(TagAsked("before upgrade"), at=7) == holds(1)
+    effects = rig.seal(1)
+    assert sent(effects, Sealed)[0].checkpoint.tag == "before upgrade"
+    assert Publish(CheckpointSealed("crm", CheckpointId(1), Ns(7), "before upgrade")) in effects
+
+
+def test_a_tag_asked_during_an_attempt_comes_next() -> None:
+    rig = Rig()
+    rig.tick()
+    assert rig(TagAsked("a")) == []
+    assert rig(TagAsked("b")) == []
+    assert rig.seal(1)[-3:] == holds(2)
+    assert rig.seal(2)[-3:] == holds(3)
+    assert sent(rig.seal(3), Sealed)[0].checkpoint.tag == "b"
+
+
+def test_a_voided_tag_waits_for_the_next_tick() -> None:
+    """Tried again at once, it would hold the guests for as long as its cause lasts."""
+    rig = Rig()
+    rig(TagAsked("a"))
+    rig(TagAsked("b"))
+    rig.held(1, 0)
+    assert not sent(rig.aborted(1), Hold)
+    assert not sent(rig.held(1, 1), Hold), "nor when an old answer comes"
+    assert not sent(rig.released(1, 0), Hold)
+    assert rig.tick()[:3] == holds(2)
+    assert sent(rig.seal(2), Sealed)[0].checkpoint.tag == "a"
+
+
+# -- restart ------------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_gives_up_the_attempt_and_keeps_what_it_knew() -> None:
+    rig = Rig()
+    rig.listed(1, 50, 50, at=60)
+    rig.tick(100)
+    rig(Stopped())
+    effects = rig(Started(), at=900)
+    assert effects[0] == Arm(TICK, Ns(INTERVAL))
+    assert skipped(effects) == [(1, "manager restart")]
+    assert rig.tick()[:3] == holds(2)
+    assert not rig.vpg.regions.rpo_ok, "the newest checkpoint is as old as it was"
+
+
+# -- regions and causes -------------------------------------------------------------------------------------------
+
+
+def test_the_start_is_published() -> None:
+    vpg = Vpg(HERE, "crm", VRAS, CATALOG, interval=Ns(1), rpo_alert=Ns(1), history=Ns(1), tweaks=TINY)
+    assert vpg.handle(Ns(0), Started()) == [Arm(TICK, Ns(1)), Publish(StateChanged("crm", Regions(), ""))]
+
+
+@pytest.mark.parametrize("trigger", [t for t in Trigger if t is not Trigger.NONE])
+def test_a_sync_and_its_trigger(trigger: Trigger) -> None:
+    rig = Rig()
+    assert states(rig.syncs(trigger)) == [(Regions(sync=Sync.BITMAP), trigger.value)]
+    assert rig.syncs(trigger) == [], "published when it changes"
+    assert states(rig.syncs(on=False)) == [(Regions(), trigger.value)], "the consequence is not over"
+    assert states(rig.listed(1, 10, 10, at=20)) == [(Regions(), "")]
+
+
+def test_a_sync_held_up_by_the_peer_is_a_pause() -> None:
+    rig = Rig()
+    effects = rig.syncs(Trigger.RECOVERY_CONGESTION, waiting=True)
+    assert states(effects) == [(Regions(sync=Sync.PAUSED_SYSTEM), "recovery storage congestion")]
+    rig(Lost(CATALOG))
+    assert rig.vpg.regions.sync is Sync.BITMAP, "no word of the peer's room while it cannot be reached"
+
+
+def test_a_lost_peer() -> None:
+    rig = Rig()
+    effects = rig(Lost(CATALOG))
+    assert states(effects) == [(Regions(peer=Peer.DISCONNECTED), Trigger.COMMUNICATION.value)]
+    assert states(rig(Connected(CATALOG)))[0][0] == Regions()
+
+
+def test_a_store_that_takes_nothing_is_the_worst_cause() -> None:
+    rig = Rig()
+    rig.syncs(Trigger.COMMUNICATION)
+    effects = rig.hears(StoreState("crm", STREAMS[0], False, "no room"))
+    full = Regions(sync=Sync.BITMAP, health=Health.JOURNAL_STORAGE)
+    assert states(effects) == [(full, "recovery or journal storage error")]
+    effects = rig.hears(StoreState("crm", STREAMS[0], True, ""))
+    assert states(effects) == [(Regions(sync=Sync.BITMAP), "recovery VRA communication problem")]
+
+
+def test_rpo_counts_from_the_newest_listed_checkpoint() -> None:
+    rig = Rig()
+    rig.listed(1, 100, 100, at=120)
+    rig.tick(100 + ALERT)
+    assert rig.vpg.regions.rpo_ok
+    rig.seal(1)
+    assert states(rig.tick(101 + ALERT)) == [(Regions(rpo_ok=False), "network congestion")]
+    assert states(rig.listed(2, 590, 100, at=700)) == [(Regions(), "")]
+
+
+def test_a_checkpoint_voided_by_a_sync_does_not_hide_its_trigger() -> None:
+    rig = Rig()
+    rig.tick()
+    rig.syncs(Trigger.PROTECTED_VRA)
+    rig.aborted(1, reason="synchronizing")
+    rig.syncs(on=False)
+    assert rig.vpg.cause == "protected VRA congestion"
+
+
+def test_rpo_missed_because_checkpoints_are_voided() -> None:
+    rig = Rig()
+    for n in range(1, 8):
+        rig.tick(n * INTERVAL)
+        rig.aborted(n)
+    assert rig.vpg.regions == Regions(rpo_ok=False)
+    assert rig.vpg.cause == "checkpoints voided"
+
+
+def test_history_is_what_the_list_spans_or_what_there_can_be() -> None:
+    rig = Rig()
+    rig.listed(1, 4_000, 0, at=4_000)
+    assert rig.vpg.regions.history_ok, "a new VPG fills its history"
+    rig.listed(2, 20_000, 9_800, at=20_000)
+    assert rig.vpg.regions.history_ok
+    assert states(rig.listed(3, 20_010, 10_500, at=20_010)) == [(Regions(history_ok=False), "journal limit")]
+    assert states(rig.listed(4, 20_900, 10_500, at=20_900)) == [(Regions(), "")]
+
+
+def test_messages_for_others_are_refused() -> None:
+    with pytest.raises(PeerError):
+        Rig().hears(Ack(STREAMS[0], 1, 1, (1,)))
