@@ -3,7 +3,7 @@
 Theory. The generator has a rate that varies by independent factors, each holding for one time scale; a mix of sizes;
 and places that continue, hit the hot set, or fall anywhere on the working set. Rate, sizes and the share of
 continuing writes are read off the data. The factors' spreads are fitted by simulation: the same random numbers at
-every trial, least squares on the logarithms of the median variation and peak, since heavy tails make the moments of
+every trial, least squares on the mean logarithms of variation and peak, since heavy tails make the moments of
 one realisation lie far below those of the ensemble. Hot set and working set are fitted on generated writes, so that
 written over unique bytes comes out at each time scale.
 
@@ -12,6 +12,7 @@ fitted half-way between the variation of writes and that of bytes. There is no d
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,14 @@ TRACE = "cloudPhysicsIO.vscsi.gz"
 """The recorded VM in the traces' directory (its README says where it comes from)."""
 TURNOVER = 300
 """Seconds in which a disk's hot set is written once; our choice, since 30-min windows do not show it."""
-REALISATIONS = {"trace": 32, "disk": 5}
+REALISATIONS, LEAST, MOST_WRITES = 32, 5, 60_000_000
+"""Realisations of a generated profile: 32, or as many as make 60 million writes, but at least 5."""
 DISK = 16 << 40
 """Bytes of the volume on which generated writes are measured: larger than any working set."""
 _SIZES = 10
 _FLOOR = 0.01
+_DAMPING = 0.4
+"""How dear it is to damp the short bursts away, against missing a goal by a factor of e."""
 _WINDOWS_FOR_HOT = 6
 
 
@@ -65,12 +69,12 @@ def fit_bursts(
     *,
     short: Sequence[Burst] = (),
     seed: int = 0,
-    realisations: int = 24,
+    realisations: int = 32,
 ) -> tuple[Burst, ...]:
-    """Spreads of the factors at `scales` for which the median variation over each window is its goal.
+    """Spreads of the factors at `scales` for which the typical variation over each window is its goal.
 
     scales, span and windows in seconds. goals: squared coefficient of variation, without Poisson noise, by window.
-    peak: a window and the goal of its largest amount over the mean, which counts half. short: factors at shorter
+    peak: a window and the goal of its largest amount over the mean. short: factors at shorter
     scales, known from elsewhere. They are all damped alike when the disk is too steady for them, and as little as
     possible; those far below the shortest window average out and are not simulated.
     """
@@ -88,13 +92,13 @@ def fit_bursts(
         for z, spread in zip(normal, [*x[: len(scales)], *(x[-1] * sigma for _, sigma in held)], strict=True):
             level += spread * z - spread**2 / 2
         rate = np.exp(level)
-        residuals = [0.1 * (1 - x[-1])]
+        residuals = [_DAMPING * (1 - x[-1])]
         for window, goal in goals.items():
             sums = _sums(rate, window // slot)
-            got = np.median(sums.var(axis=1) / sums.mean(axis=1) ** 2)
-            residuals.append(np.log((got + _FLOOR) / (goal + _FLOOR)))
+            got = np.log(sums.var(axis=1) / sums.mean(axis=1) ** 2 + _FLOOR)
+            residuals.append(got.mean() - np.log(goal + _FLOOR))
         sums = _sums(rate, peak[0] // slot)
-        residuals.append(0.5 * np.log(np.median(sums.max(axis=1) / sums.mean(axis=1)) / peak[1]))
+        residuals.append(np.log(sums.max(axis=1) / sums.mean(axis=1)).mean() - np.log(peak[1]))
         return np.array(residuals)
 
     n = len(scales)
@@ -180,10 +184,10 @@ def fit_trace(trace: BlockTrace, *, seed: int = 0) -> Fitted:
     return _fit_places(start, target, seed)
 
 
-def _fit_places(start: Fitted, target: Target, seed: int, realisations: int = 6) -> Fitted:
-    """Hot share, hot set and working set for which the coalescing comes out at every window, and the unique bytes.
+def _fit_places(start: Fitted, target: Target, seed: int, realisations: int = 10) -> Fitted:
+    """Hot share, hot set and working set for which the coalescing comes out at every window, and over all.
 
-    Nelder and Mead's simplex on logarithms, with the same random numbers at every trial.
+    A coarse grid, then Nelder and Mead's simplex, on logarithms and with the same random numbers at every trial.
     """
     goals = [target.profile[f"coalescing {seconds(w)}, 4-KiB pages"] for w in REWRITE_WINDOWS]
 
@@ -200,12 +204,19 @@ def _fit_places(start: Fitted, target: Target, seed: int, realisations: int = 6)
             factors = [coalescing(w.issued, w.lba, w.sectors, width * SECOND, PAGE) for width in REWRITE_WINDOWS]
             distinct = unique(np.zeros(1, np.int64), w.lba, w.lba + w.sectors) * SECTOR
             found.append([*factors, int(w.sectors.sum()) * SECTOR / max(1, distinct)])
-        got = np.median(np.array(found), axis=0)
-        total = target.profile["MB/s"] * target.span / SECOND * 1e6 / target.working_set
-        off = np.log(got / np.array([*goals, total]))
-        return float(off[:-1] @ off[:-1] + 0.05 * off[-1] ** 2)
+        off = np.mean(np.log(found), axis=0) - np.log([*goals, target.profile["coalescing of all, sectors"]])
+        return float(off[:-1] @ off[:-1] + 0.02 * off[-1] ** 2)
 
-    best = minimize(miss, [-1.0, -3.0, 0.1], method="Nelder-Mead", options={"maxfev": 70, "xatol": 0.02, "fatol": 1e-5})
+    # The valley is narrow: look around first, then go down.
+    grid = [np.array(x) for x in product((-1.5, -0.4, 0.6), (-4.5, -3.0, -1.5), (0.0, 0.5))]
+    first = min(grid, key=miss)
+    simplex = np.vstack([first, first + np.diag([0.5, 0.7, 0.3])])
+    best = minimize(
+        miss,
+        first,
+        method="Nelder-Mead",
+        options={"maxfev": 50, "xatol": 0.02, "fatol": 1e-5, "initial_simplex": simplex},
+    )
     return fitted(best.x)
 
 
@@ -260,7 +271,7 @@ def _steady_coalescing(fitted: Fitted, seed: int) -> float:
 def fit_error(fitted: Fitted, target: Target, seed: int) -> dict[str, Row]:
     """What the workload generates beside its target, by statistic: `real`, `generated`, `error %`.
 
-    Generated figures are typical ones of several realisations of the target's length: 32 for a trace, 5 for a disk.
+    Generated figures are typical ones of several realisations of the target's length (see `REALISATIONS`).
     """
 
     def realise(n: int) -> Profile:
@@ -270,7 +281,8 @@ def fit_error(fitted: Fitted, target: Target, seed: int) -> dict[str, Row]:
         w = guest.take(target.span - 1)
         return measure_writes(w.issued, w.lba, w.sectors, target.span)
 
-    return errors(target.profile, typical(realise, REALISATIONS[target.kind]))
+    count = int(MOST_WRITES / (fitted.rate * target.span / SECOND))
+    return errors(target.profile, typical(realise, max(LEAST, min(REALISATIONS, count))))
 
 
 def fit_all(directory: Path, seed: int = 0) -> tuple[dict[str, Fitted], list[Row]]:

@@ -92,7 +92,7 @@ def measure_writes(issued: Int64, lba: Int64, sectors: NDArray[np.int32], span: 
         name = f"coalescing {seconds(width)}"
         profile[f"{name}, sectors"] = coalescing(issued, lba, sectors, width * SECOND)
         profile[f"{name}, 4-KiB pages"] = coalescing(issued, lba, sectors, width * SECOND, PAGE)
-    profile["unique GB"] = unique(np.zeros(1, np.int64), lba, lba + sectors) * SECTOR / 1e9
+    profile["coalescing of all, sectors"] = coalescing(issued, lba, sectors, span + 1)
     return profile
 
 

@@ -57,3 +57,16 @@ def write_tables(where: Path, summary: dict[str, Any], frames: dict[str, pd.Data
     for name, frame in frames.items():
         frame.to_parquet(where / f"{name}.parquet", index=False)
     (where / MARK).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write one file beside its place and rename it. Raises FileError."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text)
+        beside.rename(path)
+    except OSError as error:
+        raise FileError(f"cannot write: {error.strerror}", place=str(path), hint="choose another --out") from error
+    finally:
+        beside.unlink(missing_ok=True)

@@ -36,13 +36,6 @@ def store_at(directory: Path, segment_bytes: int = 1 << 20) -> Iterator[StreamSt
         yield store
 
 
-@pytest.fixture
-def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that open a store thousands of times and lose no power."""
-    for name in ("fsync", "fdatasync"):
-        monkeypatch.setattr(os, name, lambda fd: None)
-
-
 def some_frames(seed: int, count: int, most: int = 5) -> list[Frame]:
     rng = random.Random(seed)
     return frames_of([some_rows(rng, most) for _ in range(count)])
@@ -202,14 +195,16 @@ def two_frames(tmp_path: Path) -> tuple[list[Frame], bytes]:
     return frames, ledger
 
 
-def goes_on_after_first(directory: Path, frames: list[Frame], images: Path) -> None:
+def goes_on_after_first(directory: Path, frames: list[Frame], images: Path | None) -> None:
+    """The store opens with the first frame only, and takes the second once more; then it is as it was."""
     with store_at(directory) as store:
         assert store.state.end == frames[0].upto
         for log, (_, size) in zip(store._logs, store.state.tails, strict=True):
             assert (log.directory / "00000000.segment").stat().st_size == size, "no more and no less is cut off"
         store.append(frames[1])
-    with store_at(directory) as store:
-        assert read_images(store.rebuild(Cut(1, frames[1].upto), images)) == contents(frames, frames[1].upto)
+    if images:
+        with store_at(directory) as store:
+            assert read_images(store.rebuild(Cut(1, frames[1].upto), images)) == contents(frames, frames[1].upto)
 
 
 @pytest.mark.usefixtures("no_sync")
@@ -217,27 +212,25 @@ def test_a_torn_append_is_cut_off_wherever_it_was_torn(tmp_path: Path) -> None:
     frames, ledger = two_frames(tmp_path)
     for vm in SPEC.vms:
         path, start, end = last_record(tmp_path / "s", vm)
+        whole = path.read_bytes()
         for size in range(start, end + 1):
-            copy = tmp_path / "copy"
-            shutil.copytree(tmp_path / "s", copy)
-            (copy / "ledger").write_bytes(ledger)
-            os.truncate(copy / path.relative_to(tmp_path / "s"), size)
-            goes_on_after_first(copy, frames, tmp_path / "images")
-            shutil.rmtree(copy)
+            (tmp_path / "s" / "ledger").write_bytes(ledger)
+            os.truncate(path, size)
+            goes_on_after_first(tmp_path / "s", frames, None if size % 64 else tmp_path / "images")
+            assert path.read_bytes() == whole
 
 
 @pytest.mark.usefixtures("no_sync")
 def test_a_torn_ledger_entry_is_cut_off_wherever_it_was_torn(tmp_path: Path) -> None:
     frames, ledger = two_frames(tmp_path)
-    whole = (tmp_path / "s" / "ledger").read_bytes()
+    path = tmp_path / "s" / "ledger"
+    whole = path.read_bytes()
     for size in range(len(ledger), len(whole)):
         zeros = b"\0" * (len(whole) - size if size % 512 == 0 else 0)
         for tail in {b"", zeros}:
-            copy = tmp_path / "copy"
-            shutil.copytree(tmp_path / "s", copy)
-            (copy / "ledger").write_bytes(whole[:size] + tail)
-            goes_on_after_first(copy, frames, tmp_path / "images")
-            shutil.rmtree(copy)
+            path.write_bytes(whole[:size] + tail)
+            goes_on_after_first(tmp_path / "s", frames, None if size % 64 else tmp_path / "images")
+            assert path.read_bytes() == whole
 
 
 @pytest.mark.usefixtures("no_sync")

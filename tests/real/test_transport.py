@@ -161,7 +161,7 @@ def test_a_stranger_does_not_disturb(first: bytes) -> None:
 
 def test_a_silent_peer_is_lost_and_a_quiet_one_is_not() -> None:
     async def check(ends: Ends) -> None:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.3)
         assert ends.at_near.seen == ends.at_far.seen == ["up"], "keep-alives are heard"
         ends.near._wanted.clear()
         _, writer = await asyncio.open_connection(*ends.near._target)
@@ -170,7 +170,7 @@ def test_a_silent_peer_is_lost_and_a_quiet_one_is_not() -> None:
         await until(lambda: ends.at_far.seen[3:] == ["down"])
         writer.close()
 
-    with_ends(check, silence=0.3)
+    with_ends(check, silence=0.6)
 
 
 def test_a_peer_that_does_not_read_costs_a_bounded_queue() -> None:

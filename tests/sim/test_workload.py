@@ -99,7 +99,10 @@ def test_cutting_at_every_write_changes_nothing(kind, monkeypatch):
     whole = make(kind, VOLUMES[1]).take(3 * SECOND)
     cut = make(kind, VOLUMES[1])
     ends = sorted({*whole.issued.tolist(), *(whole.issued - 1).tolist(), 3 * SECOND} - {-1})
-    assert same(whole, Writes.join([cut.take(end) for end in ends]))
+    parts = [cut.take(end) for end in ends]
+    assert same(whole, Writes.join(parts))
+    for (low, high), part in zip(pairwise([-1, *ends]), parts, strict=True):
+        assert np.all((part.issued > low) & (part.issued <= high))
 
 
 @pytest.mark.parametrize("devices", [1, 3])
