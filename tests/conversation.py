@@ -77,6 +77,7 @@ from drsim.core.messages import (
     StoreState,
     SyncChanged,
     SyncDone,
+    Withdrawn,
 )
 from drsim.core.names import Address
 from drsim.core.status import project
@@ -149,6 +150,8 @@ def message(m: object) -> str:
             return f"missed {m.checkpoint}"
         case Listed():
             return f"listed {m.checkpoint}"
+        case Withdrawn():
+            return "no recovery point"
         case Age():
             return "age everything" if m.checkpoint is None else f"age up to checkpoint {m.checkpoint}"
         case JournalLimit():

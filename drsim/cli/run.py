@@ -24,7 +24,6 @@ from drsim.study.report import write_report
 from drsim.study.results import summarise
 from drsim.study.runner import replicate
 
-
 Option = typer.Option
 COLUMNS = (
     "VPG", "RPO p50", "p95", "p99", "max", "worst loss", "journal peak", "history", "checkpoints", "SLA missed",

@@ -263,7 +263,7 @@ def content_digest(batch: WriteBatch, lsn: Int64) -> int:
     constants, then multiplied and xor-shifted (as splitmix64's finaliser does). For telling runs apart, not for
     finding corruption.
     """
-    columns = (batch.vm, lsn, batch.volume, batch.lba, batch.sectors)
+    columns: tuple[NDArray[Any], ...] = (batch.vm, lsn, batch.volume, batch.lba, batch.sectors)
     if len(batch) <= FEW:
         total = 0
         for row in zip(*(c.tolist() for c in columns), strict=True):

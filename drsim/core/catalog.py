@@ -31,6 +31,7 @@ from drsim.core.messages import (
     Reached,
     Sealed,
     StoreState,
+    Withdrawn,
 )  # fmt: skip
 from drsim.core.names import Address, CheckpointId, StreamId
 from drsim.core.units import Ns
@@ -62,6 +63,7 @@ class Catalog:
         self._forgetting = False  # it is under way
         self._aged: dict[StreamId, CheckpointId] = {}  # the last `Age` sent
         self._stores: dict[StreamId, StoreState] = {}
+        self._withdrawn = False  # all checkpoints were, and none has been listed since
 
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a catalogue cannot get."""
@@ -116,6 +118,9 @@ class Catalog:
     # -- listing ----------------------------------------------------------------------------------------------
 
     def _sealed(self, checkpoint: Checkpoint) -> list[Effect]:
+        known = checkpoint.id in self._arriving or checkpoint.id in self._keeping
+        if known or (self.listed and checkpoint.id <= self.listed[-1].id):
+            return []  # the protected manager could not know that it had come
         if self._withdrawing:
             return [Publish(CheckpointSkipped(self.vpg, checkpoint.id, "history withdrawn"))]
         self._arriving[checkpoint.id] = _Arriving(checkpoint, set(checkpoint.cut))
@@ -139,6 +144,7 @@ class Catalog:
             return []  # withdrawn before it was listed
         assert not self.listed or checkpoint.id > self.listed[-1].id, "checkpoints are listed in order"
         self.listed.append(checkpoint)
+        self._withdrawn = False
         fact = CheckpointListed(self.vpg, checkpoint.id, checkpoint.taken, checkpoint.tag)
         return [Publish(fact), self._newest(), *self._shrink()]
 
@@ -172,6 +178,8 @@ class Catalog:
     def _tell_again(self) -> list[Effect]:
         """The protected manager may have missed the last word."""
         stores: list[Effect] = [Send(self.manager, state) for state in self._stores.values()]
+        if self._withdrawn:
+            return [*stores, Send(self.manager, Withdrawn(self.vpg))]
         return [*stores, self._newest()] if self.listed else stores
 
     # -- retention --------------------------------------------------------------------------------------------
@@ -238,6 +246,9 @@ class Catalog:
 
     def _withdraw(self, reason: str) -> list[Effect]:
         effects: list[Effect] = [Publish(CheckpointsRetired(self.vpg, None, None, reason))] if self.listed else []
+        if self.listed:
+            effects.append(Send(self.manager, Withdrawn(self.vpg)))
+            self._withdrawn = True
         given_up = [*self._keeping, *self._arriving]
         effects += [Publish(CheckpointSkipped(self.vpg, id_, reason)) for id_ in given_up]
         self.listed.clear()

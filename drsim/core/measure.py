@@ -24,15 +24,26 @@ class Teeth:
     taken: Int64
 
     @staticmethod
-    def of(listed: Sequence[int], taken: Sequence[int], begin: int, end: int) -> "Teeth":
-        """From the times at which checkpoints were listed and taken, over [begin, end]."""
-        at = np.asarray(listed, np.int64)
-        of = np.asarray(taken, np.int64)
+    def of(
+        listed: Sequence[int], taken: Sequence[int], begin: int, end: int, withdrawn: Sequence[int] = ()
+    ) -> "Teeth":
+        """From the times at which checkpoints were listed and taken, over [begin, end].
+
+        `withdrawn`: times at which all checkpoints left the list; from then to the next listing everything since
+        `begin` would be lost.
+        """
+        at = np.concatenate([np.asarray(listed, np.int64), np.asarray(withdrawn, np.int64)])
+        of = np.concatenate([np.asarray(taken, np.int64), np.full(len(withdrawn), begin, np.int64)])
+        order = np.argsort(at, kind="stable")
+        at, of = at[order], of[order]
         keep = at < end
         at, of = at[keep], of[keep]
         start = np.concatenate([[begin], at])
         stop = np.concatenate([at, [end]])
-        newest = np.maximum.accumulate(np.concatenate([[begin], of]))
+        newest = np.concatenate([[begin], of])
+        lost = np.flatnonzero(np.isin(at, np.asarray(withdrawn, np.int64))) + 1
+        for part in np.split(np.arange(len(newest)), lost):
+            newest[part] = np.maximum.accumulate(newest[part])
         real = stop > start
         return Teeth(start[real], stop[real], newest[real])
 

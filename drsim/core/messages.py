@@ -231,6 +231,13 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """No checkpoint is listed any more: there is no recovery point. Recovery manager to protected manager."""
+
+    vpg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Age:
     """Nothing older than this checkpoint is listed: its data may go to the mirror. Recovery manager to VRA.
 
@@ -268,6 +275,6 @@ class StoreState:
 
 ControlMessage = (
     Hold | Held | Release | Released | Aborted | SyncChanged | Sealed | Await | Reached | Missed | Listed | Age
-    | JournalLimit | StoreState
+    | JournalLimit | StoreState | Withdrawn
 )  # fmt: skip
 Message = DataMessage | ControlMessage

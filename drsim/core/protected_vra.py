@@ -60,9 +60,7 @@ class ProtectedVra:
         tail = int(pool_bytes * tweaks.sync_tail) // max(1, len(streams))
         self.senders = {s.id: Sender(s, tweaks, tail_bytes=tail) for s in streams}
         self._holds: dict[str, _Hold] = {}
-        self._told: dict[StreamId, tuple[bool, bool, Trigger] | None] = dict.fromkeys(
-            self.senders, SETTLED
-        )
+        self._told: dict[StreamId, tuple[bool, bool, Trigger] | None] = dict.fromkeys(self.senders, SETTLED)
 
     @property
     def used(self) -> int:

@@ -66,12 +66,12 @@ def brief(event: Event) -> str:
     Enough to tell two runs apart: the rows themselves are in the digest of the journals.
     """
     match event:
-        case GuestWrote(_, batch):
-            return f"w{batch.hi - batch.lo},{batch.nbytes}"
+        case GuestWrote(stream, batch):
+            return f"w {stream.vpg} {stream.target} {len(batch)} {batch.nbytes} {batch.lba[0]}"
         case Received(_, Frame(epoch=epoch, upto=upto)):
-            return f"f{epoch}{upto}"
+            return f"f {epoch} {upto}"
         case Received(_, Ack(epoch=epoch, durable=durable)):
-            return f"a{epoch}{durable}"
+            return f"a {epoch} {durable}"
         case Done(id_, Append(), _):
             return f"d{id_.n}"
         case Fired(timer):
@@ -96,7 +96,7 @@ class TraceDigest:
 
     def record(self, now: Ns, address: Address, event: Event, effects: Sequence[Effect]) -> None:
         """Add a step."""
-        self._hash.update(f"{now}{address}{len(effects)}{brief(event)}".encode())
+        self._hash.update(f"{now} {address} {len(effects)} {brief(event)}\n".encode())
 
     @property
     def hexdigest(self) -> str:

@@ -17,6 +17,7 @@ No checkpoint is tried while a stream synchronizes or the recovery manager canno
 
 State. `regions` follows what the VRAs, the catalogue and the connection report; every change is published together
 with its cause, by the field's trigger names, so that each second of a missed service level can be attributed.
+What was sealed and is not known to be listed is sent again over a new connection to the catalogue.
 The cause of a problem stays until a checkpoint is listed that meets the service level again.
 """
 
@@ -40,6 +41,7 @@ from drsim.core.messages import (
     StoreState,
     SyncChanged,
     Trigger,
+    Withdrawn,
 )  # fmt: skip
 from drsim.core.names import Address, CheckpointId, StreamId
 from drsim.core.status import Health, Peer, Regions, Sync
@@ -77,6 +79,8 @@ class Vpg:
         self._oldest = Ns(0)
         self._syncing: dict[StreamId, SyncChanged] = {}
         self._stores: dict[StreamId, str] = {}  # recovery stores that do not take data, and why
+        self._withdrawn = False  # there is no recovery point any more
+        self._unlisted: dict[CheckpointId, Checkpoint] = {}  # sealed, and not yet known to be listed
         self._connected = True
         self._skipped = ""  # why the last attempt failed, if it did
         self._tags: list[str] = []
@@ -101,7 +105,8 @@ class Vpg:
                 return self._review(now)
             case Connected():
                 self._connected = True
-                return self._review(now)
+                again: list[Effect] = [Send(self.catalog, Sealed(c)) for c in self._unlisted.values()]
+                return again + self._review(now)
             case Stopped():
                 return []
             case _:
@@ -132,7 +137,13 @@ class Vpg:
                 return self._review(now)
             case Listed():
                 self._newest, self._oldest = message.taken, message.oldest_taken
+                self._withdrawn = False
+                self._unlisted = {id_: c for id_, c in self._unlisted.items() if id_ > message.checkpoint}
                 return self._review(now, listed=True)
+            case Withdrawn():
+                self._newest = self._oldest = self._since or Ns(0)
+                self._withdrawn = True
+                return self._review(now)
             case StoreState(stream=stream):
                 if message.ok:
                     self._stores.pop(stream, None)
@@ -151,6 +162,8 @@ class Vpg:
         id_ = CheckpointId(self._count)
         reason = "peer unreachable" if not self._connected else "synchronizing" if self._syncing else ""
         if reason:
+            if tag:
+                self._tags.insert(0, tag)
             return [Publish(CheckpointSkipped(self.name, id_, reason))]
         self.attempt = _Attempt(id_, now, tag)
         alone = len(self.vras) == 1
@@ -187,6 +200,7 @@ class Vpg:
         self.attempt, self._skipped = None, ""
         cut = {stream: attempt.cut[stream] for stream in sorted(attempt.cut)}
         checkpoint = Checkpoint(self.name, attempt.id, attempt.taken, cut, attempt.tag)
+        self._unlisted[attempt.id] = checkpoint
         fact = CheckpointSealed(self.name, attempt.id, attempt.taken, attempt.tag)
         return [Publish(fact), Send(self.catalog, Sealed(checkpoint)), *self._next_tag(now)]
 
@@ -209,7 +223,7 @@ class Vpg:
         regions = replace(
             self.regions,
             sync=Sync.IN_SYNC if worst is None else Sync.PAUSED_SYSTEM if paused else Sync.BITMAP,
-            peer=Peer.CONNECTED if self._connected else Peer.DISCONNECTED,
+            peer=self._peer(),
             health=Health.JOURNAL_STORAGE if self._stores else Health.OK,
             rpo_ok=now - self._newest <= self.rpo_alert,
             history_ok=now - self._oldest >= min(self.history, now - (self._since or 0)) - self._history_slack(),
@@ -223,6 +237,11 @@ class Vpg:
             return []
         self.regions, self.cause = regions, cause
         return [Publish(StateChanged(self.name, regions, cause))]
+
+    def _peer(self) -> Peer:
+        if self._withdrawn:
+            return Peer.DISCONNECTED_NO_POINTS  # the field's name for it (T8), whether the peer answers or not
+        return Peer.CONNECTED if self._connected else Peer.DISCONNECTED
 
     def _history_slack(self) -> int:
         return self.tweaks.age_interval + 2 * self.interval

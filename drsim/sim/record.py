@@ -43,6 +43,8 @@ class VpgRecord:
     """Tags by checkpoint number."""
     retired: list[tuple[int, int, str]] = field(default_factory=list)
     """When, up to which number (exclusive), why; the number is one past the newest when all were withdrawn."""
+    withdrawn: list[int] = field(default_factory=list)
+    """When all checkpoints were withdrawn."""
     statuses: list[tuple[int, str]] = field(default_factory=list)
     """Changes of "status / sub-status"."""
     causes: list[tuple[int, str]] = field(default_factory=list)
@@ -104,6 +106,9 @@ class Recorder:
                 skipped[reason] = skipped.get(reason, 0) + 1
             case CheckpointsRetired(vpg, before, _, reason):
                 record = self.vpgs[vpg]
+                if before is None:
+                    record.withdrawn.append(now)
+                    self._last.pop(vpg, None)
                 record.retired.append((now, before if before is not None else record.ids[-1] + 1, reason))
                 if reason != "history" and not (record.retired[:-1] and record.retired[-2][2] == reason):
                     self.events.append((now, vpg, "checkpoints retired early", reason))
@@ -179,7 +184,8 @@ class Recorder:
         for vpg in world.layout.vpgs:
             record = self.vpgs[vpg.name]
             end = record.ended if record.ended is not None else now
-            rpo[vpg.name] = end - (record.taken[-1] if record.taken else 0)
+            lost = bool(record.withdrawn) and (not record.listed or record.withdrawn[-1] >= record.listed[-1])
+            rpo[vpg.name] = end - (record.taken[-1] if record.taken and not lost else 0)
             sizes = [
                 journal_.nbytes for stream in vpg.streams for journal_ in world.receiver(stream.id).journals.values()
             ]

@@ -47,7 +47,7 @@ class Run:
     def teeth(self, vpg: str) -> Teeth:
         """The VPG's RPO over time."""
         record = self.record(vpg)
-        return Teeth.of(record.listed, record.taken, 0, self.observed(vpg))
+        return Teeth.of(record.listed, record.taken, 0, self.observed(vpg), record.withdrawn)
 
     def journal_digest(self) -> dict[StreamId, str]:
         """A digest of everything that was ever journaled, by stream; the same however frames were cut."""

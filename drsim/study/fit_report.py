@@ -167,7 +167,7 @@ def catalogue_text(about: str, fitted: Fitted, rows: Sequence[Row]) -> str:
     """The catalogue file of a fitted workload. The same workload and rows give the same bytes."""
     table = [
         f"#   {row['statistic']!s:34}{_number(float(row['real'])):>10}{_number(float(row['generated'])):>10}"
-        f"{float(row['error %']):>+8.0f} %"
+        f"{round(float(row['error %'])):>+8d} %"
         for row in rows
     ]
     bursts = ", ".join(f"{{scale: {format_duration(b.scale)}, sigma: {b.sigma:g}}}" for b in fitted.bursts)
@@ -195,7 +195,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = ["| workload | statistic | real | generated | error |", "| --- | --- | ---: | ---: | ---: |"]
     lines += [
         f"| {row['workload']} | {row['statistic']} | {_number(float(row['real']))} "
-        f"| {_number(float(row['generated']))} | {float(row['error %']):+.0f} % |"
+        f"| {_number(float(row['generated']))} | {round(float(row['error %'])):+d} % |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"

@@ -22,11 +22,13 @@ from drsim.core.messages import (
     Release,
     Sealed,
     StoreState,
+    Withdrawn,
 )
 from drsim.core.names import Address, CheckpointId, StreamId
 from drsim.core.units import Ns
 
 HERE, MANAGER = Address("east/catalog"), Address("west/vpg")
+TOLD = Send(MANAGER, Withdrawn("crm"))
 STREAMS = [StreamId("crm", Address(f"west/h{n}"), Address(f"east/r{n}")) for n in (1, 2)]
 ID = EffectId(HERE, 0)
 HISTORY = 100
@@ -223,7 +225,7 @@ def test_limits_of_two_journals_do_not_hide_each_other() -> None:
 
 def test_a_sync_window_that_fills_the_journal_withdraws_all() -> None:
     rig = Rig().lists(1)
-    assert rig.limit(None, syncing=True) == [retired(None, "sync window fills the journal"), Forget("crm", None)]
+    assert rig.limit(None, syncing=True) == [retired(None, "sync window fills the journal"), TOLD, Forget("crm", None)]
     assert rig.listed == []
     assert ages(rig.done()) == [("east/r1", None), ("east/r2", None)]
     rig.lists(2)
@@ -251,7 +253,7 @@ def test_a_withdrawal_gives_up_what_is_on_its_way() -> None:
     rig.reached(2)
     rig.sealed(3)
     assert rig.limit(None, syncing=True) == [
-        retired(None, "sync window fills the journal"), skipped(2, "sync window fills the journal"),
+        retired(None, "sync window fills the journal"), TOLD, skipped(2, "sync window fills the journal"),
         skipped(3, "sync window fills the journal"), Forget("crm", None),
     ]  # fmt: skip
     assert rig.done() == [], "it was kept, and is forgotten next"
@@ -286,7 +288,7 @@ def test_a_mark_that_will_never_be_listed_does_not_stop_the_withdrawal() -> None
     assert ages(rig.limit(2, syncing=True)) == [("east/r1", 1)], "it may yet be listed"
     assert rig.limit(2, syncing=True) == []
     missed = rig.hears(Missed("crm", CheckpointId(2), STREAMS[1]))
-    assert missed[1:] == [retired(None, "sync window fills the journal"), Forget("crm", None)]
+    assert missed[1:] == [retired(None, "sync window fills the journal"), TOLD, Forget("crm", None)]
 
 
 # -- after a loss -------------------------------------------------------------------------------------------------

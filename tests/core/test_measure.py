@@ -1,5 +1,7 @@
 """The exact folds against brute force."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +35,13 @@ def test_a_listing_of_an_older_checkpoint_never_lowers_what_is_newest() -> None:
     assert teeth.taken.tolist() == [0, 5, 5]
 
 
+def test_after_a_withdrawal_everything_would_be_lost_until_the_next_listing() -> None:
+    teeth = Teeth.of([6, 11, 31], [5, 10, 30], 0, 35, [20])
+    assert teeth.start.tolist() == [0, 6, 11, 20, 31]
+    assert teeth.taken.tolist() == [0, 5, 10, 0, 30]
+    assert teeth.high.max() == 31
+
+
 def test_listings_after_the_end_do_not_count() -> None:
     assert Teeth.of([6, 30], [5, 29], 0, 10).high.max() == 6
 
@@ -43,7 +52,7 @@ def test_joined_covers_the_same_instants_once(parts: list[tuple[int, int]]) -> N
     merged = joined(intervals)
     covered = {t for a, b in intervals for t in range(a, b)}
     assert {t for a, b in merged for t in range(a, b)} == covered
-    assert all(b < c for (_, b), (c, _) in zip(merged, merged[1:], strict=False))
+    assert all(b < c for (_, b), (c, _) in pairwise(merged))
 
 
 def test_time_in_states() -> None:
@@ -55,9 +64,7 @@ def test_time_in_states() -> None:
     st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6),
     st.lists(st.tuples(st.integers(0, 80), st.sampled_from(["", "link", "store"])), max_size=8),
 )
-def test_causes_add_up_to_all_of_what_was_missed(
-    missed: list[tuple[int, int]], changes: list[tuple[int, str]]
-) -> None:
+def test_causes_add_up_to_all_of_what_was_missed(missed: list[tuple[int, int]], changes: list[tuple[int, str]]) -> None:
     intervals = joined(sorted((a, a + n) for a, n in missed))
     causes = [(0, ""), *sorted(changes)]
     spent = attribute(intervals, causes, 100, "network congestion")

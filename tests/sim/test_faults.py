@@ -105,7 +105,7 @@ def test_loss_of_the_recovery_site_leaves_the_source_running() -> None:
 def test_guests_are_never_held_longer_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     holds: list[int] = []
     since: dict[object, int] = {}
-    hold, perform = World._hold, World._perform  # noqa: SLF001
+    hold, perform = World._hold, World._perform
 
     def start(world, vra, vpg, checkpoint):  # type: ignore[no-untyped-def]
         since[vra, vpg] = world.clock.now

@@ -1,9 +1,8 @@
 """The WAN as a shared fluid: sharing, priorities, throttle windows, outages, order."""
 
-from estates import SECOND
-
 import numpy as np
 import pytest
+from estates import SECOND
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +23,10 @@ def arrivals(jobs: list[tuple[float, str, str, int]], until: float = 1e4, **link
     clock, found = Clock(), {}
     way = direction(clock, **link)
     for start, name, priority, nbytes in jobs:
+
         def put(name: str = name, priority: str = priority, nbytes: int = nbytes) -> None:
             way.carry(name.rstrip("'"), priority, nbytes, "data", lambda: found.setdefault(name, clock.now / SECOND))
+
         clock.call(int(start * SECOND), put)
     clock.env.run(until=int(until * SECOND))
     return found

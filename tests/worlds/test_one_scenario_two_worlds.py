@@ -35,9 +35,7 @@ class Scripted:
         keep = (self.issued > self.after) & (self.issued <= until)
         self.after = until
         n = int(keep.sum())
-        return Writes(
-            self.issued[keep], np.zeros(n, np.int32), self.lba[keep], self.sectors[keep].astype(np.int32)
-        )
+        return Writes(self.issued[keep], np.zeros(n, np.int32), self.lba[keep], self.sectors[keep].astype(np.int32))
 
 
 def simulated(script: list[Step], fidelity: str) -> tuple[Cuts, Content]:
