@@ -17,16 +17,16 @@ from drsim.core.errors import FileError
 from drsim.files.models import load_model
 from drsim.sim.run import Progress as Tell
 from drsim.spec.model import Model
-from drsim.spec.quantity import format_bandwidth, format_size
 from drsim.spec.workload import Trace
 from drsim.study.output import folder, refuse_foreign, write_tables
 from drsim.study.report import write_report
 from drsim.study.results import summarise
 from drsim.study.runner import replicate
+from drsim.study.style import percent, rate, seconds, size
 
 Option = typer.Option
 COLUMNS = (
-    "VPG", "RPO p50", "p95", "p99", "max", "worst loss", "journal peak", "history", "checkpoints", "SLA missed",
+    "VPG", "RPO p50", "p95", "p99", "max", "worst loss", "journal", "history", "missed",
 )  # fmt: skip
 
 
@@ -94,15 +94,6 @@ def _bar(*, shown: bool) -> Iterator[Tell | None]:
         yield lambda now, end: progress.update(task, completed=now / end)
 
 
-def seconds(value: float) -> str:
-    """A short duration: 4.98 s, 3 min 20 s, 2.5 h."""
-    if value < 120:
-        return f"{value:.3g} s"
-    if value < 7200:
-        return f"{int(value // 60)} min {value % 60:.0f} s"
-    return f"{value / 3600:.3g} h"
-
-
 def _print(summary: dict[str, Any], out: Path | None) -> None:
     console = Console(soft_wrap=False)
     run_ = summary["run"]
@@ -113,33 +104,32 @@ def _print(summary: dict[str, Any], out: Path | None) -> None:
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "VPG" else "right")
+        table.add_column(column, justify="left" if column == "VPG" else "right", no_wrap=True)
     rows = {**summary["vpgs"], "all": summary["all"]} if len(summary["vpgs"]) > 1 else summary["vpgs"]
     for name, f in rows.items():
         loss = f["worst_loss"]
         table.add_row(
             name,
             *(seconds(f["rpo_s"][q]["value"]) for q in ("p50", "p95", "p99", "max")),
-            f"{loss['writes']} writes, {format_size(loss['bytes'])}",
-            format_size(f["journal"]["peak_bytes"]),
+            size(loss["bytes"]),
+            size(f["journal"]["peak_bytes"]),
             seconds(f["journal"]["history_s"]),
-            str(f["checkpoints"]["listed"]),
-            seconds(f["sla"]["missed_s"]),
+            seconds(f["sla"]["missed_s"]) if f["sla"]["missed_s"] else "never",
         )
     console.print(table)
     for link, w in summary["wan"].items():
         if w["mean_bps"]:
             console.print(
-                f"{link}: mean {format_bandwidth(int(w['mean_bps']))}, peak {format_bandwidth(int(w['peak_bps']))} "
-                f"of {format_bandwidth(w['bandwidth_bps'])}",
+                f"{link}: mean {rate(w['mean_bps'])}, peak {rate(w['peak_bps'])} "
+                f"of {rate(w['bandwidth_bps'])}",
                 highlight=False,
             )
     for cause, share in sorted(summary["all"]["sla"]["causes"].items(), key=lambda item: -item[1]):
-        console.print(f"SLA missed because of {cause}: {share:.0%}", highlight=False)
+        console.print(f"SLA missed because of {cause}: {percent(share)}", highlight=False)
     for vpg, lost in (summary["disaster"] or {}).items():
         console.print(
             f"disaster at {seconds(lost['at_s'])}: {vpg} lost {seconds(lost['loss_s'])}, {lost['loss_writes']} writes, "
-            f"{format_size(lost['loss_bytes'])}",
+            f"{size(lost['loss_bytes'])}",
             highlight=False,
         )
     if out is not None:

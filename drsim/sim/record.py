@@ -83,6 +83,7 @@ class Recorder:
         self.buffer_peak: dict[Address, int] = {}
         self._world: World | None = None
         self._last: dict[str, CheckpointId] = {}
+        self._said: dict[str, tuple[str, str, str]] = {}  # the last state event of each VPG
 
     def attach(self, world: World) -> None:
         """Watch a world; takes the first sample."""
@@ -120,6 +121,10 @@ class Recorder:
                 record = self.vpgs[vpg]
                 status, sub = project(regions)
                 label = status.value if sub == "None" else f"{status} / {sub}"
+                said = (vpg, "state", f"{label}{f' ({cause})' if cause else ''}")
+                if self._said.get(vpg) != said:
+                    self._said[vpg] = said
+                    self.events.append((now, *said))
                 for changes, value in (
                     (record.statuses, label),
                     (record.causes, cause),
@@ -127,7 +132,6 @@ class Recorder:
                 ):
                     if not changes or changes[-1][1] != value:
                         changes.append((now, value))
-                self.events.append((now, vpg, "state", f"{label}{f' ({cause})' if cause else ''}"))
             case FrameRefused(stream, reason):
                 self.events.append((now, stream.vpg, "frame refused", reason))
 

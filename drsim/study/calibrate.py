@@ -50,8 +50,8 @@ TRACE = "cloudPhysicsIO.vscsi.gz"
 """The recorded VM in the traces' directory (its README says where it comes from)."""
 TURNOVER = 300
 """Seconds in which a disk's hot set is written once; our choice, since 30-min windows do not show it."""
-REALISATIONS, LEAST, MOST_WRITES = 32, 5, 60_000_000
-"""Realisations of a generated profile: 32, or as many as make 60 million writes, but at least 5."""
+REALISATIONS, LEAST, MOST_WRITES = 128, 5, 60_000_000
+"""Realisations of a generated profile: 128, or as many as make 60 million writes, but at least 5."""
 DISK = 16 << 40
 """Bytes of the volume on which generated writes are measured: larger than any working set."""
 _SIZES = 10
@@ -159,7 +159,7 @@ def _mix(nbytes: NDArray[Any], weights: NDArray[Any]) -> tuple[SizeMix, ...]:
 
 
 def fit_trace(trace: BlockTrace, *, seed: int = 0) -> Fitted:
-    """The generator fitted to one recorded disk. Takes about half a minute for 67,000 writes."""
+    """The generator fitted to one recorded disk. Takes about a minute for 67,000 writes."""
     target = trace_target(trace)
     profile, span = target.profile, trace.duration // SECOND
     noise = {w: 1 / (profile["writes/s"] * w) for w in BURST_WINDOWS}
@@ -185,7 +185,7 @@ def fit_trace(trace: BlockTrace, *, seed: int = 0) -> Fitted:
     return _fit_places(start, target, seed)
 
 
-def _fit_places(start: Fitted, target: Target, seed: int, realisations: int = 24) -> Fitted:
+def _fit_places(start: Fitted, target: Target, seed: int, realisations: int = 40) -> Fitted:
     """Hot share, hot set and working set for which the coalescing comes out at every window, and over all.
 
     A coarse grid, then Nelder and Mead's simplex, on logarithms and with the same random numbers at every trial.
@@ -291,7 +291,7 @@ def fit_error(fitted: Fitted, target: Target, seed: int) -> dict[str, Row]:
 
 
 def fit_all(directory: Path, seed: int = 0) -> tuple[dict[str, Fitted], list[Row]]:
-    """Fit everything that the catalogue ships to the traces of a directory; takes about two minutes on two cores.
+    """Fit everything that the catalogue ships to the traces of a directory; takes about three minutes.
 
     Returns the workloads by name and the errors as rows: workload, statistic, real, generated, error %. The same
     files and seed give the same result. Raises FileError when a file is missing or damaged.
