@@ -289,7 +289,7 @@ class Conversation:
     def _command(self, bag: Bag, verb: str, words: list[str], options: dict[str, int]) -> None:
         simple: dict[str, Callable[[], None]] = {"tick": bag.tick, "age": bag.age, "status": self._status}
         match verb, words:
-            case ("tick" | "age" | "status"), []:
+            case (("tick" | "age" | "status"), []):
                 simple[verb]()
             case "write", [vm]:
                 lba, sectors = options["lba"], options["sectors"]
@@ -303,7 +303,7 @@ class Conversation:
                 bag.drain()
             case "deliver", [_, _]:
                 bag.deliver(self._pair(words))
-            case ("do" | "fail"), [kind, who]:
+            case (("do" | "fail"), [kind, who]):
                 address = self._address(who)
                 bag.do(next(k for k, q in bag.work.items() if q and k[:2] == (kind, address)), fail=verb == "fail")
             case "repeat", [_, _]:
@@ -311,13 +311,13 @@ class Conversation:
                 bag.post(pair[1], Received(pair[0], self.last[pair]))  # type: ignore[arg-type]
             case "drop", [_, _]:
                 self.lines.append(f"  swallowed: {message(bag.queues[self._pair(words)].popleft())}")
-            case ("lose" | "connect"), [_, _]:
+            case (("lose" | "connect"), [_, _]):
                 (bag.lose if verb == "lose" else bag.connect)(self._pair(words))
-            case ("stop" | "start"), [who]:
+            case (("stop" | "start"), [who]):
                 (bag.stop if verb == "stop" else bag.start)(self._address(who))
-            case ("full" | "fits"), [who]:
+            case (("full" | "fits"), [who]):
                 (bag.full.add if verb == "full" else bag.full.discard)(self._address(who))
-            case ("pin" | "unpin"), [checkpoint]:
+            case (("pin" | "unpin"), [checkpoint]):
                 bag.pin(int(checkpoint), verb == "pin")
             case _:
                 raise ValueError(f"no such command: {verb} {' '.join(words)}")

@@ -26,7 +26,7 @@ from drsim.study.style import percent, rate, seconds, size
 
 Option = typer.Option
 COLUMNS = (
-    "VPG", "RPO p50", "p95", "p99", "max", "worst loss", "journal", "history", "missed",
+    "VPG", "RPO p50", "p95", "max", "worst loss", "journal", "history", "SLA missed",
 )  # fmt: skip
 
 
@@ -95,7 +95,9 @@ def _bar(*, shown: bool) -> Iterator[Tell | None]:
 
 
 def _print(summary: dict[str, Any], out: Path | None) -> None:
-    console = Console(soft_wrap=False)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     run_ = summary["run"]
     console.print(
         f"{summary['model']['name']}: {seconds(run_['until_s'])} simulated, seed {run_['seed']}, "
@@ -110,7 +112,7 @@ def _print(summary: dict[str, Any], out: Path | None) -> None:
         loss = f["worst_loss"]
         table.add_row(
             name,
-            *(seconds(f["rpo_s"][q]["value"]) for q in ("p50", "p95", "p99", "max")),
+            *(seconds(f["rpo_s"][q]["value"]) for q in ("p50", "p95", "max")),
             size(loss["bytes"]),
             size(f["journal"]["peak_bytes"]),
             seconds(f["journal"]["history_s"]),
@@ -120,8 +122,7 @@ def _print(summary: dict[str, Any], out: Path | None) -> None:
     for link, w in summary["wan"].items():
         if w["mean_bps"]:
             console.print(
-                f"{link}: mean {rate(w['mean_bps'])}, peak {rate(w['peak_bps'])} "
-                f"of {rate(w['bandwidth_bps'])}",
+                f"{link}: mean {rate(w['mean_bps'])}, peak {rate(w['peak_bps'])} of {rate(w['bandwidth_bps'])}",
                 highlight=False,
             )
     for cause, share in sorted(summary["all"]["sla"]["causes"].items(), key=lambda item: -item[1]):

@@ -24,9 +24,7 @@ class Teeth:
     taken: Int64
 
     @staticmethod
-    def of(
-        listed: Sequence[int], taken: Sequence[int], begin: int, end: int, withdrawn: Sequence[int] = ()
-    ) -> "Teeth":
+    def of(listed: Sequence[int], taken: Sequence[int], begin: int, end: int, withdrawn: Sequence[int] = ()) -> "Teeth":
         """From the times at which checkpoints were listed and taken, over [begin, end].
 
         `withdrawn`: times at which all checkpoints left the list; from then to the next listing everything since

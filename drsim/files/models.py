@@ -61,7 +61,7 @@ def _about(path: Path) -> str:
 def _traces(tree: Item, assembly: Assembly) -> None:
     """Make the trace paths of workloads absolute, and see that the files are there."""
     vms = tree.value.get("vms")
-    for name, vm in (vms.value.items() if vms is not None and isinstance(vms.value, dict) else ()):
+    for name, vm in vms.value.items() if vms is not None and isinstance(vms.value, dict) else ():
         workload = vm.value.get("workload") if isinstance(vm.value, dict) else None
         fields = workload.value if workload is not None and isinstance(workload.value, dict) else {}
         kind, trace = fields.get("kind"), fields.get("path")

@@ -158,8 +158,12 @@ def _mix(nbytes: NDArray[Any], weights: NDArray[Any]) -> tuple[SizeMix, ...]:
     )
 
 
-def fit_trace(trace: BlockTrace, *, seed: int = 0) -> Fitted:
-    """The generator fitted to one recorded disk. Takes about a minute for 67,000 writes."""
+def fit_trace(trace: BlockTrace, *, seed: int = 0, realisations: int = 40) -> Fitted:
+    """The generator fitted to one recorded disk. Takes about a minute for 67,000 writes.
+
+    realisations: how many runs of the trace's length each trial of the places generates. Raises FileError for a
+    trace shorter than 4 s.
+    """
     target = trace_target(trace)
     profile, span = target.profile, trace.duration // SECOND
     noise = {w: 1 / (profile["writes/s"] * w) for w in BURST_WINDOWS}
@@ -182,10 +186,10 @@ def fit_trace(trace: BlockTrace, *, seed: int = 0) -> Fitted:
         sequential=round(target.sequential, 3),
         working_set=_mebibytes(target.working_set),
     )
-    return _fit_places(start, target, seed)
+    return _fit_places(start, target, seed, realisations)
 
 
-def _fit_places(start: Fitted, target: Target, seed: int, realisations: int = 40) -> Fitted:
+def _fit_places(start: Fitted, target: Target, seed: int, realisations: int) -> Fitted:
     """Hot share, hot set and working set for which the coalescing comes out at every window, and over all.
 
     A coarse grid, then Nelder and Mead's simplex, on logarithms and with the same random numbers at every trial.

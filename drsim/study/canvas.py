@@ -80,7 +80,8 @@ def frame(
     top, bottom = (0.24 if run.model.faults else 0.06) + (0.2 if titles else 0), 0.3 + below
     tall = top + sum(heights) + gap * (len(heights) - 1) + bottom
     figure = Figure(figsize=(WIDTH, tall))
-    end, panels, y = run.end / SECOND, [], tall - top
+    panels: list[Axes] = []
+    end, y = run.end / SECOND, tall - top
     step = next((d for d in DURATIONS if end / d <= 9.5), end / 8)
     for height in heights:
         axes = figure.add_axes((LEFT / WIDTH, (y - height) / tall, (WIDTH - LEFT - RIGHT) / WIDTH, height / tall))

@@ -220,9 +220,8 @@ def journal_use(run: Run) -> str:
 def buffer_use(run: Run) -> str:
     """What each sending VRA holds in its I/O buffer, against the share of it that may fill."""
     samples = run.recorder.samples
-    lines = {a: np.array([s.buffers.get(a, 0) for s in samples], float) for a in samples[0].buffers}
-    called = {a: a.split("/")[-2] if a.count("/") >= 2 else a for a in lines}
-    lines = {called[a]: values for a, values in lines.items()}
+    called = {a: a.split("/")[-2] for a in samples[0].buffers}
+    lines = {name: np.array([s.buffers.get(a, 0) for s in samples], float) for a, name in called.items()}
     usable = {called[a]: float(run.world.protected[a].limit) for a in called}
     order = sorted(lines, key=lambda name: -float(lines[name].max()))
     colours = dict(zip(sorted(order[: len(style.SERIES)], key=list(lines).index), style.SERIES, strict=False))

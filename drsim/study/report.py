@@ -35,7 +35,7 @@ GLOSSARY = (
     ("RPO", "recovery point objective; here the age of the newest recovery point, had the disaster struck now"),
     ("checkpoint", "a cut through all writes of a VPG that is consistent over its VMs; a point to recover to"),
     ("history", "the time between the oldest and the newest checkpoint that are listed"),
-    ("bitmap sync", "after an outage or a full buffer only the regions that changed are sent; no checkpoints meanwhile"),
+    ("bitmap sync", "after an outage or a full buffer only what changed is sent; no checkpoints meanwhile"),
     ("VPG, VRA", "virtual protection group; the replication appliance of a host"),
     ("SLA missed", "RPO above its alert, or a history shorter than configured"),
 )
@@ -80,7 +80,8 @@ def tiles(summary: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         band = "" if q["low"] is None else f"{style.seconds(max(0.0, q['low']))} to {style.seconds(q['high'])} (95 %)"
         yield f"RPO {name}", style.seconds(q["value"]), band
     yield "worst loss", style.size(loss["bytes"]), f"{style.count(loss['writes'])} writes"
-    yield "journal peak", style.size(journal["peak_bytes"]), f"largest VM {style.size(journal['largest_vm_peak_bytes'])}"
+    largest = style.size(journal["largest_vm_peak_bytes"])
+    yield "journal peak", style.size(journal["peak_bytes"]), f"largest VM {largest}"
     yield (
         "history reached",
         style.seconds(journal["history_s"]),
@@ -110,8 +111,9 @@ def events(run: Run) -> tuple[list[tuple[str, str, str, str]], int]:
     shown = [e for e in run.recorder.events if e[2] != "frame refused"]
     rows = []
     for time, vpg, kind, text in shown[:MOST_EVENTS]:
-        words = style.status(text.partition(" (")[0]) + text[len(text.partition(" (")[0]) :] if kind == "state" else text
-        rows.append((style.seconds(time / SECOND) if time else "start", vpg, kind.replace("-", " "), _bytes_in(words)))
+        label, bracket, cause = text.partition(" (")
+        words = style.status(label) + bracket + cause if kind == "state" else _bytes_in(text)
+        rows.append((style.seconds(time / SECOND) if time else "start", vpg, kind.replace("-", " "), words))
     return rows, len(shown)
 
 

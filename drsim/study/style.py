@@ -29,7 +29,7 @@ OTHER_STATES = ("#c3c9d1", "#a5adb8", "#88919d", "#6b7582")
 LOST = "#3a4350"
 
 FONTS = "'Inter', 'Segoe UI', 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
-SETTINGS: dict[str, Any] = {
+SETTINGS: Any = {  # matplotlib types the keys, not what we do with them
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # measures text; the page's own fonts show it, and are narrower
     "font.size": 9,
