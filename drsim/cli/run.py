@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
@@ -15,9 +15,10 @@ from rich.table import Table
 
 from drsim.core.errors import FileError
 from drsim.files.models import load_model
+from drsim.files.traces import read_trace
 from drsim.sim.run import Progress as Tell
 from drsim.spec.model import Model
-from drsim.spec.workload import Trace
+from drsim.spec.workload import Trace, TraceFormat
 from drsim.study.output import folder, refuse_foreign, write_tables
 from drsim.study.report import write_report
 from drsim.study.results import summarise
@@ -25,6 +26,7 @@ from drsim.study.runner import replicate
 from drsim.study.style import percent, rate, seconds, size
 
 Option = typer.Option
+FORMATS = ", ".join(get_args(TraceFormat))
 COLUMNS = (
     "VPG", "RPO p50", "p95", "max", "worst loss", "journal", "history", "SLA missed",
 )  # fmt: skip
@@ -33,6 +35,10 @@ COLUMNS = (
 def run(
     model: Annotated[str, typer.Argument(help="A model file, or the name of a shipped one (two-site ...).")],
     trace: Annotated[Path | None, Option(help="Replay this block trace on every VM, spread over its length.")] = None,
+    format_: Annotated[
+        str | None,
+        Option("--format", metavar="FORMAT", help=f"The trace's format, if its content does not tell: {FORMATS}."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         Option("--set", metavar="PATH=VALUE", help="Change a value: links.wan.bandwidth='20 Mbit/s'."),
@@ -51,7 +57,7 @@ def run(
             overrides.append(f"run.{name}={value}")
     spec = load_model(model, overrides=overrides)
     if trace is not None:
-        spec = with_trace(spec, trace)
+        spec = with_trace(spec, trace, format_)
     if out is not None:
         refuse_foreign(out)
     with _bar(shown=not json_) as tell:
@@ -69,14 +75,16 @@ def run(
         _print(summary, out)
 
 
-def with_trace(spec: Model, path: Path) -> Model:
+def with_trace(spec: Model, path: Path, format_: str | None = None) -> Model:
     """The model with every VM replaying a trace, the VMs spread evenly over the trace's length."""
     if not path.exists():
         raise FileError("no such trace", place=str(path), hint="give a block trace, for instance .vscsi or .csv")
-    from drsim.files.traces import read_trace
-
+    if format_ not in (None, *get_args(TraceFormat)):
+        raise FileError(f"no trace format is called {format_!r}", place="--format", hint=f"one of {FORMATS}")
+    format_ = cast(TraceFormat | None, format_)
     count = sum(vm.count for vm in spec.vms.values())
-    workload = Trace(path=str(path), stagger=read_trace(path).duration // count)
+    stagger = read_trace(path, format=format_).duration // count
+    workload = Trace(path=str(path), format=format_, stagger=stagger)
     vms = {name: vm.model_copy(update={"workload": workload}) for name, vm in spec.vms.items()}
     return spec.model_copy(update={"vms": vms})
 

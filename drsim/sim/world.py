@@ -11,6 +11,7 @@ datastores (`store.py`), and components that are down. A component that is down 
 driver below it goes on marking), its timers and running effects are gone.
 """
 
+from array import array
 from collections.abc import Callable
 from typing import Protocol, assert_never
 
@@ -96,6 +97,8 @@ class World:
         self.down: set[Address] = set()
         self.dead_sites: set[str] = set()
         self.included: dict[tuple[str, CheckpointId], Amount] = {}  # truth: what each checkpoint holds of its guests
+        self.holds: dict[str, array[int]] = {vpg.name: array("q") for vpg in layout.vpgs}  # lengths, ns, one a VRA
+        self._held_since: dict[tuple[Address, str], int] = {}
         self.uncompressed_frames = 0
 
     def _journals(self, keep: bool) -> dict[StreamId, JournalStore]:
@@ -176,9 +179,7 @@ class World:
             case HoldGuests(vpg, checkpoint):
                 self._hold(here, vpg, checkpoint)
             case ReleaseGuests(vpg, _):
-                for tap in self._taps_of[here]:
-                    if tap.spec.id.vpg == vpg:
-                        tap.release()
+                self._release(here, vpg)
             case Append(frame):
                 self.journals[frame.stream].append(frame, self._answer(id_, effect))
             case Promote(stream):
@@ -224,6 +225,13 @@ class World:
                 tap.hold(self.clock.now)
                 total += tap.pulled
         self.included[vpg, checkpoint] = total
+        self._held_since[vra, vpg] = self.clock.now
+
+    def _release(self, vra: Address, vpg: str) -> None:
+        for tap in self._taps_of[vra]:
+            if tap.spec.id.vpg == vpg:
+                tap.release()
+        self.holds[vpg].append(self.clock.now - self._held_since.pop((vra, vpg)))
 
     @property
     def protected(self) -> dict[Address, ProtectedVra]:

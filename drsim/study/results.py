@@ -84,7 +84,13 @@ def _vpg_figures(run: Run, vpg: VpgLayout) -> dict[str, Any]:
             "history_s": _history_s(run, name),
             "configured_history_s": vpg.spec.journal.history / SECOND,
         },
-        "checkpoints": {"sealed": record.sealed, "listed": len(record.listed), "skipped": dict(record.skipped)},
+        "checkpoints": {
+            "sealed": record.sealed,
+            "listed": len(record.listed),
+            "skipped": dict(record.skipped),
+            "holds": len(run.world.holds[name]),
+            "longest_hold_s": max(run.world.holds[name], default=0) / SECOND,
+        },
         "sla": {
             "missed_s": missed_ns / SECOND,
             "missed_share": missed_ns / max(1, end),
@@ -126,6 +132,8 @@ def _pooled(run: Run, figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "sealed": sum(f["checkpoints"]["sealed"] for f in each),
             "listed": sum(f["checkpoints"]["listed"] for f in each),
             "skipped": skipped,
+            "holds": sum(f["checkpoints"]["holds"] for f in each),
+            "longest_hold_s": max(f["checkpoints"]["longest_hold_s"] for f in each),
         },
         "sla": {"missed_s": missed, "missed_share": missed / max(observed, 1e-9), "causes": causes},
     }

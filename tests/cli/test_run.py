@@ -103,3 +103,13 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert drsim("--version", cwd=tmp_path).stdout.startswith("drsim 0.")
     help_ = drsim("--help", cwd=tmp_path).stdout
     assert all(command in help_ for command in ("run", "show", "check", "schema", "fit"))
+
+
+def test_trace_format_can_be_said(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("0,W,0,4096,0\n0,W,8192,4096,1000000\n")
+    good = drsim("run", "two-site", *QUICK, "--trace", "t.csv", "--format", "alibaba", "--json", cwd=tmp_path)
+    assert good.returncode == 0, good.stderr
+    bad = drsim("run", "two-site", "--trace", "t.csv", "--format", "alibab", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert "no trace format is called 'alibab'" in bad.stderr
+    assert "alibaba" in bad.stderr

@@ -121,6 +121,7 @@ def test_guests_are_never_held_longer_than_the_budget(monkeypatch: pytest.Monkey
     slow_lan = {"london": {"lan_latency": "1 ms", "lan_jitter": "2 ms"}, "leeds": {}}
     done = simulate(two_site(rate=20, vms=4, hosts=4, run={"until": "10 min"}, sites=slow_lan))
     assert max(holds) <= 20_000_000
+    assert list(done.world.holds["crm"]) == holds
     skipped = done.record("crm").skipped
     assert skipped.get("hold budget", 0) > 5
     assert done.record("crm").sealed > 5
