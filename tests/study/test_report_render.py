@@ -14,7 +14,10 @@ from drsim.sim.run import simulate
 from drsim.study.report import write_report
 from drsim.study.results import figures, summarise
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1180,3200"]
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1180,3200",
+)  # fmt: skip
 
 
 def chromium() -> str:
