@@ -86,12 +86,14 @@ def test_bad_input_says_what_and_where_and_exits_2(words: list[str], said: list[
 
 
 def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    program = [sys.executable, "-c", "from drsim.cli.main import main; main()"]
+    program = [sys.executable, "-c", "from drsim.cli.main import main; print('ready', flush=True); main()"]
     process = subprocess.Popen(
         [*program, "run", "two-site", "--until", "200h", "--out", "out"], cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(4)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1.5)  # anywhere in the run will do
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
