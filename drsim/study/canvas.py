@@ -8,12 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from drsim.core.units import SECOND
 from drsim.sim.run import Run
 from drsim.spec.faults import DatastoreFull, Fault, LinkDegraded, LinkDown, LinkFlapping, SiteLoss, VraRestart
 from drsim.study import style
+from drsim.study.figures import day
 
+Floats = NDArray[np.float64]
 WIDTH, LEFT, RIGHT = 11.04, 0.82, 1.72  # inches: 1060 px of page, room for ticks, room for names
 LETTER = 4.6  # points, about the width of one at 8.5 points
 DURATIONS = (
@@ -65,6 +68,8 @@ def faults(run: Run) -> list[tuple[int, float, float, Fault]]:
 
 
 def _instant(value: float, _: object) -> str:
+    if 60 <= value < 3600 and value % 60 == 0:
+        return f"{value / 60:.0f} min"
     return style.seconds(value) if value > 0 else "0"
 
 
@@ -87,10 +92,8 @@ def frame(
         axes = figure.add_axes((LEFT / WIDTH, (y - height) / tall, (WIDTH - LEFT - RIGHT) / WIDTH, height / tall))
         axes.set_xlim(0, end)
         axes.xaxis.set_major_locator(FixedLocator(list(np.arange(0, end * 1.0001, step))))
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda x, _: style.seconds(x).replace("0 s", "0") if x < 1e-9 else style.seconds(x))
-        )
-        axes.tick_params(labelbottom=height is heights[-1] and len(panels) == len(heights) - 1)
+        axes.xaxis.set_major_formatter(FuncFormatter(_instant))
+        axes.tick_params(labelbottom=len(panels) == len(heights) - 1)
         axes.grid(visible=False, axis="x")
         panels.append(axes)
         y -= height + gap
@@ -154,7 +157,7 @@ def limit(axes: Axes, value: float, text: str, top: float) -> float:
         f"↑ {text}, above this picture", (0, 1), xycoords="axes fraction", xytext=(4, -3), textcoords="offset points",
         va="top", fontsize=8.5, color=style.SOFT,
     )  # fmt: skip
-    return top
+    return top * 1.1
 
 
 def amounts(axes: Axes, top: float, words: Callable[[float], str]) -> None:
@@ -178,3 +181,25 @@ def durations(axes: Axes, low: float, high: float, *, log: bool, which: str = "y
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(_instant))
+
+
+def capacity(run: Run, link: str, at: Floats) -> Floats:
+    """Bits a second that a link has at instants (seconds): its bandwidth, throttle windows and faults."""
+    model = run.model.links[link]
+    hours, minutes = map(int, run.model.run.clock.split(":"))
+    clock = (at + hours * 3600 + minutes * 60) % 86400
+    result = np.full(len(at), float(model.bandwidth))
+    for start, end, rate in day(model):
+        result[(clock >= start / SECOND) & (clock < end / SECOND)] = rate * 8
+    for fault in run.model.faults:
+        begin = fault.at / SECOND
+        match fault:
+            case LinkDegraded(link=name, lasts=lasts, bandwidth=int(bandwidth)) if name == link:
+                inside = (at >= begin) & (at < begin + lasts / SECOND)
+                result[inside] = np.minimum(result[inside], bandwidth)
+            case LinkDown(link=name, lasts=lasts) if name == link:
+                result[(at >= begin) & (at < begin + lasts / SECOND)] = 0
+            case LinkFlapping(link=name, lasts=lasts, down=down, up=up) if name == link:
+                phase = (at - begin) % ((down + up) / SECOND)
+                result[(at >= begin) & (at < begin + lasts / SECOND) & (phase < down / SECOND)] = 0
+    return result

@@ -13,18 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter
-from numpy.typing import NDArray
 
 from drsim.core.measure import Teeth, mixture_quantiles
 from drsim.core.units import SECOND
+from drsim.sim.record import Sample
 from drsim.sim.run import Run
-from drsim.spec.faults import LinkDegraded, LinkDown, LinkFlapping
 from drsim.study import style
-from drsim.study.canvas import amounts, durations, frame, limit, names, picture, short
-from drsim.study.figures import day
+from drsim.study.canvas import Floats, amounts, capacity, durations, frame, limit, names, picture, short
 
-Floats = NDArray[np.float64]
 COLUMNS = 640  # of an envelope: a little more than one a point
+BARS = 300  # means of what a link carries
 EXACT = 320  # teeth that can be told apart in a picture
 LARGE = 20  # times the median or the alert at which an axis becomes logarithmic
 ROWS, FOCUS = 20, 4
@@ -79,7 +77,7 @@ def _scale(run: Run, alert: float) -> tuple[float, float, float, bool]:
     near, median = (v / SECOND for v in teeth.quantiles([0.02, 0.5]))
     highest = float(teeth.high.max()) / SECOND
     log = highest > LARGE * min(median, alert)
-    return max(near / 1.5, highest / 1e5, 1e-4), highest * (1.6 if log else 1.1), highest, log
+    return max(min(near / 1.5, alert * 0.6), highest / 1e5, 1e-4), highest * (1.6 if log else 1.1), highest, log
 
 
 @picture
@@ -120,8 +118,10 @@ def _teeth(axes: Axes, run: Run, name: str, colour: str) -> None:
         x = np.column_stack([teeth.start, teeth.end]).ravel() / SECOND
         axes.plot(x, np.column_stack([teeth.low, teeth.high]).ravel() / SECOND, color=colour, lw=1.2)
         return
-    x, low, high, middle = envelope(teeth, run.end)
+    x, low, high, _ = envelope(teeth, run.end)
     axes.fill_between(x, low, high, color=colour, alpha=0.28, lw=0)
+    # The median of too few teeth would swing with the place at which a column cuts them.
+    x, _, _, middle = envelope(teeth, run.end, min(COLUMNS, len(teeth.start) // 10))
     axes.plot(x, middle, color=colour, lw=1.1)
 
 
@@ -158,6 +158,13 @@ def rpo_distribution(run: Run) -> str:
 # -- samples: journals, buffers, links -----------------------------------------------------------------------------
 
 
+def _samples(run: Run) -> tuple[list[Sample], Floats]:
+    """The samples with their times in seconds; of several at one instant the first, before the run was closed."""
+    first = {s.time: s for s in reversed(run.recorder.samples)}
+    samples = [first[time] for time in sorted(first)]
+    return samples, np.array([s.time for s in samples]) / SECOND
+
+
 def _reduced(values: Floats, x: Floats) -> tuple[Floats, Floats]:
     """At most COLUMNS samples: of each group the highest."""
     first = np.arange(0, len(x), max(1, -(-len(x) // COLUMNS)))
@@ -186,8 +193,7 @@ def _lines(axes: Axes, x: Floats, lines: dict[str, Floats], colours: dict[str, s
 @picture
 def journal_use(run: Run) -> str:
     """All journals together by VPG, and of each VPG the fullest journal of a VM against its hard limit."""
-    samples, (colours, others) = run.recorder.samples, chosen(run)
-    x = np.array([s.time for s in samples]) / SECOND
+    (samples, x), (colours, others) = _samples(run), chosen(run)
     total = {n: np.array([s.journal[n] for s in samples], float) for n in (*colours, *others)}
     fullest = {n: np.array([s.journal_largest[n] for s in samples], float) for n in (*colours, *others)}
     figure, (upper, lower) = frame(run, [1.35, 1.35], gap=0.34, titles=["All journals", "Fullest journal of a VM"])
@@ -219,14 +225,13 @@ def journal_use(run: Run) -> str:
 @picture
 def buffer_use(run: Run) -> str:
     """What each sending VRA holds in its I/O buffer, against the share of it that may fill."""
-    samples = run.recorder.samples
+    samples, x = _samples(run)
     called = {a: a.split("/")[-2] for a in samples[0].buffers}
     lines = {name: np.array([s.buffers.get(a, 0) for s in samples], float) for a, name in called.items()}
     usable = {called[a]: float(run.world.protected[a].limit) for a in called}
     order = sorted(lines, key=lambda name: -float(lines[name].max()))
     colours = dict(zip(sorted(order[: len(style.SERIES)], key=list(lines).index), style.SERIES, strict=False))
     figure, (axes,) = frame(run, [1.5])
-    x = np.array([s.time for s in samples]) / SECOND
     top, labels = _lines(axes, x, lines, colours, "VRA")
     show = top * 1.1
     for bound in sorted(set(usable.values())):
@@ -238,42 +243,18 @@ def buffer_use(run: Run) -> str:
     return style.svg(figure, "buffers", f"VRA buffer use over time, at most {style.size(top)}")
 
 
-def capacity(run: Run, link: str, at: Floats) -> Floats:
-    """Bits a second that a link has at instants (seconds): its bandwidth, throttle windows and faults."""
-    model = run.model.links[link]
-    hours, minutes = map(int, run.model.run.clock.split(":"))
-    clock = (at + hours * 3600 + minutes * 60) % 86400
-    result = np.full(len(at), float(model.bandwidth))
-    for start, end, rate in day(model):
-        result[(clock >= start / SECOND) & (clock < end / SECOND)] = rate * 8
-    for fault in run.model.faults:
-        begin = fault.at / SECOND
-        match fault:
-            case LinkDegraded(link=name, lasts=lasts, bandwidth=int(bandwidth)) if name == link:
-                inside = (at >= begin) & (at < begin + lasts / SECOND)
-                result[inside] = np.minimum(result[inside], bandwidth)
-            case LinkDown(link=name, lasts=lasts) if name == link:
-                result[(at >= begin) & (at < begin + lasts / SECOND)] = 0
-            case LinkFlapping(link=name, lasts=lasts, down=down, up=up) if name == link:
-                phase = (at - begin) % ((down + up) / SECOND)
-                result[(at >= begin) & (at < begin + lasts / SECOND) & (phase < down / SECOND)] = 0
-    return result
-
-
 @picture
 def wan_use(run: Run) -> str:
     """What each direction of a link carries, by kind, against what it can carry."""
-    samples = run.recorder.samples
-    x = np.array([s.time for s in samples]) / SECOND
-    steps = np.flatnonzero(np.diff(x, prepend=-1) > 0)
-    x = x[steps]
+    samples, x = _samples(run)
+    samples, x = samples[:: -(-len(x) // BARS)], x[:: -(-len(x) // BARS)]
     used = [k for k, by in samples[-1].wan.items() if by["data"] + by["sync"] > 0] or list(samples[-1].wan)[:1]
     if not used or len(x) < 2:
         return ""
     figure, panels = frame(run, [1.6] * len(used), gap=0.34, titles=used)
     middle, most = (x[1:] + x[:-1]) / 2, 0.0
     for axes, key in zip(panels, used, strict=True):
-        sent = {k: np.array([samples[n].wan[key][k] for n in steps]) for k in style.KINDS}
+        sent = {k: np.array([s.wan[key][k] for s in samples]) for k in style.KINDS}
         rates = [np.diff(values) * 8 / np.diff(x) for values in sent.values()]
         axes.stackplot(middle, rates, colors=list(style.KINDS.values()), lw=0, step="mid")
         top = float(np.sum(rates, 0).max())
@@ -342,7 +323,7 @@ def states(run: Run) -> str:
     figure.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.066, 0.0), ncols=3, handlelength=1.2)
     note = f"+{style.count(left)} more {'healthy ' if len(every) > ROWS and left else ''}VPGs"
     if left:
-        axes.annotate(note, (1, 0), xycoords="axes fraction", xytext=(6, -10), textcoords="offset points",
+        axes.annotate(note, (1, 0), xycoords="axes fraction", xytext=(24, -9), textcoords="offset points",
                       fontsize=8.5, color=style.SOFT)  # fmt: skip
     return style.svg(figure, "states", f"Status over time of {style.plural(len(every), 'VPG')}")
 
@@ -379,7 +360,7 @@ def history(run: Run) -> str:
     lines = {n: reached(run, n, x) for n in (*colours, *others)}
     rows = len(colours) + bool(others)
     figure, (upper, lower) = frame(
-        run, [1.6, 0.19 * rows], gap=0.34, titles=["How far back one can go", "Gaps: no checkpoint from here"]
+        run, [1.6, 0.19 * rows], gap=0.34, titles=["How far back one can go", "Gaps: no checkpoint of these times"]
     )
     top, labels = _lines(upper, x, lines, colours, "VPG")
     show = max(top * 1.1, 1.0)

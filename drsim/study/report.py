@@ -1,165 +1,319 @@
-"""The report: one self-contained HTML page of a run, with its figures, pictures, causes and events."""
+"""Report: one self-contained HTML page of a run: the answer in words, figures, pictures, tables."""
 
-from collections.abc import Iterator
-from importlib import resources
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from drsim.core.units import SECOND
 from drsim.sim.run import Run
-from drsim.study import plots, style
+from drsim.spec.faults import LinkDegraded, LinkFlapping, SiteLoss
+from drsim.study import plots
 from drsim.study.canvas import fault_words, faults
+from drsim.study.style import count, percent, plural, rate, seconds, size, status
 
-MOST_EVENTS, MOST_VPGS = 200, 50
-
-PICTURES = (
-    ("RPO over time", plots.rpo_over_time,
-     "How old the newest checkpoint that can be recovered is, at every instant. It grows until the next checkpoint is "
-     "listed. The dashed line is the alert."),
-    ("RPO over the disaster instant", plots.rpo_distribution,
-     "If the disaster strikes at an instant chosen at random: the share of instants at which RPO is at most this."),
-    ("State of protection", plots.states, "What the managers show, status and sub-status, over time."),
-    ("Use of the WAN", plots.wan_use, "Replication data, synchronization and control traffic against the bandwidth."),
-    ("Buffers of the VRAs", plots.buffer_use,
-     "Writes captured and not yet durable at the recovery site, against what the VRA may use before it falls back to "
-     "bitmap sync."),
-    ("Journals", plots.journal_use, "What the journals of each VPG hold, against the hard limit and its warning."),
-    ("Checkpoint history", plots.history,
-     "How far back one can recover, and where no checkpoints were taken."),
-)  # fmt: skip
+EVENTS = 200
+AGAIN_S = 120.0  # events that repeat within this time are one row
+Summary = Mapping[str, Any]
 
 GLOSSARY = (
-    ("RPO", "recovery point objective; here the age of the newest recovery point, had the disaster struck now"),
-    ("checkpoint", "a cut through all writes of a VPG that is consistent over its VMs; a point to recover to"),
-    ("history", "the time between the oldest and the newest checkpoint that are listed"),
-    ("bitmap sync", "after an outage or a full buffer only what changed is sent; no checkpoints meanwhile"),
-    ("VPG, VRA", "virtual protection group; the replication appliance of a host"),
-    ("SLA missed", "RPO above its alert, or a history shorter than configured"),
-)
+    ("RPO", "Recovery point objective, measured: at each instant, the age of the newest checkpoint that could be "
+     "recovered. A disaster at that instant costs the work since then."),
+    ("Service level", "RPO at or below its alert, and a history as long as configured."),
+    ("Checkpoint", "A point in time, normally one every 5 s, to which all VMs of a VPG can be recovered together, "
+     "consistent with each other. Listed: it has arrived and can be used. Voided: it was due and was given up."),
+    ("History", "How far back the listed checkpoints reach."),
+    ("Journal", "Where the recovery site keeps a VM's latest writes, from which checkpoints are recovered."),
+    ("Bitmap sync", "Catching up after writes could not be sent: only places changed meanwhile are read and shipped. "
+     "No checkpoint is taken until it ends."),
+    ("VPG", "Virtual protection group: VMs that are protected and recovered together."),
+    ("VRA", "Virtual replication appliance: the component on each host that sends or receives writes."),
+)  # fmt: skip
 
 
-def answer(run: Run, summary: dict[str, Any]) -> str:
-    """The run in a few plain sentences."""
-    every = summary["all"]
-    rpo, loss, sla = every["rpo_s"], every["worst_loss"], every["sla"]
-    said = [
-        f"RPO was at most {style.seconds(rpo['p95']['value'])} for 95 % of the time and "
-        f"{style.seconds(rpo['max']['value'])} at worst; a disaster at the worst instant would have lost "
-        f"{style.count(loss['writes'])} acknowledged writes, {style.size(loss['bytes'])}."
+# -- words --------------------------------------------------------------------------------------------------------
+
+
+def figure(value: Mapping[str, Any]) -> str:
+    """A figure with its confidence interval, when it has one: "4.9 s (4.8 s to 5 s)"."""
+    text = seconds(value["value"])
+    if value["low"] is None or value["high"] is None:
+        return text
+    low, high = seconds(max(0.0, value["low"])), seconds(value["high"])
+    return text if low == high else f"{text} ({low} to {high})"
+
+
+def shares(parts: Mapping[str, float]) -> list[tuple[str, float, str]]:
+    """Parts of a whole, largest first, with percentages of one decimal that add up to 100 (largest remainder)."""
+    ordered = sorted(parts.items(), key=lambda part: (-part[1], part[0]))
+    total = sum(parts.values())
+    if total <= 0:
+        return []
+    exact = [share / total * 1000 for _, share in ordered]
+    tenths = [int(x) for x in exact]
+    by_rest = sorted(range(len(exact)), key=lambda n: tenths[n] - exact[n])
+    for n in by_rest[: 1000 - sum(tenths)]:
+        tenths[n] += 1
+    return [
+        (name, share / total, f"{n / 10:.1f} %".replace(".0 %", " %"))
+        for (name, share), n in zip(ordered, tenths, strict=True)
     ]
-    for vpg, lost in (summary["disaster"] or {}).items():
-        said.append(
-            f"The site of {vpg} was lost after {style.seconds(lost['at_s'])}: {style.seconds(lost['loss_s'])} of work, "
-            f"{style.count(lost['loss_writes'])} writes, {style.size(lost['loss_bytes'])} are gone."
-        )
+
+
+def _listing(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _service(summary: Summary) -> str:
+    sla, vpgs = summary["all"]["sla"], summary["vpgs"]
+    alerts = sorted({v["rpo_alert_s"] for v in vpgs.values()})
+    within = seconds(alerts[0]) if len(alerts) == 1 else f"{seconds(alerts[0])} to {seconds(alerts[-1])}"
+    level = f"The service level, an RPO within {within} and the configured history, was"
     if not sla["missed_s"]:
-        said.append("The service level was met all the time.")
-    else:
-        causes = sorted(sla["causes"].items(), key=lambda item: -item[1])
-        because = ", ".join(f"{style.percent(share)} because of {cause}" for cause, share in causes)
-        each = " of VPG time" if len(summary["vpgs"]) > 1 else ""
-        said.append(f"The service level was missed for {style.seconds(sla['missed_s'])}{each}: {because}.")
-    busiest = max(summary["wan"].values(), key=lambda w: w["mean_bps"] / w["bandwidth_bps"], default=None)
-    if busiest is not None:
-        share = busiest["mean_bps"] / busiest["bandwidth_bps"]
-        said.append(
-            f"The WAN carried {style.rate(busiest['mean_bps'])} on average ({style.percent(share)} of its bandwidth)."
+        return f"{level} met all the time."
+    causes = shares(sla["causes"])
+    said = [f"{text} because of {name}" for name, _, text in causes[:3]]
+    if len(causes) > 3:
+        said.append("the rest for other reasons")
+    when = f"{seconds(sla['missed_s'])}, {percent(sla['missed_share'])} of the time"
+    if len(vpgs) > 1:
+        when = f"{seconds(sla['missed_s'])} in all, {percent(sla['missed_share'])} of the time of {len(vpgs)} VPGs"
+    return f"{level} missed for {when}: {_listing(said)}."
+
+
+def _disaster(summary: Summary) -> str:
+    lost = summary["disaster"]
+    if not lost:
+        worst = summary["all"]["worst_loss"]
+        return (
+            f"A disaster at the worst instant would have cost {seconds(worst['seconds'])} of work, up to "
+            f"{plural(worst['writes'], 'write')} and {size(worst['bytes'])} of one VPG."
         )
-    return " ".join(said)
-
-
-def tiles(summary: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Key figures: name, value, what stands below it."""
-    every = summary["all"]
-    rpo, loss, journal = every["rpo_s"], every["worst_loss"], every["journal"]
-    for name in ("p50", "p95", "p99", "max"):
-        q = rpo[name]
-        band = "" if q["low"] is None else f"{style.seconds(max(0.0, q['low']))} to {style.seconds(q['high'])} (95 %)"
-        yield f"RPO {name}", style.seconds(q["value"]), band
-    yield "worst loss", style.size(loss["bytes"]), f"{style.count(loss['writes'])} writes"
-    largest = style.size(journal["largest_vm_peak_bytes"])
-    yield "journal peak", style.size(journal["peak_bytes"]), f"largest VM {largest}"
-    yield (
-        "history reached",
-        style.seconds(journal["history_s"]),
-        f"of {style.seconds(journal['configured_history_s'])} configured",
+    name, worst = max(lost.items(), key=lambda item: float(item[1]["loss_s"]))
+    return (
+        f"The disaster at {seconds(worst['at_s'])} cost {name} {seconds(worst['loss_s'])} of work, "
+        f"{plural(worst['loss_writes'], 'write')} and {size(worst['loss_bytes'])}"
+        + (f", the most of {len(lost)} VPGs." if len(lost) > 1 else ".")
     )
-    for link, w in summary["wan"].items():
-        if w["mean_bps"] == max(x["mean_bps"] for x in summary["wan"].values()):
-            yield "WAN mean", style.rate(w["mean_bps"]), f"{link}, peak {style.rate(w['peak_bps'])}"
-            break
-    checkpoints = every["checkpoints"]
-    skipped = sum(checkpoints["skipped"].values())
-    yield "checkpoints", style.count(checkpoints["listed"]), f"{style.count(skipped)} due but not taken"
-    yield "SLA missed", style.percent(every["sla"]["missed_share"]), style.seconds(every["sla"]["missed_s"])
 
 
-def _bytes_in(text: str) -> str:
-    """Numbers of bytes in an event's text, as people say them."""
-    words = text.split(" ")
-    for n, word in enumerate(words[1:], 1):
-        if word == "bytes" and words[n - 1].isdigit():
-            words[n - 1 : n + 1] = [style.size(int(words[n - 1])), ""]
-    return " ".join(word for word in words if word)
+def answer(summary: Summary) -> str:
+    """The result of a run in a few plain sentences."""
+    every = summary["all"]
+    rpo = {name: seconds(value["value"]) for name, value in every["rpo_s"].items()}
+    if not every["checkpoints"]["listed"]:
+        return " ".join(
+            [
+                "No checkpoint ever reached the recovery site: at no time could anything have been recovered.",
+                _service(summary), _disaster(summary),
+            ]
+        )  # fmt: skip
+    reached = f"At the end the listed checkpoints spanned {seconds(every['journal']['history_s'])}"
+    configured, until = every["journal"]["configured_history_s"], summary["run"]["until_s"]
+    if until < configured:
+        reached += f"; {seconds(configured)} are configured, and the run is {seconds(until)} long."
+    else:
+        reached += f" of the {seconds(configured)} configured."
+    return " ".join(
+        [
+            f"RPO was at most {rpo['p50']} for half of the time and {rpo['p95']} for 95 % of it; "
+            f"it was {rpo['max']} at worst.",
+            _service(summary), _disaster(summary), reached,
+        ]
+    )  # fmt: skip
+
+
+def _headline(summary: Summary) -> dict[str, str]:
+    missed = summary["all"]["sla"]["missed_s"]
+    if not summary["all"]["checkpoints"]["listed"]:
+        return {"tone": "bad", "text": "Nothing could have been recovered"}
+    if summary["disaster"]:
+        worst = max(float(lost["loss_s"]) for lost in summary["disaster"].values())
+        return {"tone": "bad", "text": f"The disaster cost {seconds(worst)} of work"}
+    if missed:
+        return {"tone": "warn", "text": f"Service level missed for {seconds(missed)}"}
+    return {"tone": "good", "text": "Service level met all the time"}
+
+
+def tiles(summary: Summary) -> Iterator[tuple[str, str, str]]:
+    """The key figures: what, how much, and a line below."""
+    every = summary["all"]
+    rpo, worst, journal, points = every["rpo_s"], every["worst_loss"], every["journal"], every["checkpoints"]
+    below = {
+        "p50": "or less, half of the time", "p95": "or less, 95 % of the time", "p99": "or less, 99 % of the time",
+        "max": f"alert at {seconds(every['rpo_alert_s'])}",
+    }  # fmt: skip
+    for name, note in below.items():
+        low, high = rpo[name]["low"], rpo[name]["high"]
+        sure = note if low is None else f"95 % confidence: {seconds(max(0.0, low))} to {seconds(high)}"
+        yield f"RPO {name}", seconds(rpo[name]["value"]), sure
+    yield "Worst loss", seconds(worst["seconds"]), f"{plural(worst['writes'], 'write')}, {size(worst['bytes'])} at most"
+    together = "all VPGs; " if len(summary["vpgs"]) > 1 else ""
+    yield "Journal peak", size(journal["peak_bytes"]), f"{together}checkpoints span {seconds(journal['history_s'])}"
+    busiest = max(summary["wan"].values(), key=lambda w: float(w["mean_bps"]), default=None)
+    if busiest is not None:
+        note = f"peak {rate(busiest['peak_bps'])} of {rate(busiest['bandwidth_bps'])}"
+        yield "WAN mean", rate(busiest["mean_bps"]), note
+    reasons = [name for name, _, _ in shares(points["skipped"])][:2]
+    voided = f"{count(sum(points['skipped'].values()))} voided"
+    yield "Checkpoints listed", count(points["listed"]), voided + (f": {_listing(reasons)}" if reasons else "")
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def vpg_rows(run: Run, summary: Summary) -> list[dict[str, Any]]:
+    """Figures of each VPG, and of all."""
+    rows = []
+    named = [*summary["vpgs"].items()]
+    if len(named) > 1:
+        named.append(("all", summary["all"]))
+    for name, f in named:
+        layout = run.layout.vpg_of.get(name) if f is not summary["all"] else None
+        journal, worst, limit = f["journal"], f["worst_loss"], f["journal"]["limit_bytes"]
+        rows.append({
+            "name": name if layout else "All VPGs",
+            "vms": len(layout.spec.vms) if layout else len(run.layout.vms),
+            "rpo": [figure(f["rpo_s"][q]) for q in ("p50", "p95", "p99", "max")],
+            "alert": seconds(f["rpo_alert_s"]) if layout else "",
+            "loss": (count(worst["writes"]), size(worst["bytes"])),
+            "journal": size(journal["peak_bytes"]),
+            "fullest": size(journal["largest_vm_peak_bytes"]),
+            "limit": f"of {size(limit)}" if limit else "",
+            "history": seconds(journal["history_s"]),
+            "listed": count(f["checkpoints"]["listed"]),
+            "voided": count(sum(f["checkpoints"]["skipped"].values())),
+            "missed": seconds(f["sla"]["missed_s"]) if f["sla"]["missed_s"] else "–",
+            "share": percent(f["sla"]["missed_share"]) if f["sla"]["missed_s"] else "",
+        })  # fmt: skip
+    return rows
+
+
+def _words(kind: str, text: str) -> str:
+    if kind == "state":
+        label, _, cause = text.partition(" (")
+        return f"{status(label)}{f', because of {cause[:-1]}' if cause else ''}"
+    return re.sub(r"(\d+) bytes", lambda found: size(float(found[1])), text)
 
 
 def events(run: Run) -> tuple[list[tuple[str, str, str, str]], int]:
-    """The first events: time, VPG, what, details; and how many there are in all."""
-    shown = [e for e in run.recorder.events if e[2] != "frame refused"]
-    rows = []
-    for time, vpg, kind, text in shown[:MOST_EVENTS]:
-        label, bracket, cause = text.partition(" (")
-        words = style.status(label) + bracket + cause if kind == "state" else _bytes_in(text)
-        rows.append((style.seconds(time / SECOND) if time else "start", vpg, kind.replace("-", " "), words))
-    return rows, len(shown)
+    """The first events in words: time, VPG, what, details; and how many rows there are in all.
+
+    An event that repeats within AGAIN_S is one row that says how often; a state that does not change is not said again.
+    """
+    rows: list[tuple[int, str, str, str]] = []
+    again: dict[int, tuple[int, float]] = {}
+    last: dict[tuple[str, str], int] = {}
+    for time, vpg, kind, text in run.recorder.events:
+        before = last.get((vpg, kind))
+        if before is not None and vpg and rows[before][3] == text:
+            times, until = again.get(before, (1, rows[before][0] / SECOND))
+            if kind == "state":
+                continue
+            if time / SECOND - until <= AGAIN_S:
+                again[before] = times + 1, time / SECOND
+                continue
+        last[vpg, kind] = len(rows)
+        rows.append((time, vpg, kind, text))
+    said = []
+    for n, (time, vpg, kind, text) in enumerate(rows[:EVENTS]):
+        times, until = again.get(n, (1, 0.0))
+        more = f", {count(times)} times until {seconds(until)}" if times > 1 else ""
+        at = seconds(time / SECOND) if time else "start"
+        said.append((at, vpg, kind.replace("-", " "), _words(kind, text) + more))
+    return said, len(rows)
 
 
-def model_rows(run: Run) -> Iterator[tuple[str, str]]:
-    """What was simulated, in a few lines."""
-    model = run.model
-    yield "sites", ", ".join(f"{name} ({site.platform})" for name, site in model.sites.items())
-    for name, link in model.links.items():
-        loss = f", loss {style.percent(link.loss)}" if link.loss else ""
-        latency = style.seconds(link.latency / SECOND)
-        yield f"link {name}", f"{' to '.join(link.between)}: {style.rate(link.bandwidth)}, {latency} one way{loss}"
-    yield "VMs", f"{len(run.layout.vms)} on {len({s.source for s in run.layout.streams})} protected hosts"
-    shown = run.layout.vpgs[:12]
-    for vpg in shown:
-        journal = vpg.spec.journal
-        limit = "no limit" if journal.limit_bytes is None else f"{style.size(journal.limit_bytes)} a VM at most"
-        history = style.seconds(journal.history / SECOND)
-        yield f"VPG {vpg.name}", f"{style.plural(len(vpg.spec.vms), 'VM')}, history {history}, {limit}"
-    if len(run.layout.vpgs) > len(shown):
-        yield "", f"and {len(run.layout.vpgs) - len(shown)} more VPGs"
-    for number, begin, end, fault in faults(run):
-        yield f"fault {number}", f"{fault_words(fault)}, at {style.seconds(begin)} for {style.seconds(end - begin)}"
+def fault_rows(run: Run) -> Iterator[tuple[int, str, str, str, str]]:
+    """The faults by the numbers that the pictures use: number, what, when, how long, how much."""
+    for n, begin, _, fault in faults(run):
+        said = []
+        match fault:
+            case SiteLoss():
+                yield n, fault_words(fault), seconds(begin), "for ever", ""
+                continue
+            case LinkFlapping():
+                said = [f"down {seconds(fault.down / SECOND)}, up {seconds(fault.up / SECOND)}, again and again"]
+            case LinkDegraded():
+                said += [rate(fault.bandwidth)] if fault.bandwidth is not None else []
+                said += [f"latency {seconds(fault.latency / SECOND)}"] if fault.latency is not None else []
+                said += [f"loss {percent(fault.loss)}"] if fault.loss is not None else []
+        yield n, fault_words(fault), seconds(begin), seconds(fault.lasts / SECOND), ", ".join(said)
+
+
+def model_rows(run: Run) -> list[tuple[str, str]]:
+    """The model in a few lines."""
+    model, layout = run.model, run.layout
+    volumes = [v.size for vm in layout.vms.values() for v in vm.volumes]
+    journals = {v.spec.journal: None for v in layout.vpgs}
+    intervals = _listing([seconds(n / SECOND) for n in sorted({v.spec.checkpoint_interval for v in layout.vpgs})])
+    links = [
+        f"{name}: {' – '.join(link.between)}, {rate(link.bandwidth)}, {seconds(link.latency / SECOND)} one way"
+        + (f", loss {percent(link.loss)}" if link.loss else "") + (", throttled by the clock" if link.throttle else "")
+        for name, link in model.links.items()
+    ]  # fmt: skip
+    kept = [
+        f"{seconds(j.history / SECOND)} of history, "
+        + ("no limit" if j.limit_bytes is None else f"at most {size(j.limit_bytes)} a VM")
+        for j in journals
+    ]
+    return [
+        ("Sites", ", ".join(f"{name} ({site.platform})" for name, site in model.sites.items())),
+        ("Hosts", ", ".join(f"{sum(h.site == s for h in model.hosts.values())} on {s}" for s in model.sites)),
+        ("Links", "; ".join(links) or "none"),
+        ("Protected", f"{plural(len(layout.vms), 'VM')} with {plural(len(volumes), 'disk')}, {size(sum(volumes))}, "
+         f"in {plural(len(layout.vpgs), 'VPG')}"),
+        ("Checkpoints", f"every {intervals}"),
+        ("Journals", "; ".join(dict.fromkeys(kept))),
+    ]  # fmt: skip
+
+
+# -- the page -----------------------------------------------------------------------------------------------------
+
+
+PICTURES = (
+    plots.states, plots.rpo_over_time, plots.rpo_distribution, plots.history, plots.journal_use, plots.wan_use,
+    plots.buffer_use,
+)  # fmt: skip
+SHARES = (("half of the time", "p50"), ("95 % of the time", "p95"), ("99 % of the time", "p99"), ("at worst", "max"))
+
+
+def render(run: Run, summary: Summary) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("drsim.study", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    rows, total = events(run)
+    every = summary["all"]
+    missed, skipped = every["sla"]["missed_s"], every["checkpoints"]["skipped"]
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        model=summary["model"],
+        ran=summary["run"],
+        until=seconds(summary["run"]["until_s"]),
+        slice=seconds(summary["run"]["slice_s"]),
+        answer=answer(summary),
+        headline=_headline(summary),
+        tiles=list(tiles(summary)),
+        picture={draw.__name__: Markup(draw(run)) for draw in PICTURES},
+        faults=list(fault_rows(run)),
+        vpgs=vpg_rows(run, summary),
+        quantiles=[(words, figure(every["rpo_s"][name])) for words, name in SHARES],
+        missed=seconds(missed),
+        causes=[(*cause, seconds(cause[1] * missed)) for cause in shares(every["sla"]["causes"])],
+        voided=[(*reason, count(skipped[reason[0]])) for reason in shares(skipped)],
+        events=rows,
+        more=max(0, total - len(rows)),
+        about_model=model_rows(run),
+        glossary=GLOSSARY,
+        plural=plural,
+    )
 
 
 def write_report(path: Path, run: Run, summary: dict[str, Any]) -> None:
     """Write the page. `run` is the first replication, which the pictures show; `summary` is of all."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "seconds": style.seconds, "size": style.size, "rate": style.rate, "percent": style.percent,
-        "count": style.count, "status": style.status,
-    }  # fmt: skip
-    template = resources.files("drsim.study").joinpath("report.html.j2").read_text()
-    rows, total = events(run)
-    text = environment.from_string(template).render(
-        summary=summary,
-        answer=answer(run, summary),
-        tiles=list(tiles(summary)),
-        pictures=[(title, Markup(draw(run)), says) for title, draw, says in PICTURES],
-        vpgs=list(summary["vpgs"].items())[:MOST_VPGS],
-        causes=sorted(summary["all"]["sla"]["causes"].items(), key=lambda item: -item[1]),
-        skipped=sorted(summary["all"]["checkpoints"]["skipped"].items(), key=lambda item: -item[1]),
-        shares=sorted(summary["all"]["status_share"].items(), key=lambda item: -item[1]),
-        events=rows,
-        events_total=total,
-        model=list(model_rows(run)),
-        glossary=GLOSSARY,
-        fonts=style.FONTS,
-    )
-    path.write_text(text, encoding="utf-8")
+    path.write_text(render(run, summary), encoding="utf-8")

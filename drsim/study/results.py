@@ -160,7 +160,7 @@ def figures(run: Run) -> dict[str, Any]:
     lost = {
         name: {
             "at_s": record.ended / SECOND,
-            "loss_s": float(run.teeth(name).high[-1]) / SECOND,
+            "loss_s": float(run.teeth(name).high[-1:].sum()) / SECOND,  # none when it was lost at the very start
             "loss_writes": record.loss.writes,
             "loss_bytes": record.loss.nbytes,
         }

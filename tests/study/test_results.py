@@ -43,6 +43,12 @@ def test_figures_add_up(bad_run: Run) -> None:
     assert wan["mean_bps"] * 240 / 8 == pytest.approx(sum(wan["bytes"].values()), rel=0.01)
 
 
+def test_a_site_lost_at_the_very_start_has_figures_too() -> None:
+    lost = [{"kind": "site-loss", "site": "london", "at": "0 s"}]
+    made = figures(simulate(two_site(faults=lost, run={"until": "1 min"})))
+    assert made["disaster"]["crm"]["loss_s"] == 0.0
+
+
 def test_frames_are_tidy(bad_run: Run) -> None:
     tables = frames(bad_run)
     checkpoints = tables["checkpoints"]
