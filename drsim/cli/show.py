@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from drsim.core.errors import FileError
+from drsim.core.units import SECOND
 from drsim.files.models import load_model, model_schema
 from drsim.spec.faults import Fault
 from drsim.spec.model import Model
@@ -20,7 +21,7 @@ from drsim.spec.protect import Vpg
 from drsim.spec.quantity import format_bandwidth, format_duration, format_size
 from drsim.study.check import Finding, bits_text, decimal_text, rate_text, time_text
 from drsim.study.check import check as findings_of
-from drsim.study.figures import SECOND, Figures, Rates, fill_seconds
+from drsim.study.figures import Figures, Rates, fill_seconds
 
 BAD_INPUT = 2
 MOST_VMS = 12

@@ -45,6 +45,15 @@ class Teeth:
         real = stop > start
         return Teeth(start[real], stop[real], newest[real])
 
+    @staticmethod
+    def pooled(parts: Sequence["Teeth"]) -> "Teeth":
+        """The teeth of several VPGs together, for figures over a VPG and an instant chosen at random."""
+        return Teeth(
+            np.concatenate([t.start for t in parts]),
+            np.concatenate([t.end for t in parts]),
+            np.concatenate([t.taken for t in parts]),
+        )
+
     @property
     def low(self) -> Int64:
         """RPO just after each listing."""

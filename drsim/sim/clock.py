@@ -35,14 +35,12 @@ class FifoServer:
     Departures follow Lindley's recursion: start = max(arrival, end of the job before).
     """
 
-    __slots__ = ("busy_ns", "free_at")
+    __slots__ = ("free_at",)
 
     def __init__(self) -> None:
         self.free_at = 0
-        self.busy_ns = 0
 
     def serve(self, now: int, service_ns: int) -> int:
         """When a job that arrives now and takes this long is done."""
         self.free_at = max(now, self.free_at) + service_ns
-        self.busy_ns += service_ns
         return self.free_at

@@ -137,9 +137,7 @@ class Injector:
         world.stop(vra)
         pairs = self._pairs_of(vra)
         self._close(vra)
-        for near, far in pairs:
-            world.post(near, Lost(far))
-            world.post(far, Lost(near))
+        world.tell(pairs, Lost)
         world.clock.call(lasts, lambda: self._started(vra))
 
     def _close(self, vra: Address) -> None:
@@ -160,10 +158,7 @@ class Injector:
             return
         world.begin_life(vra)
         cut_off = [pair for link in self._given_up for pair in world.peers(link)]
-        for near, far in self._alive(self._pairs_of(vra)):
-            if (near, far) not in cut_off:
-                world.post(near, Connected(far))
-                world.post(far, Connected(near))
+        world.tell([pair for pair in self._alive(self._pairs_of(vra)) if pair not in cut_off], Connected)
 
     def _lose(self, site: str) -> None:
         world = self.world
@@ -174,11 +169,5 @@ class Injector:
             for direction in world.links.values():
                 direction.drop(stream)
 
-        def notice() -> None:
-            for vpg in lost:
-                ends = [(vpg.manager, vpg.catalog), *((s.id.source, s.id.target) for s in vpg.streams)]
-                for near, far in dict.fromkeys(ends):
-                    world.post(near, Lost(far))
-                    world.post(far, Lost(near))
-
-        world.clock.call(world.model.tweaks.peer_timeout, notice)
+        pairs = [pair for vpg in lost for pair in vpg.peers]
+        world.clock.call(world.model.tweaks.peer_timeout, lambda: world.tell(pairs, Lost))

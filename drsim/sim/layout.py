@@ -38,6 +38,11 @@ class VpgLayout:
     catalog: Address
     streams: tuple[StreamSpec, ...]
 
+    @property
+    def peers(self) -> list[tuple[Address, Address]]:
+        """Its connections between the sites: protected end, recovery end."""
+        return [(self.manager, self.catalog), *((s.id.source, s.id.target) for s in self.streams)]
+
 
 class Layout:
     """Numbers for VMs and volumes in the order of the model, and streams for each VPG."""

@@ -102,7 +102,9 @@ class Recorder:
                 self.vpgs[vpg].sealed += 1
             case CheckpointListed(vpg, checkpoint, taken, tag):
                 self._listed(now, vpg, checkpoint, taken, tag)
-            case CheckpointSkipped(vpg, _, reason):
+            case CheckpointSkipped(vpg, checkpoint, reason):
+                assert self._world is not None
+                self._world.included.pop((vpg, checkpoint), None)
                 skipped = self.vpgs[vpg].skipped
                 skipped[reason] = skipped.get(reason, 0) + 1
             case CheckpointsRetired(vpg, before, _, reason):

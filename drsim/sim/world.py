@@ -90,6 +90,7 @@ class World:
             self._taps_of.setdefault(id_.source, []).append(tap)
         self._ratios = {id_: tuple(g.compress_to for g in tap.guests) for id_, tap in taps.items()}
         self._lan = {site: streams.rng(f"lan/{site}") for site in model.sites}
+        self._routes: dict[tuple[Address, Address], Direction | None] = {}
         self._arrivals: dict[tuple[Address, Address], int] = {}
         self._ready: dict[StreamId, int] = {}
         self._timers: dict[tuple[Address, str], int] = {}
@@ -253,17 +254,18 @@ class World:
 
     # -- messages ---------------------------------------------------------------------------------------------
 
-    def direction(self, source: str, target: str) -> Direction:
-        """The direction of the link from one site to another."""
-        name = self.model.link_between(source, target)
-        assert name is not None, (source, target)
-        return self.links[name, source]
+    def _route(self, sender: Address, to: Address) -> Direction | None:
+        """The direction of the link that a message takes; None for the LAN.
 
-    def _crosses_wan(self, sender: Address, to: Address) -> bool:
-        """Between sites always; within one, what goes from protected to recovery side uses the link as well."""
-        if site_of(sender) != site_of(to):
-            return True
-        return self._recovers(sender) != self._recovers(to)
+        Between sites always a link; within one, what goes between protected and recovery side uses the link as well.
+        """
+        if (sender, to) not in self._routes:
+            source, target = site_of(sender), site_of(to)
+            wan = source != target or self._recovers(sender) != self._recovers(to)
+            link = self.model.link_between(source, target) if wan else None
+            assert (link is not None) == wan, (source, target)
+            self._routes[sender, to] = None if link is None else self.links[link, source]
+        return self._routes[sender, to]
 
     def _recovers(self, address: Address) -> bool:
         return isinstance(self.kernel.machines[address], Catalog | RecoveryVra)
@@ -272,14 +274,13 @@ class World:
         life = self._lives[to]
 
         def deliver() -> None:
-            if self._lives[to] == life and site_of(to) not in self.dead_sites:
+            if self._lives[to] == life:
                 self.post(to, Received(sender, message))
 
-        if not self._crosses_wan(sender, to):
+        direction = self._route(sender, to)
+        if direction is None:
             self._over_lan(sender, to, deliver)
-            return
-        direction = self.direction(site_of(sender), site_of(to))
-        if isinstance(message, Frame):
+        elif isinstance(message, Frame):
             self._ship(direction, message, deliver)
         else:
             direction.control(CONTROL_BYTES, deliver)
@@ -319,12 +320,8 @@ class World:
     def peers(self, link: str) -> list[tuple[Address, Address]]:
         """The connections over a link: protected end, recovery end."""
         ends = sorted(self.model.links[link].between)
-        pairs: list[tuple[Address, Address]] = []
-        for vpg in self.layout.vpgs:
-            if sorted((vpg.source, vpg.target)) == ends:
-                pairs.append((vpg.manager, vpg.catalog))
-                pairs += [(s.id.source, s.id.target) for s in vpg.streams]
-        return list(dict.fromkeys(pairs))
+        crossing = [vpg for vpg in self.layout.vpgs if sorted((vpg.source, vpg.target)) == ends]
+        return list(dict.fromkeys(pair for vpg in crossing for pair in vpg.peers))
 
     def tell(self, pairs: list[tuple[Address, Address]], event: type[Lost] | type[Connected]) -> None:
         """Report to both ends of connections."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from drsim.core.units import SECOND
 from drsim.spec.faults import LinkDegraded, LinkDown, LinkFlapping, SiteLoss
 from drsim.spec.model import MIB, Model
 from drsim.spec.protect import GIB
 from drsim.spec.quantity import format_bandwidth, format_duration, format_size
 from drsim.spec.workload import Fitted, Plain
 from drsim.study.figures import (
-    SECOND,
     Figures,
     Outage,
     Rates,

@@ -9,23 +9,21 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from drsim.core.units import SECOND
+from drsim.sim.link import mathis_bps
+from drsim.sim.store import AGE_IO, APPEND_IO
 from drsim.spec.faults import DatastoreFull, Fault, LinkDegraded, LinkDown, LinkFlapping, SiteLoss, VraRestart
 from drsim.spec.model import Link, Model
 from drsim.spec.protect import DAY, Vm, Vpg, clock
 from drsim.spec.workload import Fitted, OnOff, Plain
-
-SECOND = 1_000_000_000
-MSS_BYTES = 1460  # Ethernet's 1500 bytes less 40 of headers
-APPEND_IO, AGE_IO = 256 << 10, 64 << 10  # bytes of one I/O on a recovery store: appending, and aging into the mirror
 
 Rates = Mapping[str, tuple[float, float]]
 """Expanded VM name to mean (writes/s, bytes/s)."""
 
 
 def mathis(loss: float, latency_ns: int) -> float:
-    """Bytes a second that one TCP stream reaches: MSS / RTT * sqrt(3/2) / sqrt(loss) (Mathis et al., 1997)."""
-    round_trip = max(2 * latency_ns / SECOND, 1e-6)
-    return math.inf if loss <= 0 else MSS_BYTES / round_trip * math.sqrt(1.5 / loss)
+    """Bytes a second that one TCP stream reaches at a loss and a one-way latency, as the simulated link bounds it."""
+    return mathis_bps(loss, 2 * latency_ns) / 8
 
 
 def fill_seconds(nbytes: float, arriving: float, leaving: float) -> float:

@@ -65,8 +65,7 @@ def envelope(teeth: Teeth, end: int, columns: int = COLUMNS) -> tuple[Floats, Fl
 
 
 def _pooled(run: Run) -> Teeth:
-    teeth = [run.teeth(vpg.name) for vpg in run.layout.vpgs]
-    return Teeth(*(np.concatenate([getattr(t, column) for t in teeth]) for column in ("start", "end", "taken")))
+    return Teeth.pooled([run.teeth(vpg.name) for vpg in run.layout.vpgs])
 
 
 def _scale(run: Run, alert: float) -> tuple[float, float, float, bool]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from drsim import __version__
-from drsim.core.measure import Int64, attribute, joined, mixture_quantiles, time_in
+from drsim.core.measure import Teeth, attribute, joined, time_in
 from drsim.core.units import SECOND
 from drsim.sim.layout import VpgLayout
 from drsim.sim.run import Run
@@ -33,14 +33,12 @@ class Replication:
     frames: dict[str, pd.DataFrame]
 
 
-def _rpo(low: Int64, high: Int64) -> dict[str, float]:
-    if not len(low):
-        return dict.fromkeys([*QUANTILES, "mean"], float("nan"))
-    values = mixture_quantiles(low, high, list(QUANTILES.values()))
-    lengths = (high - low).astype(float)
-    mean = float(np.sum((low + high) / 2 * lengths) / np.sum(lengths))
-    named = zip([*QUANTILES, "mean"], [*values, mean], strict=True)
-    return {name: value / SECOND for name, value in named}
+def _rpo(teeth: Teeth) -> dict[str, float]:
+    """Seconds; zero for a VPG that was lost before anything could be observed, with nothing to lose yet."""
+    if not len(teeth.start):
+        return dict.fromkeys([*QUANTILES, "mean"], 0.0)
+    values = [*teeth.quantiles(list(QUANTILES.values())), teeth.mean()]
+    return {name: value / SECOND for name, value in zip([*QUANTILES, "mean"], values, strict=True)}
 
 
 def missed_intervals(run: Run, vpg: VpgLayout) -> list[tuple[int, int]]:
@@ -69,7 +67,7 @@ def _vpg_figures(run: Run, vpg: VpgLayout) -> dict[str, Any]:
     causes = attribute(missed, record.causes, end, UNEXPLAINED)
     samples = run.recorder.samples
     return {
-        "rpo_s": _rpo(teeth.low, teeth.high),
+        "rpo_s": _rpo(teeth),
         "rpo_alert_s": vpg.spec.rpo_alert / SECOND,
         "worst_loss": {
             "seconds": float(teeth.high.max(initial=0)) / SECOND,
@@ -102,7 +100,6 @@ def _vpg_figures(run: Run, vpg: VpgLayout) -> dict[str, Any]:
 def _pooled(run: Run, figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The figures over all VPGs: RPO of a VPG and an instant chosen at random, sums and worst ones."""
     each = list(figures.values())
-    all_teeth = [run.teeth(name) for name in figures]
     missed = sum(f["sla"]["missed_s"] for f in each)
     observed = sum(run.observed(name) for name in figures) / SECOND
     causes: dict[str, float] = {}
@@ -117,7 +114,7 @@ def _pooled(run: Run, figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
         for label, share in f["status_share"].items():
             shares[label] = shares.get(label, 0.0) + share * weight
     return {
-        "rpo_s": _rpo(np.concatenate([t.low for t in all_teeth]), np.concatenate([t.high for t in all_teeth])),
+        "rpo_s": _rpo(Teeth.pooled([run.teeth(name) for name in figures])),
         "rpo_alert_s": min(f["rpo_alert_s"] for f in each),
         "worst_loss": {k: max(f["worst_loss"][k] for f in each) for k in ("seconds", "writes", "bytes")},
         "status_share": shares,

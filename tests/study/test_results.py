@@ -47,6 +47,7 @@ def test_a_site_lost_at_the_very_start_has_figures_too() -> None:
     lost = [{"kind": "site-loss", "site": "london", "at": "0 s"}]
     made = figures(simulate(two_site(faults=lost, run={"until": "1 min"})))
     assert made["disaster"]["crm"]["loss_s"] == 0.0
+    json.dumps(made, allow_nan=False)
 
 
 def test_frames_are_tidy(bad_run: Run) -> None:
