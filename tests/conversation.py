@@ -12,7 +12,7 @@ is on h1), r1 r2 the recovery VRAs.
     > do store r1                  the next effect on the store, mirror, disk or list of a machine; `fail` likewise
     > repeat h1 r1, drop h1 r1     the last message comes twice; the next one is swallowed
     > lose h1 r1, connect h1 r1    the connection goes, is back
-    > stop h1, start h1, full r1, fits r1, pin 1, unpin 1
+    > stop h1, crash h1, start h1, full r1, fits r1, pin 1, unpin 1
     > status                       what the user sees, and where everything stands
 """
 
@@ -66,6 +66,7 @@ from drsim.core.messages import (
     Hold,
     JournalLimit,
     Listed,
+    Marks,
     Missed,
     Nack,
     Reached,
@@ -74,9 +75,11 @@ from drsim.core.messages import (
     Resync,
     Resynced,
     Sealed,
+    Standing,
     StoreState,
     SyncChanged,
     SyncDone,
+    Where,
     Withdrawn,
 )
 from drsim.core.names import Address
@@ -127,6 +130,13 @@ def message(m: object) -> str:
             return f"resynced{epoch(m.epoch)}"
         case SyncDone():
             return f"sync done at {at(m.upto)}{epoch(m.epoch)}"
+        case Where():
+            return "where do we stand?"
+        case Standing():
+            return f"nothing is beyond {at(m.position)}, epoch {m.epoch}"
+        case Marks():
+            marks = (f"{n} at {at(cut.position)}{epoch(cut.epoch)}" for n, cut in m.marks.items())
+            return f"marks: {', '.join(marks) or 'none'}"
         case Hold():
             return f"hold {m.checkpoint}{' alone' if m.alone else ''}"
         case Held():
@@ -215,6 +225,8 @@ class Conversation:
                 return f"<- {self.name(sender)}: {message(said)}"
             case Fired(timer):
                 return f"timer {timer.split()[0]}"
+            case Done(_, Append(f)) if not len(f.batch):
+                return f"stored the beginning of epoch {f.epoch}"
             case Done(_, Append(f)):
                 return f"stored {at(f.after)}..{at(f.upto)}"
             case Done(_, Promote() as promote):
@@ -245,6 +257,8 @@ class Conversation:
                 return "hold guests"
             case ReleaseGuests():
                 return "release guests"
+            case Append(f) if not len(f.batch):
+                return f"store the beginning of epoch {f.epoch}, after {at(f.after)}"
             case Append(f):
                 return f"store {at(f.after)}..{at(f.upto)}"
             case Promote():
@@ -313,8 +327,8 @@ class Conversation:
                 self.lines.append(f"  swallowed: {message(bag.queues[self._pair(words)].popleft())}")
             case (("lose" | "connect"), [_, _]):
                 (bag.lose if verb == "lose" else bag.connect)(self._pair(words))
-            case (("stop" | "start"), [who]):
-                (bag.stop if verb == "stop" else bag.start)(self._address(who))
+            case (("stop" | "crash" | "start"), [who]):
+                {"stop": bag.stop, "crash": bag.crash, "start": bag.start}[verb](self._address(who))
             case (("full" | "fits"), [who]):
                 (bag.full.add if verb == "full" else bag.full.discard)(self._address(who))
             case (("pin" | "unpin"), [checkpoint]):

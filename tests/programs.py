@@ -23,11 +23,11 @@ def random_program(seed: int, operations: int = 110) -> bytes:
 OPCODES = (
     ["deliver"] * 14 + ["write"] * 10 + ["pair"] * 6 + ["do"] * 10 + ["drain"] * 3 + ["flush"] * 3 + ["tick"] * 4
     + ["budget"] * 2 + ["age"] * 2 + ["lose"] * 2 + ["connect"] * 2 + ["fail"] * 2
-    + ["fire", "stop", "start", "full", "fits", "tag", "pin"]
+    + ["fire", "stop", "crash", "start", "full", "fits", "tag", "pin"]
 )  # fmt: skip
 """Weighted; byte 0 is the most harmless operation, so that shrinking to zeros simplifies."""
 
-MASKED = {"lose": 0, "stop": 1, "full": 2, "fail": 3, "fire": 4, "pin": 5, "tag": 5}
+MASKED = {"lose": 0, "stop": 1, "full": 2, "fail": 3, "fire": 4, "pin": 5, "tag": 5, "crash": 6}
 """Operations that a bit of the swarm mask takes away."""
 
 
@@ -115,10 +115,13 @@ def step(bag: Bag, op: str, a: int, b: int) -> None:
         case "lose" | "connect":
             links = [*bag.links(), *(bag.inner_links() if b >= 192 else ())]
             (bag.lose if op == "lose" else bag.connect)(links[a % len(links)])
-        case "stop" | "start":
+        case "stop" | "crash" | "start":
             choice = [*bag.sources, *bag.targets] * 2 + [bag.manager, bag.catalog_at]
             address = choice[a % len(choice)]
-            bag.stop(address, unanswered=b % 3) if op == "stop" else bag.start(address)
+            if op == "start":
+                bag.start(address)
+            else:
+                (bag.stop if op == "stop" else bag.crash)(address, unanswered=b % 3)
         case "full" | "fits":
             (bag.full.add if op == "full" else bag.full.discard)(bag.targets[a % len(bag.targets)])
         case "tag":

@@ -5,6 +5,9 @@ for each pair of addresses only, effects keep theirs on one target only, a conne
 step, an effect may be performed without its answer arriving. There is no clock: a step is one instant later than the
 one before, and an armed timer may fire at any step.
 
+A crash throws a machine away with all that it knew and was sent; the new one gets what is durable: what the stores
+hold (`File`), the list of checkpoints, the pins of operations, and how many lives there were.
+
 The truth is kept at the guests' boundary, apart from the core. Content of a sector is the *stamp* of its last write:
 the count of that write among its VM's writes. A guest write carries its stamp in the `issued` column, which the core
 passes on unread; a sync frame carries stamps as payload.
@@ -12,8 +15,9 @@ passes on unread; a sync frame carries stamps as payload.
     replica   mirror + every journaled row, in order
     image     mirror + journaled rows up to a cut
 
-`check` holds after every step: the superset rule (PROTOCOL 5), and for every listed checkpoint that its image is the
-guests' state at the cut and that the cut is consistent (verification.md 2.2).
+`check` holds after every step: the superset rule (PROTOCOL 5), and for every checkpoint in the durable list (a crash
+may list again what was about to be forgotten) that its image is the guests' state at the cut and that the cut is
+consistent (verification.md 2.2).
 """
 
 from collections import deque
@@ -54,7 +58,9 @@ from drsim.core.events import (
     TagAsked,
 )
 from drsim.core.facts import Fact
+from drsim.core.journal import Stored
 from drsim.core.kernel import Kernel, Sink
+from drsim.core.machine import Machine
 from drsim.core.messages import Checkpoint, Held, Message, Refusal
 from drsim.core.names import (
     Address,
@@ -74,6 +80,7 @@ from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.sender import Sender, SendState
 from drsim.core.units import SECTOR, Ns
 from drsim.core.vpg import TICK, Vpg
+from drsim.core.window import reaches
 from drsim.spec.tweaks import Tweaks
 
 VPG = "crm"
@@ -144,6 +151,8 @@ class File:
     tip: dict[VmId, np.ndarray]
     epoch: int = 0
     end: tuple[int, ...] = ()
+    base: tuple[int, ...] = ()
+    parts: dict[VmId, list[tuple[int, int]]] = field(default_factory=dict)  # of each frame: last number, bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,28 +178,14 @@ class Bag:
         protected: type[ProtectedVra] = ProtectedVra, recovery: type[RecoveryVra] = RecoveryVra,
     ) -> None:  # fmt: skip
         self.shape, self.checking, self.now = shape, checking, 0
-        tweaks = shape.tweaks
-        self.kernel = Kernel(max_steps=tweaks.max_steps, trace=trace)
+        self.protected, self.recovery = protected, recovery
+        self.kernel = Kernel(max_steps=shape.tweaks.max_steps, trace=trace)
         self.manager, self.catalog_at = vpg_address("west", VPG), catalog_address("east", VPG)
         self.sources = [vra_address("west", f"h{n}") for n in range(1, shape.protected + 1)]
         self.targets = [recovery_vra_address("east", f"r{n}") for n in range(1, shape.recovery + 1)]
         self.guests: dict[VmId, Guest] = {}
         self.streams: list[StreamSpec] = []
         self._lay_out()
-        self.vras = {
-            a: protected(a, {VPG: self.manager}, [s for s in self.streams if s.id.source == a],
-                         pool_bytes=shape.pool * SECTOR, tweaks=tweaks)
-            for a in self.sources
-        }  # fmt: skip
-        self.receivers = {
-            a: recovery(a, {VPG: self.catalog_at}, [s for s in self.streams if s.id.target == a],
-                        pool_bytes=shape.recovery_pool * SECTOR, tweaks=tweaks)
-            for a in self.targets
-        }  # fmt: skip
-        self.vpg = Vpg(self.manager, VPG, self.sources, self.catalog_at, interval=Ns(50), rpo_alert=Ns(500),
-                       history=Ns(shape.history), tweaks=tweaks)  # fmt: skip
-        self.catalog = Catalog(self.catalog_at, VPG, self.manager, [s.id for s in self.streams],
-                               history=Ns(shape.history), tweaks=tweaks)  # fmt: skip
         self.queues: dict[tuple[Address, Address], deque[Message]] = {}
         self.work: dict[tuple[str, Address, object], deque[tuple[EffectId, Effect]]] = {}
         self.timers: dict[tuple[Address, str], int] = {}
@@ -203,12 +198,42 @@ class Bag:
         self.kept: dict[CheckpointId, Checkpoint] = {}  # the durable list
         self.facts: list[Fact] = []
         self.cut_at: dict[CheckpointId, dict[VmId, int]] = {}  # truth: writes of each VM in a checkpoint
-        for address, machine in (
-            *self.vras.items(), *self.receivers.items(), (self.manager, self.vpg), (self.catalog_at, self.catalog),
-        ):  # fmt: skip
-            self.kernel.add(address, machine)
-        for address in self.kernel.machines:
+        self.pins: set[CheckpointId] = set()  # that operations need
+        self.lives: dict[Address, int] = dict.fromkeys([*self.sources, *self.targets, self.manager, self.catalog_at], 0)
+        self.vras: dict[Address, ProtectedVra] = {}
+        self.receivers: dict[Address, RecoveryVra] = {}
+        for address in self.lives:
+            self.kernel.add(address, self._machine(address))
+        for address in self.lives:
             self.post(address, Started())
+
+    def _machine(self, address: Address) -> Machine:
+        """The machine of an address, built from what is durable if it had a life before."""
+        shape, tweaks, life = self.shape, self.shape.tweaks, self.lives[address]
+        if address in self.sources:
+            mine = [s for s in self.streams if s.id.source == address]
+            self.vras[address] = self.protected(
+                address, {VPG: self.manager}, mine, pool_bytes=shape.pool * SECTOR, tweaks=tweaks, crashed=life > 0
+            )
+            return self.vras[address]
+        if address in self.targets:
+            mine = [s for s in self.streams if s.id.target == address]
+            self.receivers[address] = self.recovery(
+                address, {VPG: self.catalog_at}, mine, pool_bytes=shape.recovery_pool * SECTOR, tweaks=tweaks,
+                durable={s.id: self._stored(s) for s in mine} if life else None,
+            )  # fmt: skip
+            return self.receivers[address]
+        if address == self.manager:
+            self.vpg = Vpg(address, VPG, self.sources, self.catalog_at, interval=Ns(50), rpo_alert=Ns(500),
+                           history=Ns(shape.history), tweaks=tweaks, first=CheckpointId(1000 * life + 1))  # fmt: skip
+            return self.vpg
+        self.catalog = Catalog(address, VPG, self.manager, [s.id for s in self.streams], history=Ns(shape.history),
+                               tweaks=tweaks, kept=[*self.kept.values()] if life else None, pins=self.pins)  # fmt: skip
+        return self.catalog
+
+    def _stored(self, spec: StreamSpec) -> Stored:
+        file = self.files[spec.id]
+        return Stored(file.epoch, file.base, file.end, tuple(tuple(file.parts[vm]) for vm in spec.vms))
 
     def _lay_out(self) -> None:
         shape = self.shape
@@ -230,9 +255,10 @@ class Bag:
 
     def _file(self, spec: StreamSpec) -> File:
         blank = {vm: self.guests[vm].blank for vm in spec.vms}
+        zero = (0,) * len(spec.vms)
         return File(
             {vm: [] for vm in spec.vms}, {vm: b() for vm, b in blank.items()}, {vm: b() for vm, b in blank.items()},
-            1, (0,) * len(spec.vms),
+            1, zero, zero, {vm: [] for vm in spec.vms},
         )  # fmt: skip
 
     # -- steps: each is one instant ---------------------------------------------------------------------------
@@ -296,6 +322,7 @@ class Bag:
         """An operation needs a checkpoint, or no longer."""
         self.now += 1
         self.post(self.catalog_at, PinAsked(checkpoint, pinned))
+        self.pins = set(self.catalog.pins)
 
     def deliver(self, pair: tuple[Address, Address], count: int = 1) -> None:
         """The next messages from one address to another arrive."""
@@ -371,6 +398,27 @@ class Bag:
             return
         self.now += 1
         self.post(address, Stopped())
+        last_words = self.queues.pop((address, self.manager), None)
+        self._go(address, unanswered)
+        if last_words and self.manager not in self.down:
+            self.queues[address, self.manager] = last_words
+
+    def crash(self, address: Address, *, unanswered: int = 0) -> None:
+        """A component dies, or what a stopped one remembers is lost. It is down until `start`.
+
+        Its first `unanswered` effects on each target are still performed.
+        """
+        self.now += 1
+        if address not in self.down:
+            self._go(address, unanswered)
+        if address in self.held:
+            self.held.discard(address)
+            self._acknowledge(address)
+        self.lives[address] += 1
+        self.kernel.replace(address, self._machine(address))
+
+    def _go(self, address: Address, unanswered: int) -> None:
+        """Nothing reaches a component any more, and nothing that it was doing comes back."""
         self.down.add(address)
         for key in [k for k in self.work if k[1] == address]:
             for _, effect in list(self.work.pop(key))[:unanswered]:
@@ -379,10 +427,7 @@ class Bag:
             del self.timers[timer]
         for link in [*self.links(), *self.inner_links()]:
             if address in link:
-                last_words = self.queues.pop((address, self.manager), None)
                 self.lose(link)
-                if last_words and self.manager not in self.down:
-                    self.queues[address, self.manager] = last_words
 
     def start(self, address: Address) -> None:
         """A component comes up again; its connections do, one by one."""
@@ -453,7 +498,8 @@ class Bag:
         if frame.stream.target in self.full:
             return StoreFull("no room")
         file = self.files[frame.stream]
-        if frame.epoch < file.epoch or (frame.epoch == file.epoch and frame.after != file.end):
+        begins = frame.epoch > file.epoch and not len(frame.batch) and reaches(frame.after, file.end)
+        if not begins and (frame.epoch, frame.after) != (file.epoch, file.end):
             return PlatformError("the frame does not continue the journal")
         file.epoch, file.end = frame.epoch, frame.upto
         lsn = dict(zip(file.rows, frame.after, strict=True))
@@ -463,6 +509,7 @@ class Bag:
             guest = self.guests[vm]
             start = guest.offset[volume] + lba
             lsn[vm] += 1
+            file.parts[vm].append((lsn[vm], n * SECTOR))
             file.rows[vm].append(Row(lsn[vm], start, start + n, stamps[i]))
             file.tip[vm][start : start + n] = stamps[i]
         assert tuple(lsn.values()) == frame.upto, "the rows of a frame are those between its positions"
@@ -490,11 +537,13 @@ class Bag:
 
     def _promote(self, effect: Promote) -> None:
         file = self.files[effect.stream]
+        file.base = effect.upto
         for (vm, rows), upto in zip(file.rows.items(), effect.upto, strict=True):
             for row in rows:
                 if row.lsn <= upto:
                     file.mirror[vm][row.start : row.stop] = row.stamps
             file.rows[vm] = [row for row in rows if row.lsn > upto]
+            file.parts[vm] = [part for part in file.parts[vm] if part[0] > upto]
         if self.checking:
             self.check_checkpoints()
 
@@ -532,12 +581,15 @@ class Bag:
                     assert dirty, f"superset rule: VM {vm} sector {at} differs and nobody will send it ({spec.id})"
 
     def check_checkpoints(self) -> None:
-        """Every listed checkpoint can be recovered, and is what the guests had at its cut."""
-        for checkpoint in self.catalog.listed:
+        """Every checkpoint that is listed, or may be after a crash, is what the guests had at its cut."""
+        assert {c.id for c in self.catalog.listed} | self.pins <= self.kept.keys()
+        for checkpoint in self.kept.values():
             for spec in self.streams:
                 receiver = self.receivers[spec.id.target].receivers[spec.id]
-                for vm in spec.vms:
-                    self._check_image(checkpoint, spec, vm, receiver.journals[vm].plan(checkpoint.id).upto)
+                for vm, upto in zip(spec.vms, checkpoint.cut[spec.id].position, strict=True):
+                    if not receiver.unmarked:
+                        assert receiver.journals[vm].plan(checkpoint.id).upto == upto
+                    self._check_image(checkpoint, spec, vm, upto)
             self._check_cut(checkpoint)
 
     def _check_image(self, checkpoint: Checkpoint, spec: StreamSpec, vm: VmId, upto: int) -> None:
@@ -589,7 +641,8 @@ class Bag:
 
     def _healthy(self, began: int) -> bool:
         return (
-            all(self.sender(s.id).state is SendState.IN_SYNC and not self.sender(s.id).used for s in self.streams)
+            not any(r.unmarked for vra in self.receivers.values() for r in vra.receivers.values())
+            and all(self.sender(s.id).state is SendState.IN_SYNC and not self.sender(s.id).used for s in self.streams)
             and bool(self.catalog.listed)
             and self.catalog.listed[-1].taken > began
             and self.vpg.regions.health.value == "OK"

@@ -1,12 +1,16 @@
 """DirtyBitmap: which regions of the protected disks differ, or may differ, from what the recovery side has.
 
 A region is a fixed number of sectors of one volume. The set is kept as a sorted array of keys plus a short list of
-arrays not yet merged, so that memory follows the dirty set and not the size of the disks.
+arrays not yet merged, so that memory follows the dirty set and not the size of the disks. When everything is dirty
+(`fill`), whole volumes are kept as runs of keys; the sweep breaks them into keys as it reaches them.
+
+Invariant: no key lies in a run, and all runs lie at or after the sweep's cursor.
 
 Invariant (superset rule, PROTOCOL 5): sectors where replica and source differ lie within
 dirty + in flight + queued.
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +26,7 @@ _MASK = np.int64((1 << 40) - 1)
 class DirtyBitmap:
     """Dirty regions of the volumes of one stream."""
 
-    __slots__ = ("_cursor", "_keys", "_pending", "_pending_rows", "_sectors", "_volumes")
+    __slots__ = ("_cursor", "_keys", "_pending", "_pending_rows", "_runs", "_sectors", "_volumes")
 
     def __init__(self, region_bytes: int, volumes: Sequence[VolumeInfo]) -> None:
         self._sectors = region_bytes // SECTOR
@@ -30,6 +34,7 @@ class DirtyBitmap:
         self._keys: Int64 = np.zeros(0, np.int64)
         self._pending: list[Int64] = []
         self._pending_rows = 0
+        self._runs: deque[tuple[int, int]] = deque()  # keys from, up to and not including; in order
         self._cursor = 0  # where the sweep goes on
 
     def mark(self, batch: WriteBatch) -> None:
@@ -50,11 +55,21 @@ class DirtyBitmap:
         if self._pending_rows > max(8192, len(self._keys)):
             self._merge()
 
+    def fill(self) -> None:
+        """Every region of every volume is dirty, and the sweep begins anew."""
+        self._keys, self._pending, self._pending_rows, self._cursor = np.zeros(0, np.int64), [], 0, 0
+        self._runs = deque(
+            (volume.id << 40, (volume.id << 40) - (-volume.sectors // self._sectors))
+            for volume in sorted(self._volumes.values(), key=lambda v: v.id)
+        )
+
     def _merge(self) -> None:
         if not self._pending:
             return
         new = np.unique(np.concatenate(self._pending))
         self._pending, self._pending_rows = [], 0
+        for start, stop in self._runs:
+            new = new[(new < start) | (new >= stop)]
         at = np.searchsorted(self._keys, new)
         known = np.zeros(len(new), np.bool_)
         inside = at < len(self._keys)
@@ -64,7 +79,7 @@ class DirtyBitmap:
     def __len__(self) -> int:
         """Dirty regions."""
         self._merge()
-        return len(self._keys)
+        return len(self._keys) + sum(stop - start for start, stop in self._runs)
 
     @property
     def nbytes(self) -> int:
@@ -79,6 +94,7 @@ class DirtyBitmap:
         """
         self._merge()
         n = max(1, nbytes // (self._sectors * SECTOR))
+        self._unroll(n)
         at = int(np.searchsorted(self._keys, self._cursor))
         at = 0 if at == len(self._keys) else at
         taken = self._keys[at : at + n]
@@ -94,9 +110,21 @@ class DirtyBitmap:
         issued = np.full(len(starts), now, np.int64)
         return WriteBatch.of(vm, volume, lba, np.minimum(lengths * self._sectors, size - lba), issued)
 
+    def _unroll(self, n: int) -> None:
+        """The next `n` regions of the runs become keys."""
+        while self._runs and n:
+            start, stop = self._runs.popleft()
+            keys = np.arange(start, min(stop, start + n), dtype=np.int64)
+            self._keys = np.insert(self._keys, np.searchsorted(self._keys, start), keys)
+            n -= len(keys)
+            if start + len(keys) < stop:
+                self._runs.appendleft((start + len(keys), stop))
+
     def covers(self, volume: int, lba: int) -> bool:
         """Whether the region of this sector is dirty."""
         self._merge()
         key = (volume << 40) | (lba // self._sectors)
         at = int(np.searchsorted(self._keys, key))
-        return at < len(self._keys) and int(self._keys[at]) == key
+        if at < len(self._keys) and int(self._keys[at]) == key:
+            return True
+        return any(start <= key < stop for start, stop in self._runs)

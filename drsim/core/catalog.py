@@ -6,15 +6,24 @@ tell when its stream is durable through the cut. When all have, the checkpoint i
 
 Retention. Once per age interval, and when a journal nears its limit, the oldest checkpoints are retired: first they
 leave the durable list (`Forget`), and only when that is done may the VRAs age their data into the mirrors (`Age`).
+History is measured back from when the newest listed checkpoint was taken, so one clock counts, the protected site's,
+and while nothing new comes, nothing old goes.
 A pinned checkpoint and everything after it stays. The newest is never retired for age or size. Only when the sync
 window alone fills the journal are all checkpoints withdrawn, in one step: there is no recovery point then. Those on
 their way are given up too, because their data may go. The same happens when a journal is full and nothing is listed.
 
-Invariant: every listed checkpoint has a mark in every journal at or after that journal's base.
+After a crash a new catalogue is built from the durable list (`kept`). What is in it is listed again, at once: also
+what was about to be forgotten, which is safe because data ages only after that. Everything else is asked or told
+again over every new connection. A recovery VRA hears the marks of all that its journal has reached and that may be
+in the durable list, then what is awaited, then what may be aged. The protected manager hears what is listed, or that
+nothing is; what was on its way to the list it sends again by itself.
+
+Invariant: every checkpoint in the durable list has a mark in every journal at or after that journal's base, or will
+have when the VRA that lost it is connected.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from drsim.core.effects import Arm, Effect, Forget, Keep, Publish, Send
@@ -27,6 +36,7 @@ from drsim.core.messages import (
     Checkpoint,
     JournalLimit,
     Listed,
+    Marks,
     Missed,
     Reached,
     Sealed,
@@ -47,31 +57,39 @@ class _Arriving:
 
 
 class Catalog:
-    """The checkpoints of one VPG at its recovery site. `history` in nanoseconds."""
+    """The checkpoints of one VPG at its recovery site. `history` in nanoseconds.
+
+    `kept`: the durable list, oldest first, when an earlier life crashed; `pins`: what operations still need of it.
+    """
 
     def __init__(
-        self, address: Address, vpg: str, manager: Address, streams: list[StreamId], *, history: Ns, tweaks: Tweaks
-    ) -> None:
+        self, address: Address, vpg: str, manager: Address, streams: list[StreamId], *, history: Ns, tweaks: Tweaks,
+        kept: Sequence[Checkpoint] | None = None, pins: Iterable[CheckpointId] = (),
+    ) -> None:  # fmt: skip
         self.address, self.vpg, self.manager = address, vpg, manager
         self.streams, self.history, self.tweaks = streams, history, tweaks
-        self.listed: deque[Checkpoint] = deque()  # oldest first
-        self.pins: set[CheckpointId] = set()
+        self.listed: deque[Checkpoint] = deque(kept or ())  # oldest first
+        self.pins: set[CheckpointId] = {c.id for c in self.listed}.intersection(pins)
         self._arriving: dict[CheckpointId, _Arriving] = {}
         self._keeping: dict[CheckpointId, Checkpoint] = {}  # reached, not yet durably kept
         self._limits: dict[StreamId, JournalLimit] = {}  # journals that are still too full
         self._forget: Forget | None = None  # not yet done; nothing is aged or retired before it is
         self._forgetting = False  # it is under way
+        self._leaving: list[Checkpoint] = []  # not listed any more, perhaps still in the durable list
         self._aged: dict[StreamId, CheckpointId] = {}  # the last `Age` sent
         self._stores: dict[StreamId, StoreState] = {}
-        self._withdrawn = False  # all checkpoints were, and none has been listed since
+        self._withdrawn = kept is not None and not kept  # all checkpoints were, and none has been listed since
+        self._fresh = kept is None  # never started
 
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a catalogue cannot get."""
         match event:
             case Started():
-                return [Arm(AGE, Ns(self.tweaks.age_interval)), *self._resume()]
+                resumed = [] if self._fresh else self._resume()
+                self._fresh = False
+                return [Arm(AGE, Ns(self.tweaks.age_interval)), *resumed]
             case Fired(timer) if timer == AGE:
-                return [Arm(AGE, Ns(self.tweaks.age_interval)), *self._forget_again(), *self._retire_old(now)]
+                return [Arm(AGE, Ns(self.tweaks.age_interval)), *self._forget_again(), *self._retire_old()]
             case Received(_, Sealed(checkpoint)):
                 return self._sealed(checkpoint)
             case Received(_, Reached() as reached):
@@ -84,6 +102,7 @@ class Catalog:
                 return self._list(checkpoint)
             case Done(_, Forget(_, before), _):
                 self._forget, self._forgetting = None, False
+                self._leaving.clear()
                 return [*self._age(self.streams, before), *self._shrink()]
             case Failed(_, Keep(checkpoint), error):
                 self._keeping.pop(checkpoint.id, None)
@@ -158,22 +177,28 @@ class Catalog:
         """The manager restarted: what was under way may or may not have been done, and is asked again."""
         self._forgetting = False
         asked = [e for vra in dict.fromkeys(s.target for s in self.streams) for e in self._ask_again(vra)]
-        return [*map(Keep, self._keeping.values()), *self._forget_again(), *asked]
+        return [*map(Keep, self._keeping.values()), *self._forget_again(), *asked, *self._tell_again()]
 
     def _ask_again(self, vra: Address) -> list[Effect]:
-        """A recovery VRA may have forgotten what it was asked, or its answer was lost."""
+        """A recovery VRA may have forgotten what it was asked or all it knew, or its answer was lost."""
+        streams = [s for s in self.streams if s.target == vra]
+        marks = [Send(vra, self._marks(stream)) for stream in streams]
         awaits = [
             Send(vra, Await(self.vpg, arriving.checkpoint.id, stream, arriving.checkpoint.cut[stream]))
             for arriving in self._arriving.values()
             for stream in arriving.checkpoint.cut
             if stream in arriving.missing and stream.target == vra
         ]
-        streams = [s for s in self.streams if s.target == vra and s in self._aged]
         for stream in streams:
-            del self._aged[stream]
-        if self._forget is None and streams and self.listed:
-            return [*awaits, *self._age(streams, self.listed[0].id)]
-        return list(awaits)
+            self._aged.pop(stream, None)
+        ages = self._age(streams, self.listed[0].id) if self._forget is None and self.listed else []
+        return [*marks, *awaits, *ages]
+
+    def _marks(self, stream: StreamId) -> Marks:
+        """All that the stream has reached and that is, or may come to be, in the durable list."""
+        arriving = [a.checkpoint for a in self._arriving.values() if stream not in a.missing]
+        reached = [*self._leaving, *self.listed, *self._keeping.values(), *arriving]
+        return Marks(self.vpg, stream, {c.id: c.cut[stream] for c in reached})
 
     def _tell_again(self) -> list[Effect]:
         """The protected manager may have missed the last word."""
@@ -188,12 +213,11 @@ class Catalog:
     def _withdrawing(self) -> bool:
         return self._forget is not None and self._forget.before is None
 
-    def _retire_old(self, now: Ns) -> list[Effect]:
-        horizon = now - self.history
-        keep_from = next((c.id for c in self.listed if c.taken >= horizon), None)
-        if keep_from is None and self.listed:
-            keep_from = self.listed[-1].id
-        return self._retire(keep_from, "history")
+    def _retire_old(self) -> list[Effect]:
+        if not self.listed:
+            return []
+        horizon = self.listed[-1].taken - self.history
+        return self._retire(next(c.id for c in self.listed if c.taken >= horizon), "history")
 
     def _shrink(self) -> list[Effect]:
         """Journals are too full: retire what it takes, or age what no checkpoint needs, if either can be had."""
@@ -232,14 +256,14 @@ class Catalog:
             ages.append(Send(stream.target, Age(self.vpg, checkpoint, stream)))
         return ages
 
-    def _retire(self, keep_from: CheckpointId | None, reason: str) -> list[Effect]:
-        if keep_from is None or self._forget is not None:
+    def _retire(self, keep_from: CheckpointId, reason: str) -> list[Effect]:
+        if self._forget is not None:
             return []
         keep_from = min([keep_from, *self.pins])
         if not self.listed or self.listed[0].id >= keep_from:
             return []
         while self.listed[0].id < keep_from:
-            self.listed.popleft()
+            self._leaving.append(self.listed.popleft())
         oldest = self.listed[0]
         fact = CheckpointsRetired(self.vpg, oldest.id, oldest.taken, reason)
         return [Publish(fact), *self._ask_forget(oldest.id)]
@@ -251,6 +275,7 @@ class Catalog:
             self._withdrawn = True
         given_up = [*self._keeping, *self._arriving]
         effects += [Publish(CheckpointSkipped(self.vpg, id_, reason)) for id_ in given_up]
+        self._leaving += [*self.listed, *self._keeping.values()]
         self.listed.clear()
         self._keeping.clear()
         self._arriving.clear()

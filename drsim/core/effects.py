@@ -49,7 +49,8 @@ class ReleaseGuests:
 class Append:
     """Put a frame's rows at the end of the journals of its VMs; done when durable.
 
-    Fails unless the frame continues where the journals end, or is the first of an epoch that they have not seen.
+    Fails unless the frame continues where the journals end. An empty frame of an epoch that they have not seen begins
+    that epoch, at their end or beyond.
     """
 
     frame: Frame

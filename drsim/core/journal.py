@@ -13,11 +13,27 @@ Invariant: nbytes never exceeds the hard limit, because `has_room` is asked befo
 from array import array
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from drsim.core.errors import CoreError
+from drsim.core.messages import Position
 from drsim.core.names import CheckpointId, VmId
 from drsim.core.units import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a store holds of a stream after a crash. Each tuple has one item for each VM, in the stream's order.
+
+    `epoch` and `end` are those of the last frame appended. The mirrors hold everything up to `base`, or may. `parts`
+    is what the frames beyond `base` added to a VM's journal, oldest first: (last number, bytes).
+    """
+
+    epoch: int
+    base: Position
+    end: Position
+    parts: tuple[tuple[tuple[int, int], ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,15 @@ class Journal:
         self._ids, self._ends, self._totals = array("q"), array("q"), array("q")
         self._head = 0
 
+    def restore(self, base: Lsn, end: Lsn, parts: Iterable[tuple[int, int]]) -> None:
+        """A new journal takes over what a store holds: (last number, bytes) of each part beyond `base`. No marks."""
+        self.base = base
+        self.durable = self.appended = max(base, end)
+        for upto, nbytes in parts:
+            self.total += nbytes
+            self._boundaries.append((upto, self.total))
+        self.durable_total = self.total
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""
@@ -72,13 +97,6 @@ class Journal:
         assert self.durable <= upto <= self.appended, (self.durable, upto, self.appended)
         self.durable = upto
         self.durable_total += nbytes
-
-    def skip(self, to: Lsn) -> None:
-        """Numbers up to `to` will never come: a new epoch begins there. Nothing may be on its way."""
-        assert self.appended == self.durable, (self.appended, self.durable)
-        if to < self.durable:
-            raise CoreError(f"epoch begins at {to}, before what is durable ({self.durable})")
-        self.appended = self.durable = to
 
     def rollback(self) -> None:
         """What is not durable is gone (the store failed or the VRA restarted); the bytes come again."""

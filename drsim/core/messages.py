@@ -107,7 +107,25 @@ class SyncDone:
     upto: Position
 
 
-DataMessage = Frame | Ack | Nack | Resync | Resynced | SyncDone
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where does the stream stand? From a protected VRA that lost its memory."""
+
+    stream: StreamId
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The recovery VRA knows of no later epoch than this, and of no number beyond this position."""
+
+    stream: StreamId
+    generation: int
+    epoch: int
+    position: Position
+
+
+DataMessage = Frame | Ack | Nack | Resync | Resynced | SyncDone | Where | Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +239,18 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """All checkpoints that the stream's journal has reached, oldest first. Recovery manager to recovery VRA.
+
+    Told over every new connection: a VRA that lost its memory puts the marks back.
+    """
+
+    vpg: str
+    stream: StreamId
+    marks: dict[CheckpointId, Cut]
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
     """The newest checkpoint that can be recovered. Recovery manager to protected manager."""
 
@@ -274,7 +304,7 @@ class StoreState:
 
 
 ControlMessage = (
-    Hold | Held | Release | Released | Aborted | SyncChanged | Sealed | Await | Reached | Missed | Listed | Age
+    Hold | Held | Release | Released | Aborted | SyncChanged | Sealed | Await | Reached | Missed | Marks | Listed | Age
     | JournalLimit | StoreState | Withdrawn
 )  # fmt: skip
 Message = DataMessage | ControlMessage

@@ -12,6 +12,10 @@ answers `Aborted`: at once, and again to a `Release` that comes late. A stream t
 during the hold, makes the answer `Aborted` too. A VPG that lives on this VRA alone needs no hold: its own capture
 order is the cut (`Hold.alone`).
 
+After a stop in good order the VRA goes on from its bitmaps. After a crash (`crashed`) it knows nothing: its streams
+find out where they stand (`sender.py`), and of the holds of its earlier life it answers `Aborted`; the world released
+their guests when that life ended.
+
 Invariant: guests of a VPG are held at most for the hold budget, whatever fails.
 """
 
@@ -30,6 +34,7 @@ from drsim.core.messages import (
     Release,
     Released,
     Resynced,
+    Standing,
     SyncChanged,
     Trigger,
 )  # fmt: skip
@@ -48,17 +53,17 @@ class _Hold:
 
 
 class ProtectedVra:
-    """The VRA of one protected host. `pool_bytes` is its whole buffer pool."""
+    """The VRA of one protected host. `pool_bytes` is its whole buffer pool. `crashed`: an earlier life was."""
 
     def __init__(
         self, address: Address, managers: dict[str, Address], streams: list[StreamSpec], *, pool_bytes: int,
-        tweaks: Tweaks,
+        tweaks: Tweaks, crashed: bool = False,
     ) -> None:  # fmt: skip
         self.address, self.tweaks = address, tweaks
         self._managers = managers
         self.limit = int(pool_bytes * tweaks.buffer_use_protect)
         tail = int(pool_bytes * tweaks.sync_tail) // max(1, len(streams))
-        self.senders = {s.id: Sender(s, tweaks, tail_bytes=tail) for s in streams}
+        self.senders = {s.id: Sender(s, tweaks, tail_bytes=tail, crashed=crashed) for s in streams}
         self._holds: dict[str, _Hold] = {}
         self._told: dict[StreamId, tuple[bool, bool, Trigger] | None] = dict.fromkeys(self.senders, SETTLED)
 
@@ -93,7 +98,7 @@ class ProtectedVra:
             case Stopped():
                 effects = self._stop()
             case Started():
-                effects = [e for s in self.senders.values() if not s.connected for e in s.reconnected()]
+                effects = [e for s in self.senders.values() for e in s.started()]
             case _:
                 raise PeerError(f"a protected VRA cannot take {event!r}", place=self.address)
         return effects + self._tell()
@@ -123,6 +128,8 @@ class ProtectedVra:
                 return self.senders[message.stream].refuse(message)
             case Resynced():
                 return self.senders[message.stream].resynced(message)
+            case Standing():
+                return self.senders[message.stream].standing(message)
             case Hold():
                 return self._hold(message)
             case Release():

@@ -15,16 +15,23 @@ store, and acknowledged when durable; the acknowledgement is the contiguous dura
     generation
 
 When the store fails, the oldest frame is kept and tried again until it succeeds; the rest is refused and comes again.
-A store takes a frame only where its journal ends, so those behind a failed one fail as well. Where an epoch begins
-it cannot know: until the first frame of an epoch is durable, the next ones wait here.
+A store takes a frame only where its journal ends, so those behind a failed one fail as well.
 
 `Resync` starts a new epoch, after what is on its way to the store has landed. Numbers are skipped up to its
-position; what they stood for comes as dirty regions. From then until `SyncDone` is durable is the *sync window*: the
-image is no past state of the source, and nobody cuts a checkpoint.
+position; what they stood for comes as dirty regions. An epoch begins with an empty frame, the *anchor*, and
+`Resynced` is said when that is durable: no crash can forget an epoch, or a number, that a checkpoint may stand in.
+From then until `SyncDone` is durable is the *sync window*: the image is no past state of the source, and nobody cuts
+a checkpoint.
 
 A checkpoint's cut is awaited here: it is reached when the journals are durable through it *in its own epoch*. A cut
 of an ended epoch that was not reached then never will be, although the numbers grow past it. The manager may ask
 again after a lost connection; a cut already marked is answered from its mark.
+
+After a crash the receiver is built again from what its store holds (`Stored`). Marks are no part of that: `Marks`
+brings them back, before anything else that the manager asks. Until then nothing is said about the journal's limit,
+because without marks it looks as if no checkpoint could be kept. Which cuts an ended epoch had reached is forgotten:
+those not told are missed. A sender that lost its memory asks where the stream stands (`Where`); the answer lies
+beyond every epoch and number that the store may hold, whether or not this receiver knows that it does.
 
 `Age(None)` says that no checkpoint is left. What it lets go is fixed when it arrives, not when the mirror takes it:
 a checkpoint may be marked in between. A cut that lies before that position can never be rebuilt and is missed.
@@ -36,16 +43,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from drsim.core.batch import WriteBatch
 from drsim.core.effects import Append, Effect, Promote, Publish, Send
 from drsim.core.errors import PeerError
 from drsim.core.facts import FrameRefused
-from drsim.core.journal import Journal
+from drsim.core.journal import Journal, Stored
 from drsim.core.messages import (
     Ack,
     Age,
     Await,
     Cut,
     Frame,
+    Marks,
     Missed,
     Nack,
     Position,
@@ -53,11 +62,15 @@ from drsim.core.messages import (
     Refusal,
     Resync,
     Resynced,
+    Standing,
     SyncDone,
+    Where,
 )  # fmt: skip
 from drsim.core.names import Address, CheckpointId, StreamSpec
 from drsim.core.units import Lsn
 from drsim.core.window import reaches
+
+NOTHING = WriteBatch.of((), (), (), (), (), b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +83,15 @@ class _Aging:
 
 
 class Receiver:
-    """One stream's receiving half. `room` tells how many bytes of memory the VRA has left."""
+    """One stream's receiving half. `room` tells how many bytes of memory the VRA has left.
 
-    def __init__(self, spec: StreamSpec, catalog: Address, room: Callable[[], int], *, generation: int = 1) -> None:
+    `stored`: what the store holds, when an earlier life crashed.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, catalog: Address, room: Callable[[], int], *, generation: int = 1,
+        stored: Stored | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self.catalog, self.generation = spec, catalog, generation
         self.epoch = 1
         self.journals = {vm: Journal(vm, limit=spec.limit) for vm in spec.vms}
@@ -83,18 +102,32 @@ class Receiver:
         self.blocked: tuple[int, ...] = (0,) * len(spec.vms)  # bytes of the frame that a journal had no room for
         self.syncing = False
         self.swept = False  # the journal holds data of a sync window that no checkpoint closes yet
+        self.unmarked = False  # rebuilt, and `Marks` has not come yet
         self._room = room
         self._given = 0  # how many of `pending` the store has been given
-        self._anchored = False  # a frame of this epoch is durable
         self._window_end: Position | None = None
         self._ended: tuple[int, Position] = (0, self.accepted)  # the last epoch that ended, and where
-        self._resync: Resync | None = None  # waits until nothing is pending
+        self._resync: Resync | None = None  # its epoch has not begun
         self._awaited: deque[Await] = deque()
         self._gap_told = False
         self._owes_ack = False
         self._age: _Aging | None = None  # wanted next
         self._promoting: _Aging | None = None  # under way
         self._withdrawn: Position = self.accepted  # what the last `Age(None)` let go
+        if stored is not None:
+            self._rebuild(stored)
+        self._handed = Cut(self.epoch, self.accepted)  # the furthest that the store was ever given
+
+    def _rebuild(self, stored: Stored) -> None:
+        self.epoch = stored.epoch
+        for journal, base, end, parts in zip(
+            self.journals.values(), stored.base, stored.end, stored.parts, strict=True
+        ):
+            journal.restore(Lsn(base), Lsn(end), parts)
+        self.accepted = self.durable = tuple(journal.durable for journal in self.journals.values())
+        self.swept = self.epoch > 1
+        self.unmarked = True
+        self._withdrawn = stored.base  # what lies before may be in the mirror
 
     @property
     def pending_bytes(self) -> int:
@@ -120,17 +153,22 @@ class Receiver:
             return self._refuse(refusal)
         self._gap_told = False
         self.blocked = (0,) * len(frame.sizes)
+        self._take(frame)
+        return self._give()
+
+    def _take(self, frame: Frame) -> None:
         self.accepted = frame.upto
         for journal, upto, nbytes in zip(self.journals.values(), frame.upto, frame.sizes, strict=True):
             journal.append(Lsn(upto), nbytes)
         self.pending.append(frame)
-        return self._give()
 
     def _give(self) -> list[Effect]:
         effects: list[Effect] = []
-        while self._given < len(self.pending) and (self._anchored or not self._given):
-            effects.append(Append(self.pending[self._given]))
+        while self._given < len(self.pending):
+            frame = self.pending[self._given]
+            self._handed = Cut(frame.epoch, frame.upto)
             self._given += 1
+            effects.append(Append(frame))
         return effects
 
     def _refusal(self, frame: Frame) -> Refusal | None:
@@ -166,28 +204,28 @@ class Receiver:
         assert self.pending[0] is frame, "a store works in order"
         self.pending.popleft()
         self._given -= 1
-        self._anchored = True
         self.stalled = False
         self._owes_ack = False
+        began = frame.epoch != self.epoch
+        if began:
+            self._turn(frame.epoch)
         self.durable = frame.upto
         for journal, upto, nbytes in zip(self.journals.values(), frame.upto, frame.sizes, strict=True):
             journal.persisted(Lsn(upto), nbytes)
         self._close_window()
-        return [self._ack(), *self._settle(), *self._give(), *self._begin_epoch()]
+        word = self._resynced() if began else self._ack()
+        return [word, *self._settle(), *self._give(), *self._begin_epoch()]
 
     def append_failed(self, frame: Frame) -> list[Effect]:
         """The store did not take a frame. Keep it, give back the younger ones, and try again later."""
         if not self.pending or self.pending[0] is not frame:
             return []  # a younger one, given back already
         self._drop_pending()
-        if self._resync is not None:  # its content is dirty at the source; no need to try again
-            return self._begin_epoch()
-        self.pending.append(frame)
-        for journal, upto, nbytes in zip(self.journals.values(), frame.upto, frame.sizes, strict=True):
-            journal.append(Lsn(upto), nbytes)
-        self.accepted = frame.upto
+        if self._resync is not None and frame.epoch != self._resync.epoch:
+            return self._begin_epoch()  # its content is dirty at the source; no need to try again
+        self._take(frame)
         self.stalled = True
-        return self._refuse(Refusal.FULL)
+        return self._refuse(Refusal.FULL) if frame.epoch == self.epoch else []
 
     def retry(self) -> list[Effect]:
         """Try the frame again that the store did not take."""
@@ -214,7 +252,7 @@ class Receiver:
         if message.generation != self.generation or message.epoch < self.epoch:
             return []
         if message.epoch == self.epoch:
-            return [Send(self.spec.id.source, Resynced(self.spec.id, self.generation, self.epoch))]
+            return [self._resynced()]
         if self.stalled and not self._given:
             self._drop_pending()
         self._resync = message
@@ -226,16 +264,30 @@ class Receiver:
             return []
         if not reaches(message.after, self.durable):
             raise PeerError(f"{self.spec.id}: epoch {message.epoch} begins before what is durable")
-        self._resync = None
+        at, nothing = message.after, (0,) * len(message.after)
+        self._take(Frame(self.spec.id, self.generation, message.epoch, at, at, nothing, True, NOTHING))
+        return self._give()
+
+    def _turn(self, epoch: int) -> None:
+        """The anchor of an epoch is durable: the one before has ended."""
+        if self._resync is not None and self._resync.epoch == epoch:
+            self._resync = None
         self._ended = (self.epoch, self.durable)
-        self.epoch = message.epoch
-        for journal, after in zip(self.journals.values(), message.after, strict=True):
-            journal.skip(Lsn(after))
-        self.accepted = self.durable = message.after
+        self.epoch = epoch
         self.syncing = self.swept = True
-        self._anchored, self._window_end, self._gap_told, self._owes_ack = False, None, False, False
-        self.blocked = (0,) * len(message.after)
-        return [Send(self.spec.id.source, Resynced(self.spec.id, self.generation, self.epoch)), *self._settle()]
+        self._window_end, self._gap_told = None, False
+        self.blocked = (0,) * len(self.durable)
+
+    def _resynced(self) -> Send:
+        return Send(self.spec.id.source, Resynced(self.spec.id, self.generation, self.epoch))
+
+    def where(self, message: Where) -> list[Effect]:
+        """The sender lost its memory."""
+        if message.generation != self.generation:
+            return []
+        begun = self._resync
+        at = self._handed if begun is None else Cut(begun.epoch, begun.after)
+        return [Send(self.spec.id.source, Standing(self.spec.id, self.generation, at.epoch, at.position))]
 
     def sync_done(self, message: SyncDone) -> list[Effect]:
         """The sync window ends at this position."""
@@ -280,13 +332,24 @@ class Receiver:
         while self._awaited and (fate := self._fate(self._awaited[0].cut)) is not None:
             asked = self._awaited.popleft()
             if fate:
-                self.swept = self.swept and asked.cut.epoch != self.epoch
-                for journal, lsn in zip(self.journals.values(), asked.cut.position, strict=True):
-                    journal.mark(asked.checkpoint, Lsn(lsn))
+                self._mark(asked.checkpoint, asked.cut)
                 effects.append(Send(self.catalog, Reached(asked.vpg, asked.checkpoint, self.spec.id)))
             else:
                 effects.append(Send(self.catalog, Missed(asked.vpg, asked.checkpoint, self.spec.id)))
         return effects
+
+    def put_back(self, message: Marks) -> None:
+        """The manager says which checkpoints were marked; after a crash none is."""
+        first = next(iter(self.journals.values()))
+        for checkpoint, cut in message.marks.items():
+            if not first.settled(checkpoint):
+                self._mark(checkpoint, cut)
+        self.unmarked = False
+
+    def _mark(self, checkpoint: CheckpointId, cut: Cut) -> None:
+        self.swept = self.swept and cut.epoch != self.epoch
+        for journal, lsn in zip(self.journals.values(), cut.position, strict=True):
+            journal.mark(checkpoint, Lsn(lsn))
 
     # -- aging ------------------------------------------------------------------------------------------------
 

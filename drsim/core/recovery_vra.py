@@ -4,13 +4,18 @@ Theory of operation. Each stream has its own receiver (`receiver.py`). The VRA o
 frames on their way to the store (a share of the appliance's pool), one retry timer for a store that failed, and the
 word to the recovery manager when a journal nears its hard limit or the store does not take data.
 
-After a restart, memory is gone and the journals are as durable as they were; the senders begin new epochs.
+After a restart in good order, frames in memory are gone and the journals are as durable as they were; the senders
+begin new epochs. After a crash a new VRA is built from what the store holds (`durable`): the manager brings the marks
+of its checkpoints back, and is told again about the store and the journals' limits.
 """
+
+from collections.abc import Mapping
 
 from drsim.core.effects import Append, Arm, Effect, Promote, Send
 from drsim.core.errors import PeerError
 from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped
-from drsim.core.messages import Age, Await, Frame, JournalLimit, Resync, StoreState, SyncDone
+from drsim.core.journal import Stored
+from drsim.core.messages import Age, Await, Frame, JournalLimit, Marks, Resync, StoreState, SyncDone, Where
 from drsim.core.names import Address, StreamId, StreamSpec
 from drsim.core.receiver import Receiver
 from drsim.core.units import Ns
@@ -20,15 +25,21 @@ RETRY = "retry store"
 
 
 class RecoveryVra:
-    """The VRA of one recovery host. `pool_bytes` is its whole buffer pool."""
+    """The VRA of one recovery host. `pool_bytes` is its whole buffer pool.
+
+    `durable`: what the store holds of every stream, when an earlier life crashed.
+    """
 
     def __init__(
         self, address: Address, catalogs: dict[str, Address], streams: list[StreamSpec], *, pool_bytes: int,
-        tweaks: Tweaks,
+        tweaks: Tweaks, durable: Mapping[StreamId, Stored] | None = None,
     ) -> None:  # fmt: skip
         self.address, self.tweaks = address, tweaks
         self.limit = int(pool_bytes * tweaks.buffer_use_recover)
-        self.receivers = {s.id: Receiver(s, catalogs[s.id.vpg], self._room) for s in streams}
+        self.receivers = {
+            s.id: Receiver(s, catalogs[s.id.vpg], self._room, stored=None if durable is None else durable[s.id])
+            for s in streams
+        }
         self._near_limit: dict[StreamId, tuple[bool, bool]] = {}  # what was told: of a sync window, a frame was refused
         self._not_ok: set[StreamId] = set()  # streams whose store was reported as failing
         self._retrying = False
@@ -81,6 +92,12 @@ class RecoveryVra:
                 return self.receivers[message.stream].resync(message)
             case SyncDone():
                 return self.receivers[message.stream].sync_done(message)
+            case Where():
+                return self.receivers[message.stream].where(message)
+            case Marks():
+                receiver = self.receivers[message.stream]
+                receiver.put_back(message)
+                return self._check_limit(receiver)
             case Await():
                 return self.receivers[message.stream].await_cut(message)
             case Age():
@@ -116,7 +133,7 @@ class RecoveryVra:
     def _check_limit(self, receiver: Receiver) -> list[Effect]:
         """Ask for early aging when a journal is nearly full or refused a frame; once, until a promotion made room."""
         id_, limit = receiver.spec.id, receiver.spec.limit
-        if limit is None:
+        if limit is None or receiver.unmarked:
             return []
         margin = int(limit * self.tweaks.limit_margin)
         wanted, fullest = max(

@@ -5,6 +5,7 @@ Theory of operation.
     state      guest writes are     leaves when
     ---------  -------------------  --------------------------------------------------------------------------
     IN_SYNC    numbered and queued  `fold`: buffer full, peer lost, VRA restart       -> WAITING or HANDSHAKE
+    ASKING     marked dirty         `Standing`: epoch and numbers are known again     -> HANDSHAKE
     WAITING    marked dirty         the peer is connected, the pause is over          -> HANDSHAKE
     HANDSHAKE  marked dirty         `Resynced` for this epoch                         -> SWEEP
     SWEEP      marked dirty         what is dirty fits the tail                       -> TAIL
@@ -20,6 +21,11 @@ their current content. Such a sync frame takes its numbers and its place in the 
 write captured while the read is under way comes after it and cannot be overwritten by older content. A region is in
 flight until its frame is acknowledged; a fold marks it dirty again.
 
+After a crash the bitmap is lost with the rest, so everything is dirty, and the peer is asked where the stream stands:
+the next epoch lies beyond any that it knows of, and the next number beyond any that it may hold. Over each new
+connection it is asked again. (What is in fact the same on both sides will be found by comparing digests, region by
+region, before the sweep: delta sync.)
+
 No checkpoint may be cut outside IN_SYNC: data of a sweep arrives out of write order.
 
 Assumes: a connection keeps order and loses nothing until it is reported `Lost`. Gaps and refusals are still answered
@@ -34,7 +40,20 @@ from drsim.core.batch import OpenFrame, WriteBatch
 from drsim.core.bitmap import DirtyBitmap
 from drsim.core.effects import Arm, Effect, Publish, ReadRegions, Send
 from drsim.core.facts import SyncEnded, SyncStarted
-from drsim.core.messages import Ack, Cut, Frame, Nack, Position, Refusal, Resync, Resynced, SyncDone, Trigger
+from drsim.core.messages import (
+    Ack,
+    Cut,
+    Frame,
+    Nack,
+    Position,
+    Refusal,
+    Resync,
+    Resynced,
+    Standing,
+    SyncDone,
+    Trigger,
+    Where,
+)  # fmt: skip
 from drsim.core.names import StreamSpec
 from drsim.core.units import Ns
 from drsim.core.window import Window, reaches
@@ -45,6 +64,7 @@ class SendState(StrEnum):
     """States of the table above."""
 
     IN_SYNC = "in sync"
+    ASKING = "asking"
     WAITING = "waiting"
     HANDSHAKE = "handshake"
     SWEEP = "sweep"
@@ -62,9 +82,11 @@ TRIGGER_OF = {
 
 
 class Sender:
-    """One stream's sending half. `used` is its share of the VRA's buffer, in bytes."""
+    """One stream's sending half. `used` is its share of the VRA's buffer, in bytes. `crashed`: an earlier life was."""
 
-    def __init__(self, spec: StreamSpec, tweaks: Tweaks, *, tail_bytes: int, generation: int = 1) -> None:
+    def __init__(
+        self, spec: StreamSpec, tweaks: Tweaks, *, tail_bytes: int, generation: int = 1, crashed: bool = False
+    ) -> None:
         self.spec, self.tweaks, self.generation = spec, tweaks, generation
         self.state = SendState.IN_SYNC
         self.trigger = Trigger.NONE
@@ -86,6 +108,9 @@ class Sender:
         self._sync_sent = 0
         self._flush_timer = f"flush {spec.id}"
         self._pause_timer = f"pause {spec.id}"
+        if crashed:
+            self.state, self.trigger, self.epoch = SendState.ASKING, Trigger.PROTECTED_VRA, 0
+            self.bitmap.fill()
 
     # -- what the VRA asks ------------------------------------------------------------------------------------
 
@@ -204,6 +229,25 @@ class Sender:
         self._sync_upto = None
         self.state = SendState.WAITING
 
+    def started(self) -> list[Effect]:
+        """The VRA is up: go on after a stop or a crash."""
+        if self.state is SendState.ASKING:
+            begun = SyncStarted(self.spec.id, self.trigger, self.bitmap.nbytes)
+            return [Publish(begun), *self._ask()]
+        return [] if self.connected else self.reconnected()
+
+    def _ask(self) -> list[Effect]:
+        return [Send(self.spec.id.target, Where(self.spec.id, self.generation))]
+
+    def standing(self, message: Standing) -> list[Effect]:
+        """The peer tells what it may know of our earlier lives."""
+        if self.state is not SendState.ASKING or message.generation != self.generation:
+            return []
+        self.epoch = message.epoch + 1
+        self.numbered = self.durable = self._swept = message.position
+        self.state = SendState.WAITING
+        return self._restart()
+
     def _restart(self) -> list[Effect]:
         # A journal at its limit may have to give up all its checkpoints for the sync window, so it must learn of it.
         if not self.connected or self.refused not in (None, Refusal.LIMIT):
@@ -308,12 +352,14 @@ class Sender:
         """The connection to the peer is gone."""
         self.connected = False
         self.refused = None
-        return [] if self.state is SendState.WAITING else self.fold(trigger)
+        return [] if self.state in (SendState.WAITING, SendState.ASKING) else self.fold(trigger)
 
     def reconnected(self) -> list[Effect]:
         """The peer can be reached again. Whatever was under way before is in the bitmap."""
         self.connected = True
         self.refused = None
+        if self.state is SendState.ASKING:
+            return self._ask()
         if self.state is not SendState.WAITING:
             return self.fold(Trigger.COMMUNICATION)
         return self._restart()

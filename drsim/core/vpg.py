@@ -19,6 +19,10 @@ State. `regions` follows what the VRAs, the catalogue and the connection report;
 with its cause, by the field's trigger names, so that each second of a missed service level can be attributed.
 What was sealed and is not known to be listed is sent again over a new connection to the catalogue.
 The cause of a problem stays until a checkpoint is listed that meets the service level again.
+
+After a crash a new manager is built (`first` above 1): it numbers its checkpoints beyond those of earlier lives,
+claims no service level until the catalogue tells what is listed, and learns from the VRAs what synchronizes. What was
+sealed and not yet listed is lost with its memory; nobody was promised it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -49,6 +53,7 @@ from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
 TICK, DEADLINE = "checkpoint", "deadline"
+FIRST = CheckpointId(1)
 
 
 @dataclass(slots=True)
@@ -62,21 +67,26 @@ class _Attempt:
 
 
 class Vpg:
-    """One VPG at its protected site. Times in nanoseconds."""
+    """One VPG at its protected site. Times in nanoseconds.
+
+    `first`: number of the first checkpoint, beyond any that an earlier life of the manager gave.
+    """
 
     def __init__(
         self, address: Address, name: str, vras: list[Address], catalog: Address, *, interval: Ns, rpo_alert: Ns,
-        history: Ns, tweaks: Tweaks,
+        history: Ns, tweaks: Tweaks, first: CheckpointId = FIRST,
     ) -> None:  # fmt: skip
         self.address, self.name, self.vras, self.catalog = address, name, vras, catalog
         self.interval, self.rpo_alert, self.history, self.tweaks = interval, rpo_alert, history, tweaks
-        self.regions = Regions()
-        self.cause = ""
+        self._heir = first > FIRST  # of an earlier life, which crashed
+        self.regions = Regions(rpo_ok=not self._heir, history_ok=not self._heir)
+        self.cause = "manager restart" if self._heir else ""
         self.attempt: _Attempt | None = None
-        self._count = 0
-        self._since: Ns | None = None  # the first start
-        self._newest = Ns(0)  # when the newest listed checkpoint was taken; the start, before there is one
-        self._oldest = Ns(0)
+        self.newest: Ns | None = None
+        """When the newest listed checkpoint was taken, as far as the catalogue has told. None: not known, or none."""
+        self._oldest: Ns | None = None  # likewise
+        self._count = first - 1
+        self._since: Ns | None = None  # the first start, if it was in this life
         self._syncing: dict[StreamId, SyncChanged] = {}
         self._stores: dict[StreamId, str] = {}  # recovery stores that do not take data, and why
         self._withdrawn = False  # there is no recovery point any more
@@ -100,22 +110,22 @@ class Vpg:
                 return self._next_tag(now)
             case Received(_, message):
                 return self._received(now, message)
-            case Lost():
+            case Lost(peer) if peer == self.catalog:
                 self._connected = False
                 return self._review(now)
-            case Connected():
+            case Connected(peer) if peer == self.catalog:
                 self._connected = True
                 again: list[Effect] = [Send(self.catalog, Sealed(c)) for c in self._unlisted.values()]
                 return again + self._review(now)
-            case Stopped():
-                return []
+            case Lost() | Connected() | Stopped():
+                return []  # a VRA: it says again what it has to say; a hold that it misses runs out
             case _:
                 raise PeerError(f"a VPG manager cannot take {event!r}", place=self.address)
 
     def _started(self, now: Ns) -> list[Effect]:
         """For the first time, or again: then the attempt under way is given up, and what was listed still counts."""
-        if self._since is None:
-            self._since = self._newest = self._oldest = now
+        if self._since is None and not self._heir:
+            self._since = now
         state = Publish(StateChanged(self.name, self.regions, self.cause))
         return [Arm(TICK, self.interval), *self._void("manager restart"), state]
 
@@ -136,12 +146,12 @@ class Vpg:
                     self._syncing.pop(stream, None)
                 return self._review(now)
             case Listed():
-                self._newest, self._oldest = message.taken, message.oldest_taken
+                self.newest, self._oldest = message.taken, message.oldest_taken
                 self._withdrawn = False
                 self._unlisted = {id_: c for id_, c in self._unlisted.items() if id_ > message.checkpoint}
                 return self._review(now, listed=True)
             case Withdrawn():
-                self._newest = self._oldest = self._since or Ns(0)
+                self.newest = self._oldest = None
                 self._withdrawn = True
                 return self._review(now)
             case StoreState(stream=stream):
@@ -225,8 +235,8 @@ class Vpg:
             sync=Sync.IN_SYNC if worst is None else Sync.PAUSED_SYSTEM if paused else Sync.BITMAP,
             peer=self._peer(),
             health=Health.JOURNAL_STORAGE if self._stores else Health.OK,
-            rpo_ok=now - self._newest <= self.rpo_alert,
-            history_ok=now - self._oldest >= min(self.history, now - (self._since or 0)) - self._history_slack(),
+            rpo_ok=self._rpo_ok(now),
+            history_ok=self._history_ok(now),
         )
         cause = self._cause(worst, regions)
         if cause or (listed and regions.rpo_ok and regions.history_ok):
@@ -243,8 +253,16 @@ class Vpg:
             return Peer.DISCONNECTED_NO_POINTS  # the field's name for it (T8), whether the peer answers or not
         return Peer.CONNECTED if self._connected else Peer.DISCONNECTED
 
-    def _history_slack(self) -> int:
-        return self.tweaks.age_interval + 2 * self.interval
+    def _rpo_ok(self, now: Ns) -> bool:
+        """Before there is a checkpoint, protection itself is what is young enough."""
+        since = self._since if self.newest is None else self.newest
+        return since is not None and now - since <= self.rpo_alert
+
+    def _history_ok(self, now: Ns) -> bool:
+        """No shorter than it may be, or than it can be; an heir does not know how long protection lasts."""
+        oldest = self._since if self._oldest is None else self._oldest
+        can_be = self.history if self._since is None else min(self.history, now - self._since)
+        return oldest is not None and now - oldest >= can_be - self.tweaks.age_interval - 2 * self.interval
 
     def _cause(self, worst: SyncChanged | None, regions: Regions) -> str:
         if self._stores:

@@ -94,14 +94,18 @@ def taps(model: Model, layout: Layout, seed: int) -> dict[StreamId, Tap]:
 
 
 def simulate(
-    model: Model, *, seed: int | None = None, progress: Progress | None = None, keep_frames: bool = False
-) -> Run:
-    """Run a model. `progress(now, until)` is called about a hundred times. Raises DrsimError."""
+    model: Model, *, seed: int | None = None, progress: Progress | None = None, keep_frames: bool = False,
+    trace: TraceDigest | None = None,
+) -> Run:  # fmt: skip
+    """Run a model. `progress(now, until)` is called about a hundred times. `trace` sees every step.
+
+    Raises DrsimError.
+    """
     seed = model.run.seed if seed is None else seed
     until = model.run.until
     layout = Layout(model)
     recorder = Recorder(max(SECOND, until // SAMPLES))
-    digest = TraceDigest()
+    digest = trace or TraceDigest()
     world = World(model, layout, taps(model, layout, seed), recorder, seed=seed, trace=digest, keep_frames=keep_frames)
     recorder.attach(world)
     Injector(world, recorder).schedule(model.faults)

@@ -9,6 +9,8 @@ from support import Bag, Shape
 from drsim.core.facts import CheckpointListed, CheckpointSkipped, CheckpointsRetired, SyncEnded, SyncStarted
 from drsim.core.trace import TraceDigest
 
+KINDS = ("/vra", "recovery-vra", "/vpg/", "/catalog/")
+
 
 @settings(max_examples=max(250, settings.get_profile(settings.get_current_profile_name()).max_examples))
 @given(st.binary(min_size=LENGTH, max_size=LENGTH))
@@ -18,7 +20,8 @@ def test_any_run_keeps_the_rules_and_recovers(program: bytes) -> None:
 
 def test_the_programs_reach_what_they_should() -> None:
     """A checker that never meets a fault proves nothing."""
-    facts = [fact for seed in range(60) for fact in run(random_program(seed)).facts]
+    bags = [run(random_program(seed)) for seed in range(60)]
+    facts = [fact for bag in bags for fact in bag.facts]
     kinds = {kind: sum(isinstance(f, kind) for f in facts) for kind in (CheckpointListed, SyncStarted, SyncEnded)}
     assert min(kinds.values()) > 60, kinds
     assert {f.trigger.name for f in facts if isinstance(f, SyncStarted)} >= {
@@ -29,6 +32,8 @@ def test_the_programs_reach_what_they_should() -> None:
     }  # fmt: skip
     reasons = {f.reason for f in facts if isinstance(f, CheckpointsRetired)}
     assert reasons == {"history", "journal limit", "sync window fills the journal"}
+    crashes = {kind: sum(bag.lives[a] for bag in bags for a in bag.lives if kind in a) for kind in KINDS}
+    assert min(crashes.values()) >= 3, crashes
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -312,7 +312,9 @@ def test_a_resync_ends_the_epoch_for_late_frames() -> None:
     receiver.frame(frames[0])
     receiver.appended(frames[0])
     after = tuple(n + 10 for n in frames[-1].upto)
-    receiver.resync(Resync(one.id, 1, 2, after))
+    anchor = next(e for e in receiver.resync(Resync(one.id, 1, 2, after)) if isinstance(e, Append)).frame
+    assert receiver.frame(frames[1]) == []
+    receiver.appended(anchor)
     assert receiver.frame(frames[1]) == []
     assert receiver.durable == after
     assert all(j.durable == Lsn(n) for j, n in zip(receiver.journals.values(), after, strict=True))

@@ -35,8 +35,12 @@ def test_against_a_set_of_sectors(seed: int) -> None:
     cursor = (0, 0)
     size = {v.id: v.sectors for v in VOLUMES}
     owner = {v.id: v.vm for v in VOLUMES}
-    for _ in range(30):
-        if rng.random() < 0.7:
+    for step in range(40):
+        if step == 20:
+            bitmap.fill()
+            naive = {(v.id, r) for v in VOLUMES for r in range(-(-v.sectors // region))}
+            cursor = (0, 0)
+        if rng.random() < (0.7 if step < 20 else 0.3):
             found = []
             for _ in range(rng.randint(0, 4)):
                 volume = rng.choice(VOLUMES)
@@ -94,6 +98,32 @@ def test_the_sweep_goes_round() -> None:
         found += taken(bitmap, REGION * SECTOR)
         bitmap.mark(writes((2, 8, 0, 1)))
     assert [lba for _, _, lba, _ in found] == [0, 4, 8, 12, 0]
+
+
+def test_a_full_bitmap_is_swept_in_order_and_what_is_written_again_comes_next_round() -> None:
+    bitmap = DirtyBitmap(REGION * SECTOR, VOLUMES)
+    bitmap.fill()
+    assert len(bitmap) == 6 + 3 + 16
+    assert taken(bitmap, 4 * REGION * SECTOR) == [(1, 3, 0, 16)]
+    bitmap.mark(writes((1, 3, 0, 1), (2, 8, 60, 4)))
+    assert len(bitmap) == 2 + 3 + 16 + 1, "what is still to come is not counted twice"
+    assert taken(bitmap, 4 * REGION * SECTOR) == [(1, 3, 16, 6), (1, 4, 0, 8)]
+    assert taken(bitmap) == [(1, 4, 8, 1), (2, 8, 0, 64)]
+    assert taken(bitmap) == [(1, 3, 0, 4)]
+    assert len(bitmap) == 0
+
+
+def test_a_full_bitmap_of_a_large_disk_takes_no_room() -> None:
+    bitmap = DirtyBitmap(SECTOR, [VolumeInfo(VolumeId(1), VmId(1), 1 << 40)])
+    bitmap.fill()
+    bitmap.mark(writes((1, 1, 5, 90)))
+    for n in range(9):
+        assert taken(bitmap, 100 * SECTOR) == [(1, 1, 100 * n, 100)]
+    assert len(bitmap) == (1 << 40) - 900
+    assert not bitmap.covers(1, 899)
+    assert bitmap.covers(1, 900)
+    assert bitmap.covers(1, (1 << 40) - 1)
+    assert len(bitmap._keys) < 1000
 
 
 def test_many_marks_stay_small() -> None:

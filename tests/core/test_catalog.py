@@ -1,6 +1,6 @@
 """Catalog: listing, retention, pins, withdrawal, and what is asked again after a loss."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from support import TINY
@@ -17,6 +17,7 @@ from drsim.core.messages import (
     Cut,
     JournalLimit,
     Listed,
+    Marks,
     Missed,
     Reached,
     Release,
@@ -34,13 +35,18 @@ ID = EffectId(HERE, 0)
 HISTORY = 100
 
 
+def checkpoint(n: int) -> Checkpoint:
+    return Checkpoint("crm", CheckpointId(n), Ns(10 * n), {s: Cut(1, (n,)) for s in STREAMS})
+
+
 class Rig:
     """A catalogue over two streams to two recovery VRAs; checkpoint n is taken at time 10 n."""
 
-    def __init__(self) -> None:
-        self.catalog = Catalog(HERE, "crm", MANAGER, STREAMS, history=Ns(HISTORY), tweaks=TINY)
+    def __init__(self, kept: Sequence[Checkpoint] | None = None, pins: Iterable[int] = ()) -> None:
+        self.catalog = Catalog(HERE, "crm", MANAGER, STREAMS, history=Ns(HISTORY), tweaks=TINY, kept=kept,
+                               pins=map(CheckpointId, pins))  # fmt: skip
         self.asked: list[Keep | Forget] = []
-        self(Started())
+        self.began = self(Started())
 
     def __call__(self, event: Event, now: int = 0) -> list[Effect]:
         effects = self.catalog.handle(Ns(now), event)
@@ -51,7 +57,7 @@ class Rig:
         return self(Received(Address("x"), message))  # type: ignore[arg-type]
 
     def sealed(self, n: int) -> list[Effect]:
-        return self.hears(Sealed(Checkpoint("crm", CheckpointId(n), Ns(10 * n), {s: Cut(1, (n,)) for s in STREAMS})))
+        return self.hears(Sealed(checkpoint(n)))
 
     def reached(self, n: int, streams: Iterable[StreamId] = STREAMS) -> list[Effect]:
         return [e for s in streams for e in self.hears(Reached("crm", CheckpointId(n), s))]
@@ -73,8 +79,8 @@ class Rig:
         keep = None if keep_from is None else CheckpointId(keep_from)
         return self.hears(JournalLimit("crm", STREAMS[stream], keep, syncing))
 
-    def age(self, now: int) -> list[Effect]:
-        effects = self(Fired(AGE), now)
+    def age(self) -> list[Effect]:
+        effects = self(Fired(AGE), 10**9)
         assert effects[0] == Arm(AGE, Ns(TINY.age_interval))
         return effects[1:]
 
@@ -89,6 +95,11 @@ def ages(effects: Iterable[Effect]) -> list[tuple[str, int | None]]:
 
 def awaits(effects: Iterable[Effect]) -> list[tuple[str, int]]:
     return [(e.to, e.message.checkpoint) for e in effects if isinstance(e, Send) and isinstance(e.message, Await)]
+
+
+def marks(effects: Iterable[Effect]) -> list[tuple[str, list[int]]]:
+    found = [(e.to, e.message) for e in effects if isinstance(e, Send) and isinstance(e.message, Marks)]
+    return [(to, list(message.marks)) for to, message in found]
 
 
 def retired(before: int | None, reason: str) -> Publish:
@@ -140,29 +151,40 @@ def test_one_that_cannot_be_kept_is_dropped() -> None:
 
 
 def test_old_checkpoints_leave_the_list_before_their_data_goes() -> None:
-    rig = Rig().lists(1, 2, 3)
-    assert rig.age(10 + HISTORY) == []
-    assert rig.age(30 + HISTORY) == [retired(3, "history"), Forget("crm", CheckpointId(3))]
-    assert rig.listed == [3]
-    assert rig.age(35 + HISTORY) == [], "one at a time"
+    rig = Rig().lists(1, 2, 3, 11)
+    assert rig.age() == []
+    rig.lists(13)
+    assert rig.age() == [retired(3, "history"), Forget("crm", CheckpointId(3))]
+    assert rig.listed == [3, 11, 13]
+    rig.sealed(30)
+    rig.reached(30)
+    rig(Done(ID, rig.asked.pop()))
+    assert rig.age() == [], "one at a time"
     assert ages(rig.done()) == [("east/r1", 3), ("east/r2", 3)]
 
 
+def test_history_is_measured_by_the_clock_that_checkpoints_carry() -> None:
+    """The sites' clocks may differ, and when nothing new comes (a site is lost) nothing old may go."""
+    rig = Rig().lists(1, 2, 11)
+    assert rig.age() == []
+    assert rig.listed == [1, 2, 11]
+
+
 def test_the_newest_is_never_retired() -> None:
-    rig = Rig().lists(1, 2)
-    assert rig.age(10**9) == [retired(2, "history"), Forget("crm", CheckpointId(2))]
+    rig = Rig().lists(1, 50)
+    assert rig.age() == [retired(50, "history"), Forget("crm", CheckpointId(50))]
     rig.done()
-    assert rig.age(10**9) == []
+    assert rig.age() == []
     assert rig.limit(None) == []
-    assert rig.listed == [2]
+    assert rig.listed == [50]
 
 
 def test_a_list_that_cannot_be_shortened_ages_nothing_and_is_asked_again() -> None:
-    rig = Rig().lists(1, 2, 3)
-    rig.age(20 + HISTORY)
+    rig = Rig().lists(1, 2, 12)
+    rig.age()
     assert rig.fails() == []
     assert ages(rig.limit(2)) == []
-    assert rig.age(20 + HISTORY) == [Forget("crm", CheckpointId(2))]
+    assert rig.age() == [Forget("crm", CheckpointId(2))]
     assert ages(rig.done()) == [("east/r1", 2), ("east/r2", 2)]
 
 
@@ -170,19 +192,19 @@ def test_a_list_that_cannot_be_shortened_ages_nothing_and_is_asked_again() -> No
 
 
 def test_a_pin_keeps_it_and_everything_after_it() -> None:
-    rig = Rig().lists(1, 2, 3, 4)
+    rig = Rig().lists(1, 2, 3, 40)
     rig(PinAsked(2, True))
-    assert rig.age(10**9) == [retired(2, "history"), Forget("crm", CheckpointId(2))]
+    assert rig.age() == [retired(2, "history"), Forget("crm", CheckpointId(2))]
     rig.done()
-    assert rig.age(10**9) == []
-    assert rig.limit(4) == []
-    assert rig(PinAsked(2, False)) == [retired(4, "journal limit"), Forget("crm", CheckpointId(4))]
+    assert rig.age() == []
+    assert rig.limit(40) == []
+    assert rig(PinAsked(2, False)) == [retired(40, "journal limit"), Forget("crm", CheckpointId(40))]
 
 
 def test_only_what_is_listed_can_be_pinned() -> None:
     """A pin on what is gone would stop retention for ever."""
-    rig = Rig().lists(1, 2)
-    rig.age(20 + HISTORY)
+    rig = Rig().lists(1, 12)
+    rig.age()
     rig(PinAsked(1, True))
     rig(PinAsked(9, True))
     assert rig.catalog.pins == set()
@@ -216,8 +238,8 @@ def test_a_limit_that_cannot_be_met_now_is_met_when_the_next_is_listed() -> None
 
 
 def test_limits_of_two_journals_do_not_hide_each_other() -> None:
-    rig = Rig().lists(1, 2, 3)
-    rig.age(20 + HISTORY)
+    rig = Rig().lists(1, 2, 3, 12)
+    rig.age()
     rig.limit(3, stream=0)
     rig.limit(2, stream=1)
     assert retired(3, "journal limit") in rig.done()
@@ -325,15 +347,88 @@ def test_a_protected_manager_that_is_back_is_told_again() -> None:
 
 
 def test_a_restart_asks_again_what_was_under_way() -> None:
-    rig = Rig().lists(1, 2)
-    rig.sealed(3)
-    rig.reached(3)
-    rig.sealed(4)
-    rig.age(20 + HISTORY)
+    rig = Rig().lists(1, 12)
+    rig.sealed(13)
+    rig.reached(13)
+    rig.sealed(14)
+    rig.age()
     effects = rig(Started())
-    assert [e.checkpoint.id for e in effects if isinstance(e, Keep)] == [3]
-    assert Forget("crm", CheckpointId(2)) in effects
-    assert awaits(effects) == [("east/r1", 4), ("east/r2", 4)]
+    assert [e.checkpoint.id for e in effects if isinstance(e, Keep)] == [13]
+    assert Forget("crm", CheckpointId(12)) in effects
+    assert awaits(effects) == [("east/r1", 14), ("east/r2", 14)]
+    assert Send(MANAGER, Listed("crm", CheckpointId(12), Ns(120), Ns(120))) in effects
+
+
+# -- after a crash ------------------------------------------------------------------------------------------------
+
+
+def test_a_first_life_has_nothing_to_say() -> None:
+    assert Rig().began == [Arm(AGE, Ns(TINY.age_interval))]
+
+
+def test_a_rebuilt_catalogue_lists_what_is_kept_and_says_so_to_all() -> None:
+    kept = [checkpoint(n) for n in (3, 4)]
+    rig = Rig(kept)
+    assert rig.listed == [3, 4]
+    newest = Send(MANAGER, Listed("crm", CheckpointId(4), Ns(40), Ns(30)))
+    assert rig.began[1:] == [
+        *(Send(s.target, said) for s in STREAMS for said in (
+            Marks("crm", s, {c.id: c.cut[s] for c in kept}), Age("crm", CheckpointId(3), s)
+        )),
+        newest,
+    ]  # fmt: skip
+    again = rig(Connected(Address("east/r1")))
+    assert (marks(again), ages(again)) == ([("east/r1", [3, 4])], [("east/r1", 3)])
+    assert rig(Connected(MANAGER)) == [newest]
+    assert rig.sealed(4) == []
+    rig.lists(5)
+    assert rig.listed == [3, 4, 5]
+
+
+def test_a_rebuilt_catalogue_with_nothing_kept_says_that_there_is_no_recovery_point() -> None:
+    rig = Rig([])
+    assert rig.began[-1] == TOLD
+    assert rig(Connected(MANAGER)) == [TOLD]
+    rig.lists(1)
+    assert rig(Connected(MANAGER)) == [Send(MANAGER, Listed("crm", CheckpointId(1), Ns(10), Ns(10)))]
+
+
+def test_pins_of_operations_that_go_on_are_kept_and_others_are_not() -> None:
+    assert Rig([checkpoint(3), checkpoint(4)], pins=(2, 4)).catalog.pins == {4}
+
+
+def test_a_rebuilt_catalogue_lets_everything_go_when_a_journal_is_full() -> None:
+    """The old one may have forgotten all checkpoints, and died before it could tell the VRAs."""
+    rig = Rig([])
+    assert rig.limit(None) == [Forget("crm", None)]
+    assert ages(rig.done()) == [("east/r1", None), ("east/r2", None)]
+
+
+def test_a_vra_that_is_back_hears_the_marks_of_all_that_may_be_kept_before_anything_else() -> None:
+    rig = Rig().lists(1, 2, 12)
+    rig.age()  # 1 is on its way out
+    rig.sealed(13)
+    rig.reached(13)  # not kept yet
+    rig.sealed(14)
+    rig.reached(14, STREAMS[:1])
+    rig.sealed(15)
+    first, second = (rig(Connected(s.target)) for s in STREAMS)
+    assert marks(first) == [("east/r1", [1, 2, 12, 13, 14])]
+    assert marks(second) == [("east/r2", [1, 2, 12, 13])]
+    assert [type(e.message) for e in second if isinstance(e, Send)] == [Marks, Await, Await]
+    rig.done()
+    assert marks(rig(Connected(STREAMS[0].target))) == [("east/r1", [2, 12, 13, 14])]
+
+
+def test_what_is_withdrawn_is_marked_until_it_is_forgotten() -> None:
+    rig = Rig().lists(1)
+    rig.sealed(2)
+    rig.reached(2)
+    rig.limit(None, syncing=True)
+    assert marks(rig(Connected(STREAMS[0].target))) == [("east/r1", [1, 2])]
+    rig.done()
+    rig.done()
+    assert marks(rig(Connected(STREAMS[0].target))) == [("east/r1", [])]
 
 
 def test_messages_for_others_are_refused() -> None:

@@ -91,15 +91,26 @@ def test_rollback_forgets_what_was_not_durable() -> None:
     assert journal.at(CheckpointId(1)) == (2, 15)
 
 
-def test_skip_begins_an_epoch() -> None:
+def test_an_empty_part_skips_numbers() -> None:
     journal = filled(10)
-    journal.skip(Lsn(40))
+    journal.append(Lsn(40), 0)
+    journal.rollback()
+    assert (journal.durable, journal.appended, journal.nbytes) == (1, 1, 10)
+    journal.append(Lsn(40), 0)
+    journal.persisted(Lsn(40), 0)
     assert (journal.durable, journal.appended, journal.nbytes) == (40, 40, 10)
-    with pytest.raises(CoreError, match="before what is durable"):
-        journal.skip(Lsn(39))
-    journal.append(Lsn(41), 5)
-    with pytest.raises(AssertionError):
-        journal.skip(Lsn(50))
+
+
+def test_restored_from_what_the_store_holds_beyond_the_mirror() -> None:
+    journal = Journal(VmId(1), limit=60)
+    journal.restore(Lsn(4), Lsn(9), [(5, 20), (8, 30)])
+    assert (journal.base, journal.durable, journal.appended, journal.nbytes) == (4, 9, 9, 50)
+    mark(journal, (1, 4), (2, 6), (3, 9))
+    assert [journal.plan(CheckpointId(n)).nbytes for n in (1, 2, 3)] == [0, 20, 50]
+    assert not journal.has_room(11)
+    empty = Journal(VmId(1))
+    empty.restore(Lsn(7), Lsn(3), [])
+    assert (empty.durable, empty.nbytes) == (7, 0), "the mirror may be past the last frame's numbers"
 
 
 def test_marks_are_counted_at_the_frame_end_before_them() -> None:
@@ -189,7 +200,8 @@ def test_against_lists(seed: int) -> None:
     rng = random.Random(seed)
     journal, naive, number = Journal(VmId(1)), Naive(), 0
     for _ in range(3000 if seed == 0 else 300):
-        match rng.choice(["frame", "frame", "mark", "mark", "age", "skip"] if seed else ["frame", "mark", "age"]):
+        steps = ["frame", "frame", "mark", "mark", "age", "skip", "crash"] if seed else ["frame", "mark", "age"]
+        match rng.choice(steps):
             case "frame":
                 upto, size = journal.durable + rng.randint(0, 3), rng.randint(0, 9)
                 if upto > journal.durable:
@@ -207,11 +219,18 @@ def test_against_lists(seed: int) -> None:
                 age(journal, naive.marks[at][0])
                 naive.base, naive.marks = naive.marks[at][1], naive.marks[at:]
             case "skip":
-                journal.skip(Lsn(journal.durable + rng.randint(0, 5)))
+                upto = Lsn(journal.durable + rng.randint(0, 5))
+                journal.append(upto, 0)
+                journal.persisted(upto, 0)
+            case "crash":
+                end, journal = journal.durable, Journal(VmId(1))
+                journal.restore(Lsn(naive.base), end, [f for f in naive.frames if f[0] > naive.base])
+                mark(journal, *naive.marks)
         assert journal.base == naive.base
         assert journal.nbytes == naive.total(1 << 60) - naive.total(naive.base)
         for id_, lsn in naive.marks[:3] + naive.marks[-3:]:
-            assert journal.at(CheckpointId(id_)) == (lsn, naive.total(lsn))
+            plan = journal.plan(CheckpointId(id_))
+            assert (plan.upto, plan.nbytes) == (lsn, naive.total(lsn) - naive.total(naive.base))
         room = rng.randint(0, 40)
         fits = [c for c, lsn in naive.marks if naive.total(1 << 60) - naive.total(lsn) <= room]
         assert journal.fits_from(room) == (fits[0] if fits else None)

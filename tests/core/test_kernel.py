@@ -53,6 +53,19 @@ def test_one_machine_at_an_address() -> None:
         kernel.add(A, Echo())
 
 
+def test_a_machine_that_died_is_replaced_and_numbers_go_on() -> None:
+    kernel = Kernel(max_steps=9)
+    kernel.add(A, Echo())
+    kernel.post(Ns(0), A, Started())
+    kernel.post(Ns(1), A, Started())
+    kernel.replace(A, heir := Echo())
+    assert kernel.post(Ns(2), A, Started()) == []
+    assert [id_ for id_, _ in kernel.post(Ns(3), A, Started())] == [EffectId(A, 1)]
+    assert heir.seen == 2
+    with pytest.raises(CoreError, match="no machine to replace"):
+        kernel.replace(B, Echo())
+
+
 def test_a_livelock_is_reported_and_time_ends_it() -> None:
     kernel = Kernel(max_steps=3)
     kernel.add(A, Echo())

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from programs import random_program, run
 
-from drsim.core import catalog, protected_vra, receiver, sender, vpg
+from drsim.core import bitmap, catalog, protected_vra, receiver, sender, vpg
 from drsim.core.effects import Append, Effect, ReadRegions, ReleaseGuests, Send
-from drsim.core.messages import Ack, Age, Cut, Frame, Hold, Missed, Reached, SyncDone
-from drsim.core.units import Ns
+from drsim.core.messages import Ack, Age, Cut, Frame, Hold, Missed, Reached, Standing, SyncDone
+from drsim.core.units import Lsn, Ns
 from drsim.core.window import reaches
 
 PROGRAMS = 200
@@ -131,9 +131,9 @@ def aged_before_forgotten(patch: pytest.MonkeyPatch) -> None:
     """Data goes to the mirror while the checkpoint before it is still listed."""
     retire = catalog.Catalog._retire_old
 
-    def mutant(self: catalog.Catalog, now: Ns) -> list[Effect]:
+    def mutant(self: catalog.Catalog) -> list[Effect]:
         early = [Send(s.target, Age(self.vpg, self.listed[-1].id, s)) for s in self.streams] if self.listed else []
-        return [*early, *retire(self, now)]
+        return [*early, *retire(self)]
 
     patch.setattr(catalog.Catalog, "_retire_old", mutant)
 
@@ -206,6 +206,58 @@ def overlap_unordered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sender.Sender, "_pump", mutant)
 
 
+def clean_after_a_crash(patch: pytest.MonkeyPatch) -> None:
+    """A VRA that lost its bitmap takes the disks for equal."""
+    patch.setattr(bitmap.DirtyBitmap, "fill", lambda self: None)
+
+
+def epoch_used_again(patch: pytest.MonkeyPatch) -> None:
+    """A VRA that lost its memory goes on in the epoch that its peer is in."""
+    standing = sender.Sender.standing
+
+    def mutant(self: sender.Sender, message: Standing) -> list[Effect]:
+        return standing(self, replace(message, epoch=message.epoch - 1))
+
+    patch.setattr(sender.Sender, "standing", mutant)
+
+
+def anchor_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """An epoch begins when it is heard of, before that is durable."""
+
+    def mutant(self: receiver.Receiver) -> list[Effect]:
+        message = self._resync
+        if message is None or self.pending:
+            return []
+        self._turn(message.epoch)
+        for journal, after in zip(self.journals.values(), message.after, strict=True):
+            journal.append(Lsn(after), 0)
+            journal.persisted(Lsn(after), 0)
+        self.accepted = self.durable = message.after
+        return [self._resynced(), *self._settle()]
+
+    patch.setattr(receiver.Receiver, "_begin_epoch", mutant)
+
+
+def numbers_given_again(patch: pytest.MonkeyPatch) -> None:
+    """A manager that lost its memory numbers its checkpoints from one."""
+    init = vpg.Vpg.__init__
+
+    def mutant(self: vpg.Vpg, *args: object, first: int = 1, **options: object) -> None:
+        init(self, *args, **options)  # type: ignore[arg-type]
+
+    patch.setattr(vpg.Vpg, "__init__", mutant)
+
+
+def aged_before_marked(patch: pytest.MonkeyPatch) -> None:
+    """A VRA that is back hears what may go before it hears what is marked."""
+    ask = catalog.Catalog._ask_again
+
+    def mutant(self: catalog.Catalog, vra: catalog.Address) -> list[Effect]:
+        return sorted(ask(self, vra), key=lambda e: not (isinstance(e, Send) and isinstance(e.message, Age)))
+
+    patch.setattr(catalog.Catalog, "_ask_again", mutant)
+
+
 MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (naive_marker, "depends on"),
     (seal_without_confirmation, "depends on"),
@@ -220,6 +272,11 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (gap_cancels_the_debt, "stuck"),
     (missed_is_reached, "has no mark"),
     (overlap_unordered, "superset rule|are not those of its cut"),
+    (clean_after_a_crash, "superset rule"),
+    (epoch_used_again, "stuck|are not those of its cut"),
+    (anchor_forgotten, "stuck"),
+    (numbers_given_again, "are not those of its cut|superset rule"),
+    (aged_before_marked, "has no mark"),
 ]
 
 

@@ -9,6 +9,7 @@ from drsim.core.effects import Append, Arm, Effect, EffectId, Promote, Publish, 
 from drsim.core.errors import PeerError, PlatformError, StoreFull
 from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped
 from drsim.core.facts import FrameRefused
+from drsim.core.journal import Stored
 from drsim.core.messages import (
     Ack,
     Age,
@@ -17,13 +18,16 @@ from drsim.core.messages import (
     Frame,
     Hold,
     JournalLimit,
+    Marks,
     Missed,
     Nack,
     Reached,
     Resync,
     Resynced,
+    Standing,
     StoreState,
     SyncDone,
+    Where,
 )
 from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.receiver import Receiver
@@ -38,16 +42,19 @@ ID = EffectId(HERE, 0)
 class Rig:
     """A recovery VRA with one stream of VM 1 (and one of VM 2), whose frames are of one sector a number."""
 
-    def __init__(self, *, streams: int = 1, pool: int = 64, limit: int | None = None) -> None:
+    def __init__(
+        self, *, streams: int = 1, pool: int = 64, limit: int | None = None, stored: Stored | None = None
+    ) -> None:
         specs = [
             StreamSpec(id_, (VmId(vm),), (VolumeInfo(VolumeId(vm), VmId(vm), 64),), limit and limit * SECTOR)
             for id_, vm in ((ONE, 1), (TWO, 2))[:streams]
         ]
-        self.vra = RecoveryVra(HERE, {"crm": CATALOG}, specs, pool_bytes=pool * SECTOR, tweaks=TINY)
+        self.vra = RecoveryVra(HERE, {"crm": CATALOG}, specs, pool_bytes=pool * SECTOR, tweaks=TINY,
+                               durable=stored and dict.fromkeys((s.id for s in specs), stored))  # fmt: skip
         self.one: Receiver = self.vra.receivers[ONE]
         self.store: list[Append] = []
         self.mirror: list[Promote] = []
-        self.epoch = 1
+        self.epoch = stored.epoch if stored else 1
 
     def __call__(self, event: Event) -> list[Effect]:
         effects = self.vra.handle(Ns(0), event)
@@ -78,12 +85,23 @@ class Rig:
         self.stored()
 
     def resync(self, after: int) -> list[Effect]:
+        """The sender begins an epoch; its anchor is not durable yet."""
         self.epoch += 1
         return self.hears(Resync(ONE, 1, self.epoch, (after,)))
+
+    def turn(self, after: int) -> list[Effect]:
+        """The sender begins an epoch, and its anchor becomes durable."""
+        self.resync(after)
+        return self.stored()
 
     def asks(self, checkpoint: int, position: int, *, epoch: int | None = None) -> list[str]:
         asked = Await("crm", CheckpointId(checkpoint), ONE, Cut(epoch or self.epoch, (position,)))
         return said(self.hears(asked, CATALOG))
+
+    def put_back(self, *marks: tuple[int, int, int]) -> list[str]:
+        """Marks of (checkpoint, epoch, position)."""
+        cuts = {CheckpointId(n): Cut(epoch, (position,)) for n, epoch, position in marks}
+        return said(self.hears(Marks("crm", ONE, cuts), CATALOG))
 
     def age(self, checkpoint: int | None) -> list[Effect]:
         return self.hears(Age("crm", checkpoint and CheckpointId(checkpoint), ONE), CATALOG)
@@ -100,6 +118,8 @@ def said(effects: Iterable[Effect]) -> list[str]:
                 found.append(f"nack {expected[0]} {reason.value}")
             case Send(_, Resynced(_, _, epoch)):
                 found.append(f"resynced {epoch}")
+            case Send(_, Standing(_, _, epoch, position)):
+                found.append(f"standing {epoch}:{position[0]}")
             case Send(_, Reached(_, checkpoint, _)):
                 found.append(f"reached {checkpoint}")
             case Send(_, Missed(_, checkpoint, _)):
@@ -225,8 +245,7 @@ def test_a_frame_larger_than_the_margin_asks_for_the_room_it_needs() -> None:
         rig.take(rig.one.durable[0], upto)
         rig.asks(n, upto)
     assert said(rig.frame(16, 24)) == ["nack 16 journal limit", "limit keep 1"], "8 sectors fit when 6 go"
-    assert said(rig.hears(Resync(ONE, 1, 2, (30,)))) == ["resynced 2"]
-    rig.epoch = 2
+    assert said(rig.turn(30)) == ["resynced 2"]
     assert said(rig.frame(30, 44)) == ["nack 30 journal limit", "limit keep 2 sync"]
 
 
@@ -235,7 +254,7 @@ def test_the_limit_is_told_again_when_it_turns_into_a_sync_window() -> None:
     rig.take(0, 18)
     assert said(rig.frame(18, 19)) == ["limit keep None"]
     rig.stored()
-    rig.resync(19)
+    rig.turn(19)
     assert said(rig.frame(19, 20)) == ["limit keep None sync"]
 
 
@@ -287,21 +306,19 @@ def test_one_try_at_a_time() -> None:
     assert [e.frame.stream for e in rig(Fired(RETRY)) if isinstance(e, Append)] == [TWO]
 
 
-def test_until_the_first_frame_of_an_epoch_is_durable_the_next_wait() -> None:
-    """A store cannot know where an epoch begins: a younger frame would be taken for its first."""
-    rig = Rig()
-    rig.take(0, 1)
-    rig.resync(5)
-    rig.frame(5, 6)
-    assert rig.frame(6, 7) == []
-    rig.frame(7, 8)
-    assert len(rig.store) == 1
-    effects = rig.stored()
-    assert said(effects) == ["ack 2:6"]
-    assert [e.frame.upto for e in effects if isinstance(e, Append)] == [(7,), (8,)]
-
-
 # -- epochs -------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_begins_when_its_anchor_is_durable() -> None:
+    """A crash must not forget an epoch in which a checkpoint may be cut."""
+    rig = Rig()
+    rig.take(0, 2)
+    effects = rig.resync(9)
+    assert [(e.frame.epoch, e.frame.after, e.frame.upto, len(e.frame.batch)) for e in rig.store] == [(2, (9,), (9,), 0)]
+    assert said(effects) == []
+    assert (rig.one.epoch, rig.one.durable, rig.one.syncing) == (1, (2,), False)
+    assert said(rig.stored()) == ["resynced 2"]
+    assert (rig.one.epoch, rig.one.durable, rig.one.syncing) == (2, (9,), True)
 
 
 def test_resync_waits_for_what_is_on_its_way() -> None:
@@ -309,14 +326,33 @@ def test_resync_waits_for_what_is_on_its_way() -> None:
     rig.frame(0, 2)
     assert rig.resync(9) == []
     assert rig.frame(9, 10) == []
-    assert said(rig.stored()) == ["ack 1:2", "resynced 2"]
-    assert rig.one.durable == (9,)
-    assert rig.one.syncing
+    assert said(rig.stored()) == ["ack 1:2"]
+    assert said(rig.stored()) == ["resynced 2"]
+
+
+def test_an_anchor_that_fails_is_tried_again() -> None:
+    rig = Rig()
+    rig.resync(3)
+    effects = rig.store_fails()
+    assert said(effects) == ["store: no room"]
+    assert Arm(RETRY, Ns(TINY.retry_pause)) in effects
+    rig(Fired(RETRY))
+    assert said(rig.stored()) == ["resynced 2", "store ok"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_newer_epoch_follows_an_anchor_that_is_under_way(fails: bool) -> None:
+    rig = Rig()
+    rig.resync(3)
+    assert rig.resync(5) == []
+    assert said(rig.store_fails() if fails else rig.stored()) == ([] if fails else ["resynced 2"])
+    assert said(rig.stored()) == ["resynced 3"]
+    assert rig.one.durable == (5,)
 
 
 def test_resync_is_answered_again_and_an_old_one_is_not() -> None:
     rig = Rig()
-    rig.resync(0)
+    rig.turn(0)
     assert said(rig.hears(Resync(ONE, 1, 2, (0,)))) == ["resynced 2"]
     assert rig.hears(Resync(ONE, 1, 1, (0,))) == []
     assert rig.hears(Resync(ONE, 2, 3, (0,))) == []
@@ -326,10 +362,8 @@ def test_resync_frees_a_stalled_stream() -> None:
     rig = Rig()
     rig.frame(0, 1)
     rig.store_fails()
-    assert said(rig.resync(1)) == ["resynced 2"]
+    assert said(rig.turn(1)) == ["resynced 2", "store ok"], "the manager learns that the store is well"
     assert rig(Fired(RETRY)) == []
-    rig.frame(1, 2)
-    assert said(rig.stored()) == ["ack 2:2", "store ok"], "the manager learns that the store is well"
 
 
 @pytest.mark.parametrize(("stored", "durable"), [(True, "ack 1:1"), (False, None)])
@@ -339,7 +373,7 @@ def test_resync_during_a_try_waits_for_its_end(stored: bool, durable: str | None
     rig.store_fails()
     rig(Fired(RETRY))
     assert rig.resync(1) == []
-    answers = said(rig.stored() if stored else rig.store_fails())
+    answers = said(rig.stored() if stored else rig.store_fails()) + said(rig.stored())
     assert [a for a in answers if "store" not in a] == [a for a in (durable, "resynced 2") if a]
 
 
@@ -352,7 +386,7 @@ def test_an_epoch_before_what_is_durable_is_refused() -> None:
 
 def test_the_sync_window_ends_when_its_end_is_durable() -> None:
     rig = Rig()
-    rig.resync(0)
+    rig.turn(0)
     rig.frame(0, 2)
     rig.hears(SyncDone(ONE, 1, 1, (0,)))
     rig.hears(SyncDone(ONE, 1, 2, (2,)))
@@ -370,7 +404,7 @@ def test_after_a_restart_only_what_is_durable_is_left() -> None:
     assert rig(Started()) == []
     rig.store.clear()
     assert (rig.one.accepted, rig.one.durable, rig.vra.used) == ((2,), (2,), 0)
-    assert said(rig.resync(3)) == ["resynced 2"]
+    assert said(rig.turn(3)) == ["resynced 2"]
     assert rig.asks(1, 3, epoch=1) == ["missed 1"]
 
 
@@ -380,9 +414,7 @@ def test_a_stall_does_not_outlive_a_restart() -> None:
     rig.store_fails()
     rig(Stopped())
     rig(Started())
-    rig.resync(1)
-    rig.frame(1, 2)
-    assert said(rig.stored()) == ["ack 2:2", "store ok"]
+    assert said(rig.turn(1)) == ["resynced 2", "store ok"]
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -403,7 +435,7 @@ def test_a_cut_of_an_epoch_that_ended_before_it_is_missed_although_the_numbers_p
     rig = Rig()
     rig.take(0, 2)
     assert rig.asks(1, 3) == []
-    assert said(rig.resync(5)) == ["resynced 2", "missed 1"]
+    assert said(rig.turn(5)) == ["resynced 2", "missed 1"]
     assert rig.asks(2, 2, epoch=1) == ["reached 2"]
     assert rig.asks(3, 4, epoch=1) == ["missed 3"]
     assert rig.asks(4, 5, epoch=3) == [], "an epoch to come"
@@ -421,7 +453,7 @@ def test_asked_again_a_cut_is_marked_once() -> None:
     assert rig.asks(3, 4) == []
     rig.frame(2, 4)
     assert said(rig.stored()) == ["ack 1:4", "reached 2", "reached 3"]
-    rig.resync(9)
+    rig.turn(9)
     assert rig.asks(5, 8, epoch=1) == ["missed 5"]
     assert rig.asks(6, 9) == ["reached 6"]
     assert rig.asks(5, 8, epoch=1) == ["missed 5"]
@@ -486,6 +518,83 @@ def test_a_cut_before_what_was_let_go_is_missed() -> None:
     rig.age(None)
     assert rig.asks(1, 3) == ["missed 1"]
     assert rig.asks(2, 4) == ["reached 2"]
+
+
+# -- after a crash ------------------------------------------------------------------------------------------------
+
+
+def rebuilt(*, epoch: int = 3, base: int = 4, end: int = 9, **rig_options: int) -> Rig:
+    """A new life: parts of 2 sectors up to 6 and of 3 up to 9 lie beyond the mirror, which is at 4."""
+    parts = tuple(p for p in ((6, 2 * SECTOR), (9, 3 * SECTOR)) if p[0] <= end)
+    return Rig(stored=Stored(epoch, (base,), (end,), (parts,)), **rig_options)
+
+
+def test_a_rebuilt_receiver_stands_where_its_store_ends() -> None:
+    rig = rebuilt()
+    assert (rig.one.epoch, rig.one.accepted, rig.one.durable) == (3, (9,), (9,))
+    assert rig.one.journals[VmId(1)].nbytes == 5 * SECTOR
+    assert rig(Started()) == []
+    assert said(rig.frame(9, 10)) == []
+    assert said(rig.stored()) == ["ack 3:10"]
+    assert said(rig.turn(12)) == ["resynced 4"]
+
+
+def test_a_rebuilt_receiver_gets_its_marks_back_and_goes_on() -> None:
+    rig = rebuilt()
+    assert rig.put_back((1, 2, 4), (2, 2, 6), (5, 3, 9)) == []
+    assert [rig.one.journals[VmId(1)].plan(CheckpointId(n)).nbytes // SECTOR for n in (1, 2, 5)] == [0, 2, 5]
+    assert rig.asks(5, 9) == ["reached 5"]
+    assert rig.asks(4, 9) == ["missed 4"]
+    assert rig.asks(6, 9) == ["reached 6"]
+    assert rig.age(2) == [Promote(ONE, (4,), (6,), 2 * SECTOR, CheckpointId(2))]
+
+
+def test_marks_that_are_there_are_not_put_back() -> None:
+    rig = marked(2, 3, upto=4)
+    assert rig.put_back((1, 1, 2)) == []
+    assert rig.put_back((1, 1, 2), (2, 1, 3)) == []
+    assert rig.one.journals[VmId(1)].plan(CheckpointId(2)).upto == 3
+
+
+def test_what_an_ended_epoch_had_reached_is_forgotten_and_missed() -> None:
+    rig = rebuilt()
+    rig.put_back((1, 2, 4))
+    assert rig.asks(2, 6, epoch=2) == ["missed 2"], "it may have been, nobody knows"
+    assert rig.asks(3, 3) == ["missed 3"], "before the mirror"
+    assert rig.asks(4, 9) == ["reached 4"]
+
+
+def test_without_its_marks_a_receiver_says_nothing_of_its_limit() -> None:
+    """It would look as if no checkpoint could be kept, and history would be given up for nothing."""
+    rig = rebuilt(limit=6)
+    assert said(rig(Connected(CATALOG))) == ["store ok"]
+    assert said(rig.frame(9, 11)) == ["nack 9 journal limit"]
+    assert rig.put_back((1, 2, 4), (2, 3, 6)) == ["limit keep 2"]
+
+
+@pytest.mark.parametrize(("newest", "swept"), [(2, True), (3, False)])
+def test_a_sync_window_is_open_until_a_checkpoint_of_its_epoch(newest: int, swept: bool) -> None:
+    rig = rebuilt(limit=5)
+    assert rig.put_back((1, 2, 4), (2, newest, 9)) == [f"limit keep 2{' sync' if swept else ''}"]
+
+
+@pytest.mark.parametrize("rig", [rebuilt(), Rig()], ids=["rebuilt", "first life"])
+def test_a_sender_that_asks_is_told_what_is_stored(rig: Rig) -> None:
+    assert said(rig.hears(Where(ONE, 1))) == [f"standing {rig.one.epoch}:{rig.one.durable[0]}"]
+    assert rig.hears(Where(ONE, 2)) == []
+
+
+def test_a_sender_that_asks_is_told_of_all_that_may_come_to_be_stored() -> None:
+    rig = Rig()
+    rig.take(0, 2)
+    rig.frame(2, 3)
+    assert said(rig.hears(Where(ONE, 1))) == ["standing 1:3"], "taken, not durable"
+    rig.resync(8)
+    assert said(rig.hears(Where(ONE, 1))) == ["standing 2:8"], "an epoch that has not begun"
+    rig.stored()
+    rig(Stopped())
+    rig(Started())
+    assert said(rig.hears(Where(ONE, 1))) == ["standing 2:8"], "its anchor may be there"
 
 
 def test_messages_for_others_are_refused() -> None:

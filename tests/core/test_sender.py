@@ -24,9 +24,11 @@ from drsim.core.messages import (
     Released,
     Resync,
     Resynced,
+    Standing,
     SyncChanged,
     SyncDone,
     Trigger,
+    Where,
 )
 from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.protected_vra import ProtectedVra
@@ -41,14 +43,14 @@ S = SendState
 class Rig:
     """A protected VRA with one stream of VM 1, or a second one of VM 2."""
 
-    def __init__(self, *, streams: int = 1, pool: int = 40, **tweaks: int) -> None:
+    def __init__(self, *, streams: int = 1, pool: int = 40, crashed: bool = False, **tweaks: int) -> None:
         specs = [
             StreamSpec(id_, (VmId(vm),), (VolumeInfo(VolumeId(vm), VmId(vm), 64),))
             for id_, vm in ((ONE, 1), (TWO, 2))[:streams]
         ]
         managers = {"crm": MANAGER, "web": MANAGER}
         small = TINY.model_copy(update={"window_frames": 8, **tweaks})
-        self.vra = ProtectedVra(HERE, managers, specs, pool_bytes=pool * SECTOR, tweaks=small)
+        self.vra = ProtectedVra(HERE, managers, specs, pool_bytes=pool * SECTOR, tweaks=small, crashed=crashed)
         self.one: Sender = self.vra.senders[ONE]
         self.reads: list[ReadRegions] = []
 
@@ -82,8 +84,12 @@ class Rig:
         return {lba for lba in range(64) if self.one.bitmap.covers(1, lba)}
 
     def into(self, state: SendState) -> "Rig":
-        """Bring the first stream into a state; sectors 0-7 are dirty outside IN_SYNC."""
+        """Bring the first stream into a state; sectors 0-7 are dirty outside IN_SYNC, all of them in ASKING."""
         if state is S.IN_SYNC:
+            return self
+        if state is S.ASKING:
+            self.__init__(crashed=True)  # type: ignore[misc]
+            self(Started())
             return self
         self.write((0, 8))
         self(Lost(THERE))
@@ -229,6 +235,59 @@ def test_a_restart_forgets_that_a_flush_was_to_come() -> None:
     rig.read()
     assert rig.one.state is S.TAIL
     assert rig.write((8, 1)) == [Arm(f"flush {ONE}", Ns(TINY.frame_delay))]
+
+
+# -- ASKING -------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_crash_everything_is_dirty_and_the_peer_is_asked() -> None:
+    rig = Rig(crashed=True)
+    assert rig.dirty() == set(range(64))
+    effects = rig(Started())
+    assert facts(effects, SyncStarted) == [SyncStarted(ONE, Trigger.PROTECTED_VRA, 64 * SECTOR)]
+    assert messages(effects, Where) == [Where(ONE, 1)]
+    assert messages(effects, SyncChanged) == [SyncChanged(ONE, True, False, Trigger.PROTECTED_VRA)]
+    assert rig.write((0, 8)) == []
+    assert rig.one.used == 0
+
+
+def test_the_answer_gives_an_epoch_and_numbers_beyond_all_earlier_ones() -> None:
+    rig = Rig(crashed=True)
+    rig(Started())
+    assert messages(rig.hears(Standing(ONE, 1, 4, (70,))), Resync) == [Resync(ONE, 1, 5, (70,))]
+    assert rig.one.state is S.HANDSHAKE
+    assert rig.hears(Standing(ONE, 1, 9, (99,))) == [], "once"
+    rig.hears(Resynced(ONE, 1, 5))
+    assert frames(rig.read()) == [((70,), (71,), True)]
+    for _ in range(7):
+        rig.ack(rig.one.numbered[0])
+        rig.read()
+    rig.ack(78)
+    assert rig.one.state is S.IN_SYNC
+    assert rig.dirty() == set()
+
+
+def test_it_is_asked_again_over_each_new_connection() -> None:
+    rig = Rig(crashed=True)
+    rig(Started())
+    assert rig(Lost(THERE)) == []
+    assert rig.one.state is S.ASKING
+    assert messages(rig(Connected(THERE)), Where) == [Where(ONE, 1)]
+    assert messages(rig(Connected(THERE)), Where) == [Where(ONE, 1)]
+    rig(Stopped())
+    assert rig.one.state is S.ASKING
+    assert messages(rig(Started()), Where) == [Where(ONE, 1)]
+
+
+def test_while_asking_nothing_of_an_earlier_life_counts() -> None:
+    rig = Rig(crashed=True)
+    for message in (
+        Resynced(ONE, 1, 1), Ack(ONE, 1, 1, (3,)), Nack(ONE, 1, 1, (3,), Refusal.BUSY), Standing(ONE, 2, 1, (3,)),
+    ):  # fmt: skip
+        rig.hears(message)
+        assert (rig.one.state, rig.one.durable, rig.one.waiting) == (S.ASKING, (0,), False)
+    released = rig.hears(Release("crm", CheckpointId(1)), MANAGER)
+    assert messages(released, Aborted) == [Aborted("crm", CheckpointId(1), HERE, "hold budget")]
 
 
 # -- WAITING ------------------------------------------------------------------------------------------------------
@@ -413,7 +472,7 @@ def test_the_hold_budget_lets_go_and_a_late_release_is_told_so() -> None:
     assert rig.hears(Release("crm", CheckpointId(1)), MANAGER) == [Send(MANAGER, aborted)]
 
 
-@pytest.mark.parametrize("state", [S.WAITING, S.HANDSHAKE, S.SWEEP, S.TAIL])
+@pytest.mark.parametrize("state", [S.ASKING, S.WAITING, S.HANDSHAKE, S.SWEEP, S.TAIL])
 def test_out_of_sync_nothing_is_held(state: SendState) -> None:
     effects = Rig().into(state).hears(hold(), MANAGER)
     assert effects == [Send(MANAGER, Aborted("crm", CheckpointId(1), HERE, "synchronizing"))]

@@ -22,6 +22,7 @@ from drsim.core.messages import (
     StoreState,
     SyncChanged,
     Trigger,
+    Withdrawn,
 )
 from drsim.core.names import Address, CheckpointId, StreamId
 from drsim.core.status import Health, Peer, Regions, Sync
@@ -37,13 +38,13 @@ INTERVAL, ALERT, HISTORY = 100, 500, 10_000
 class Rig:
     """A manager over two VRAs, or one."""
 
-    def __init__(self, *, vras: int = 2) -> None:
+    def __init__(self, *, vras: int = 2, first: int = 1) -> None:
         self.vras = VRAS[:vras]
         tweaks = TINY.model_copy(update={"age_interval": 50})
         self.vpg = Vpg(HERE, "crm", self.vras, CATALOG, interval=Ns(INTERVAL), rpo_alert=Ns(ALERT),
-                       history=Ns(HISTORY), tweaks=tweaks)  # fmt: skip
+                       history=Ns(HISTORY), tweaks=tweaks, first=CheckpointId(first))  # fmt: skip
         self.now = 0
-        self(Started())
+        self.began = self(Started())
 
     def __call__(self, event: Event, *, at: int | None = None) -> list[Effect]:
         self.now = self.now if at is None else at
@@ -232,6 +233,58 @@ def test_a_restart_gives_up_the_attempt_and_keeps_what_it_knew() -> None:
     assert not rig.vpg.regions.rpo_ok, "the newest checkpoint is as old as it was"
 
 
+# -- after a crash ------------------------------------------------------------------------------------------------
+
+
+def test_a_rebuilt_manager_claims_nothing_until_the_catalogue_tells() -> None:
+    rig = Rig(first=1001)
+    unknown = Regions(rpo_ok=False, history_ok=False)
+    assert states(rig.began) == [(unknown, "manager restart")]
+    assert rig.vpg.newest is None
+    rig(Connected(CATALOG), at=10)
+    assert rig.vpg.regions == unknown
+    assert states(rig.listed(7, 20_000, 9_000, at=20_100)) == [(Regions(), "")]
+    assert rig.vpg.newest == 20_000
+    rig.listed(7, 20_000, 9_000, at=20_001 + ALERT)
+    assert not rig.vpg.regions.rpo_ok, "it is as old as it is"
+
+
+def test_a_rebuilt_manager_does_not_know_how_long_history_can_be() -> None:
+    rig = Rig(first=1001)
+    rig.listed(7, 900, 100, at=1_000)
+    assert rig.vpg.regions == Regions(history_ok=False), "protection may be older than the manager"
+
+
+def test_a_rebuilt_manager_hears_that_there_is_no_recovery_point() -> None:
+    rig = Rig(first=1001)
+    rig.hears(Withdrawn("crm"), at=10)
+    assert rig.vpg.regions == Regions(peer=Peer.DISCONNECTED_NO_POINTS, rpo_ok=False, history_ok=False)
+    assert rig.vpg.newest is None
+
+
+def test_a_rebuilt_manager_numbers_beyond_its_earlier_lives() -> None:
+    rig = Rig(first=1001)
+    assert rig.held(7, 0, 1) == rig.released(7, 0, 1) == rig.aborted(7) == []
+    assert rig.tick()[:3] == holds(1001)
+    assert sent(rig.seal(1001), Sealed)[0].checkpoint.id == 1001
+
+
+def test_a_rebuilt_manager_hears_what_synchronizes() -> None:
+    rig = Rig(first=1001)
+    rig.syncs()
+    assert skipped(rig.tick()) == [(1001, "synchronizing")]
+    assert rig.vpg.regions.sync is Sync.BITMAP
+
+
+def test_the_newest_is_what_the_catalogue_says() -> None:
+    rig = Rig()
+    assert rig.vpg.newest is None
+    rig.listed(1, 50, 40, at=60)
+    assert rig.vpg.newest == 50
+    rig.hears(Withdrawn("crm"))
+    assert rig.vpg.newest is None
+
+
 # -- regions and causes -------------------------------------------------------------------------------------------
 
 
@@ -262,6 +315,16 @@ def test_a_lost_peer() -> None:
     effects = rig(Lost(CATALOG))
     assert states(effects) == [(Regions(peer=Peer.DISCONNECTED), Trigger.COMMUNICATION.value)]
     assert states(rig(Connected(CATALOG)))[0][0] == Regions()
+
+
+def test_a_vra_is_not_the_peer() -> None:
+    """A VRA of our own site comes and goes: the other site is as far or near as it was."""
+    rig = Rig()
+    assert rig(Lost(VRAS[0])) == []
+    assert rig.vpg.regions.peer is Peer.CONNECTED
+    rig(Lost(CATALOG))
+    assert rig(Connected(VRAS[0])) == []
+    assert rig.vpg.regions.peer is Peer.DISCONNECTED
 
 
 def test_a_store_that_takes_nothing_is_the_worst_cause() -> None:
