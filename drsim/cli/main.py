@@ -11,18 +11,20 @@ from rich.console import Console
 
 import drsim
 from drsim.cli.fit import fit
+from drsim.cli.judge import judge
 from drsim.cli.run import run
 from drsim.cli.show import check, schema, show
+from drsim.cli.verify import replay, verify
 from drsim.core.errors import DrsimError
 
 app = typer.Typer(
-    help="What-if simulation of continuous-replication disaster recovery: RPO, journals, WAN.",
+    help="Simulate and verify continuous-replication disaster recovery: RPO, journals, WAN, crash consistency.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, check, schema, fit):
+for command in (run, show, check, schema, fit, judge, verify, replay):
     app.command()(command)
 
 
@@ -38,7 +40,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """What-if simulation of continuous-replication disaster recovery: RPO, journals, WAN."""
+    """Simulate and verify continuous-replication disaster recovery: RPO, journals, WAN, crash consistency."""
 
 
 def main() -> None:

@@ -1,0 +1,181 @@
+"""`drsim verify` and `drsim replay`: look for violations with a swarm of programs, and play one again."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from drsim.core.errors import FileError
+from drsim.core.trace import TraceLines
+from drsim.verify.checkers import LATER, PROPERTIES
+from drsim.verify.complaint import complaint, demand
+from drsim.verify.hunt import HUNTERS, watch
+from drsim.verify.probes import PROBES
+from drsim.verify.store_programs import StoreProbes
+from drsim.verify.swarm import Tally, operations, swarm
+from drsim.verify.token import decode
+
+ENOUGH = {"explorer": 5000, "store": 500}
+"""Programs after which every probe of their kind should have been hit."""
+ALL_PROBES = {**dict.fromkeys(PROBES, "explorer"), **{probe.value: "store" for probe in StoreProbes}}
+console = Console(soft_wrap=True)
+
+
+def verify(
+    seconds: Annotated[float | None, typer.Option(help="How long to look; 10 when nothing is said.", min=0.1)] = None,
+    programs: Annotated[int | None, typer.Option(help="How many programs to play instead.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Number of the first program.", min=0)] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; as many as there are cores.", min=1)] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to play on instead.")] = None,
+    save: Annotated[Path | None, typer.Option(help="A directory for the tokens of what is found.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Let a swarm of byte programs attack the core, and check every property after every step.
+
+    A step is one event handled by a machine of the core, with the oracle on. Exits with 1 when a property was
+    violated, or when a probe was never hit in a run that is long enough to hit all.
+    """
+    if seconds is not None and programs is not None:
+        raise FileError("--seconds and --programs were both given", hint="one of them ends the run")
+    if seconds is None and programs is None:
+        seconds = 10.0
+    workers = workers or os.cpu_count() or 1
+    began = time.monotonic()
+    with _executor(workers, scheduler) as executor, _progress(seconds, programs, quiet=as_json) as show:
+        tally = swarm(executor, workers=workers, seed=seed, seconds=seconds, programs=programs, progress=show)
+    figures = _figures(tally, time.monotonic() - began, workers, seed)
+    if save is not None and tally.found:
+        save.mkdir(parents=True, exist_ok=True)
+        for found in tally.found:
+            (save / f"{found.verdict.prop.lower()}-{found.kind}-{found.seed}.token").write_text(found.token + "\n")
+    if as_json:
+        print(json.dumps(figures, indent=2))  # noqa: T201
+    else:
+        _report(tally, figures)
+    if tally.found or figures["probes_missed"]:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
+    if scheduler is None:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield pool
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise FileError("--scheduler needs Dask", hint="install drsim with its extra: drsim[cluster]") from error
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise FileError(f"no scheduler at {scheduler}: {error}", hint="for example tcp://10.0.0.5:8786") from error
+    with client, client.get_executor() as pool:
+        yield pool
+
+
+@contextmanager
+def _progress(seconds: float | None, programs: int | None, *, quiet: bool) -> Iterator[Any]:
+    """A bar on a terminal's error output, nothing elsewhere."""
+    columns = (TextColumn("verifying"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[said]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("", total=programs or seconds, said="")
+        began = time.monotonic()
+
+        def show(tally: Tally) -> None:
+            done = tally.programs if programs else time.monotonic() - began
+            bar.update(task, completed=done, said=f"{tally.programs:,} programs, {tally.steps:,} steps")
+
+        yield show
+
+
+def _figures(tally: Tally, wall: float, workers: int, seed: int) -> dict[str, Any]:
+    """What `--json` prints; stable."""
+    expected = {name for name, kind in ALL_PROBES.items() if tally.kinds[kind] >= ENOUGH[kind]}
+    missed = sorted(expected - tally.probes.keys())
+    return {
+        "programs": tally.programs,
+        "kinds": dict(tally.kinds),
+        "steps": tally.steps,
+        "steps_per_s": round(tally.steps / wall) if wall else 0,
+        "steps_per_s_per_core": round(tally.steps / tally.seconds) if tally.seconds else 0,
+        "seconds": round(wall, 2),
+        "workers": workers,
+        "first_seed": seed,
+        "distinct_states": len(tally.states),
+        "played_twice": tally.replayed,
+        "properties": sorted(PROPERTIES, key=lambda p: int(p[1:])),
+        "properties_later": sorted(LATER, key=lambda p: int(p[1:])),
+        "probes_hit": len(tally.probes.keys() & ALL_PROBES.keys()),
+        "probes": len(ALL_PROBES),
+        "probes_missed": [] if tally.found else missed,
+        "violations": [
+            {
+                "property": found.verdict.prop,
+                "message": found.verdict.message,
+                "kind": found.kind,
+                "seed": found.seed,
+                "operations": found.operations,
+                "token": found.token,
+            }
+            for found in tally.found
+        ],
+    }
+
+
+def _report(tally: Tally, figures: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in figures["kinds"].items())
+    table.add_row("programs", f"{figures['programs']:,}  ({kinds})")
+    table.add_row("steps", f"{figures['steps']:,}  ({figures['steps_per_s_per_core']:,} per second and core)")
+    table.add_row("distinct states", f"{figures['distinct_states']:,}")
+    table.add_row("played twice", f"{figures['played_twice']:,}  (in another process, with another hash seed)")
+    table.add_row("properties", f"{len(PROPERTIES)}  ({', '.join(figures['properties'])})")
+    table.add_row("probes hit", f"{figures['probes_hit']} of {figures['probes']}")
+    console.print(table, highlight=False)
+    for found in tally.found:
+        console.print()
+        console.print(complaint(found), style="red", markup=False, highlight=False)
+    if figures["probes_missed"]:
+        console.print("\nnever reached, so nothing was proved there:", style="bold red")
+        for name in figures["probes_missed"]:
+            console.print(f"  {name}", highlight=False)
+    elif not tally.found:
+        console.print("\nno violation", style="bold green")
+
+
+def replay(
+    token: Annotated[str, typer.Argument(help="A reproduction token: dr1. ...")],
+    trace: Annotated[bool, typer.Option("--trace", help="Print every step of the core.")] = False,
+) -> None:
+    """Play the program of a token: the same steps, in any process. Exits with 1 when it violates a property."""
+    it = decode(token)
+    hunter = HUNTERS[it.kind]
+    if trace and hunter.trace is None:
+        raise FileError(f"programs of kind {it.kind!r} have no trace", hint="they drive a store, not the core")
+    if trace and hunter.trace is not None:
+        lines = TraceLines()
+        hunter.trace(it.program, lines)
+        for line in lines.lines:
+            console.print(line, markup=False, highlight=False)
+    verdict, played = watch(hunter, it.program)
+    said = f"{it.kind} program of {operations(it.kind, it.program)} operations, written by drsim {it.version}"
+    console.print(said, highlight=False)
+    if verdict is None or hunter.trace is not None:
+        console.print(f"digest {hunter.digest(it.program)}", highlight=False)
+    if verdict is None:
+        console.print(f"no violation in {played.steps:,} steps", style="bold green", highlight=False)
+        return
+    console.print(f"{verdict.prop} does not hold: {demand(verdict.prop)}", style="bold red", highlight=False)
+    console.print(f"  seen  {verdict.message}", markup=False, highlight=False)
+    raise typer.Exit(1)

@@ -1,0 +1,155 @@
+"""Estate: a small installation for the explorer, with every machine of the core and how to build each one.
+
+Shapes are tiny on purpose: frames fill, windows close, buffers overflow and journals reach their limit within a few
+writes, and the disks of a VM fit a short byte string.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from drsim.core.catalog import Catalog
+from drsim.core.journal import Stored
+from drsim.core.machine import Machine
+from drsim.core.messages import Checkpoint
+from drsim.core.names import (
+    Address,
+    CheckpointId,
+    StreamId,
+    StreamSpec,
+    VmId,
+    VolumeId,
+    VolumeInfo,
+    catalog_address,
+    recovery_vra_address,
+    vpg_address,
+    vra_address,
+)  # fmt: skip
+from drsim.core.protected_vra import ProtectedVra
+from drsim.core.recovery_vra import RecoveryVra
+from drsim.core.units import SECTOR, Ns
+from drsim.core.vpg import Vpg
+from drsim.spec.tweaks import Tweaks
+
+KIB = 1 << 10
+TINY = Tweaks(
+    frame_bytes=4 * KIB, frame_writes=3, window_bytes=64 * KIB, window_frames=2, region_bytes=2 * KIB,
+    sync_bytes=4 * KIB, sync_tail=0.2, limit_margin=0.1, max_steps=100_000,
+)  # fmt: skip
+LIFE = 1000  # checkpoints that one life of a manager can number
+INTERVAL, RPO_ALERT = Ns(50), Ns(500)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large an estate is. `volumes`, pools and `limit` in sectors; `history` in steps of the explorer."""
+
+    protected: int = 2
+    recovery: int = 1
+    vpgs: int = 1
+    vms: int = 1  # of each VPG on each protected host
+    volumes: tuple[int, ...] = (22, 9)
+    pool: int = 40
+    recovery_pool: int = 64
+    limit: int | None = None
+    history: int = 10_000
+    tweaks: Tweaks = field(default=TINY, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VpgEstate:
+    """One VPG: the addresses of its managers, its VRAs and its streams."""
+
+    name: str
+    manager: Address
+    catalog: Address
+    sources: tuple[Address, ...]
+    targets: tuple[Address, ...]
+    streams: tuple[StreamSpec, ...]
+
+    @property
+    def wan(self) -> list[tuple[Address, Address]]:
+        """Its connections between the sites: protected end, recovery end."""
+        return [*((s.id.source, s.id.target) for s in self.streams), (self.manager, self.catalog)]
+
+    @property
+    def lan(self) -> list[tuple[Address, Address]]:
+        """Its connections within the sites."""
+        return [*((s, self.manager) for s in self.sources), *((self.catalog, t) for t in self.targets)]
+
+
+class Estate:
+    """The machines of a shape, by address. Nothing here changes while a program runs."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.sources = [vra_address("west", f"h{n}") for n in range(1, shape.protected + 1)]
+        self.targets = [recovery_vra_address("east", f"r{n}") for n in range(1, shape.recovery + 1)]
+        self.vpgs = tuple(self._vpg(n) for n in range(shape.vpgs))
+        self.vpg_of = {vpg.name: vpg for vpg in self.vpgs}
+        self.streams = {s.id: s for vpg in self.vpgs for s in vpg.streams}
+        self.managers = {vpg.name: vpg.manager for vpg in self.vpgs}
+        self.catalogs = {vpg.name: vpg.catalog for vpg in self.vpgs}
+        self.owners = {a: vpg for vpg in self.vpgs for a in (vpg.manager, vpg.catalog)}
+        self.wan = list(dict.fromkeys(link for vpg in self.vpgs for link in vpg.wan))
+        self.lan = list(dict.fromkeys(link for vpg in self.vpgs for link in vpg.lan))
+        used = {a for s in self.streams for a in (s.source, s.target)}
+        self.addresses = [*(a for a in (*self.sources, *self.targets) if a in used), *self.owners]
+
+    def _vpg(self, number: int) -> VpgEstate:
+        shape, name = self.shape, ("crm", "erp", "web")[number]
+        streams: dict[StreamId, list[VmId]] = {}
+        for n, source in enumerate(self.sources):
+            for k in range(shape.vms):
+                vm = VmId(1 + k + shape.vms * (n + shape.protected * number))
+                streams.setdefault(StreamId(name, source, self.targets[vm % shape.recovery]), []).append(vm)
+        limit = None if shape.limit is None else shape.limit * SECTOR
+        specs = tuple(
+            StreamSpec(id_, tuple(vms), tuple(v for vm in vms for v in self.volumes(vm)), limit)
+            for id_, vms in streams.items()
+        )
+        sources = tuple(dict.fromkeys(s.id.source for s in specs))
+        targets = tuple(dict.fromkeys(s.id.target for s in specs))
+        return VpgEstate(name, vpg_address("west", name), catalog_address("east", name), sources, targets, specs)
+
+    def volumes(self, vm: VmId) -> tuple[VolumeInfo, ...]:
+        """The disks of a VM."""
+        return tuple(VolumeInfo(VolumeId(vm * 10 + n), vm, s) for n, s in enumerate(self.shape.volumes))
+
+    def build(self, address: Address, earlier: "Earlier | None" = None) -> Machine:
+        """The machine of an address: in its first life, or from what `earlier` ones left."""
+        shape, tweaks = self.shape, self.shape.tweaks
+        vpg = self.owners.get(address)
+        if vpg is None:
+            mine = [s for s in self.streams.values() if address in (s.id.source, s.id.target)]
+            if address in self.sources:
+                pool = shape.pool * SECTOR
+                return ProtectedVra(address, self.managers, mine, pool_bytes=pool, tweaks=tweaks,
+                                    crashed=earlier is not None)  # fmt: skip
+            pool = shape.recovery_pool * SECTOR
+            durable = None if earlier is None else {s.id: earlier.stored[s.id] for s in mine}
+            return RecoveryVra(address, self.catalogs, mine, pool_bytes=pool, tweaks=tweaks, durable=durable)
+        history = Ns(shape.history)
+        if address == vpg.manager:
+            first = CheckpointId(1 if earlier is None else 1 + LIFE * earlier.lives)
+            return Vpg(address, vpg.name, list(vpg.sources), vpg.catalog, interval=INTERVAL, rpo_alert=RPO_ALERT,
+                       history=history, tweaks=tweaks, first=first)  # fmt: skip
+        kept, pins = (earlier.kept, earlier.pins) if earlier else (None, ())
+        streams = [s.id for s in vpg.streams]
+        return Catalog(address, vpg.name, vpg.manager, streams, history=history, tweaks=tweaks, kept=kept, pins=pins)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What earlier lives of a machine left: all that is durable of it."""
+
+    lives: int
+    stored: Mapping[StreamId, Stored] = field(default_factory=dict)
+    kept: tuple[Checkpoint, ...] = ()
+    pins: tuple[CheckpointId, ...] = ()
+
+
+@lru_cache(maxsize=512)
+def estate_of(shape: Shape) -> Estate:
+    """The estate of a shape; shared, because nothing in it changes."""
+    return Estate(shape)

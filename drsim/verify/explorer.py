@@ -1,0 +1,446 @@
+"""Explorer: the real core under an adversary, with the truth beside it and every property checked as it goes.
+
+Theory of operation. No clock, no SimPy: the bags (`bags.py`) hold what may happen next, and each method here is one
+*choice* of an adversary, one instant after the choice before. Choices that cannot be made now do nothing, so any
+sequence of them is a run. A run has two phases. In the first everything may go wrong that the specification allows;
+in the second (`heal`) faults stop for the VPGs that are to recover, and the rest may stay broken for ever.
+
+The truth is kept at the guests' boundary (`guests.py`) and on the recovery side's disks (`disks.py`), apart from the
+core. The checkers (`checkers.py`) compare the two; they look into machines only for what nobody else knows.
+
+Fault atlas. Faults enter through the effects and the connections only, and only such as PROTOCOL says the system
+survives. Never injected here, because the specification calls them unrecoverable or excludes them:
+
+    not injected                                  where its expected result is checked instead
+    --------------------------------------------  ------------------------------------------------------------
+    durable journal or mirror lost or rotten      store_programs.py: seen and reported, never served
+    a frame altered on the wire                   store_programs.py: seen and refused
+    a message lost on a connection that stays     here only for data, and only until the connection is renewed
+    the protected disk lost                       a disaster: recovery, not replication
+    a clock that goes back within one life        the world's duty: it gives machines a clock that does not
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from drsim.core.catalog import AGE, Catalog
+from drsim.core.effects import (
+    Append,
+    Effect,
+    Forget,
+    HoldGuests,
+    Keep,
+    Promote,
+    Publish,
+    ReadRegions,
+    ReleaseGuests,
+)  # fmt: skip
+from drsim.core.errors import DrsimError, PlatformError, StoreFull
+from drsim.core.events import Event, GuestWrote, PinAsked, Received, Started, TagAsked
+from drsim.core.facts import Fact
+from drsim.core.kernel import Sink
+from drsim.core.messages import Checkpoint, Frame, Held, Message
+from drsim.core.names import Address, CheckpointId, StreamId, VmId
+from drsim.core.protected_vra import ProtectedVra
+from drsim.core.receiver import Receiver
+from drsim.core.recovery_vra import RecoveryVra
+from drsim.core.sender import Sender
+from drsim.core.vpg import TICK, Vpg
+from drsim.verify.bags import Bags, Key, Link, Unanswered
+from drsim.verify.checkers import Checkers
+from drsim.verify.disks import StreamDisks
+from drsim.verify.estate import Earlier, Shape, estate_of
+from drsim.verify.frames import merged, split
+from drsim.verify.guests import Guest, Rows, Write, sector_bytes
+
+REMEMBERED = 8  # frames that may come back from an earlier connection
+
+
+class Tap:
+    """The splitter's part of PROTOCOL 2.1: landing order is capture order, captured before acknowledged."""
+
+    def __init__(self, explorer: "Explorer") -> None:
+        self.explorer = explorer
+
+    def issued(self, write: Write) -> None:
+        """A write has been issued and is in flight."""
+        write.guest.in_flight.append(write)
+
+    def landed(self, writes: Sequence[Write]) -> None:
+        """The local disk has these writes, in this order: capture them, and let the guests go on."""
+        for write in writes:
+            write.guest.land(write)
+        self.capture(writes)
+        self.explorer.acknowledge(writes)
+
+    def capture(self, writes: Sequence[Write]) -> None:
+        """Hand writes to the VRA, in the order in which the disk has them."""
+        for write in writes:
+            write.guest.capture(write)
+        self.explorer.captured(writes)
+
+
+class Explorer(Bags):
+    """One estate under an adversary."""
+
+    def __init__(
+        self, shape: Shape, *, trace: Sink | None = None, tap: Callable[["Explorer"], Tap] = Tap, checking: bool = True
+    ) -> None:
+        self.estate = estate = estate_of(shape)
+        machines = {address: estate.build(address) for address in estate.addresses}
+        super().__init__(machines, max_steps=shape.tweaks.max_steps, trace=trace)
+        self.shape, self.tap = shape, tap(self)
+        self.guests = {vm: Guest(vm, spec) for spec in estate.streams.values() for vm in spec.vms}
+        self.vms = list(self.guests)
+        self.rows = {id_: Rows(spec) for id_, spec in estate.streams.items()}
+        self.disks = {id_: StreamDisks(s, self.guests, self.rows[id_]) for id_, s in estate.streams.items()}
+        self.kept: dict[str, dict[CheckpointId, Checkpoint]] = {vpg.name: {} for vpg in estate.vpgs}  # durable
+        self.pins: dict[str, set[CheckpointId]] = {vpg.name: set() for vpg in estate.vpgs}  # the operators' wish
+        self.lives: dict[Address, int] = dict.fromkeys(estate.addresses, 1)
+        self.streams = list(estate.streams)
+        self.links = [*estate.wan, *estate.lan]
+        self.full: set[tuple[Address, str]] = set()  # recovery VRAs, and VPGs whose store there takes nothing
+        self.clogged: set[Link] = set()  # directions that carry nothing for the time being
+        self.half_open: set[Link] = set()  # connections that swallow everything, unnoticed
+        self.holed: set[Link] = set()  # connections on which data was lost: they must be renewed some day
+        self.held: set[tuple[Address, str]] = set()
+        self.unacked: dict[tuple[Address, str], list[Write]] = {}
+        self.frames: list[Frame] = []  # delivered lately
+        self.facts: list[Fact] = []
+        self.probes: set[str] = set()
+        self.healing = False  # the second phase has begun
+        self.states: set[int] = set()  # coarse, for counting how many different ones were seen
+        self.checks = Checkers(self, enabled=checking)
+        for address in estate.addresses:
+            self.post(address, Started())
+
+    # -- looking in -------------------------------------------------------------------------------------------
+
+    def sender(self, stream: StreamId) -> Sender:
+        """The sending half of a stream."""
+        machine = self.kernel.machines[stream.source]
+        assert isinstance(machine, ProtectedVra)
+        return machine.senders[stream]
+
+    def receiver(self, stream: StreamId) -> Receiver:
+        """The receiving half of a stream."""
+        machine = self.kernel.machines[stream.target]
+        assert isinstance(machine, RecoveryVra)
+        return machine.receivers[stream]
+
+    def vpg(self, name: str) -> Vpg:
+        """The protected manager of a VPG."""
+        machine = self.kernel.machines[self.estate.managers[name]]
+        assert isinstance(machine, Vpg)
+        return machine
+
+    def catalog(self, name: str) -> Catalog:
+        """The recovery manager of a VPG."""
+        machine = self.kernel.machines[self.estate.catalogs[name]]
+        assert isinstance(machine, Catalog)
+        return machine
+
+    # -- the bags' effects ------------------------------------------------------------------------------------
+
+    def post(self, address: Address, event: Event) -> None:
+        """An event reaches a machine; then what must hold after every step is looked at."""
+        super().post(address, event)
+        self.checks.stepped(address, event)
+
+    def send(self, sender: Address, to: Address, message: Message) -> None:
+        """A message goes on its way, or into nothing on a connection that is half open."""
+        self.checks.sent(sender, message)
+        if self.half_open and ((sender, to) in self.half_open or (to, sender) in self.half_open):
+            self.probes.add("half-open: a message vanished")
+            return
+        super().send(sender, to, message)
+
+    def told(self, address: Address, effect: Unanswered) -> None:
+        match effect:
+            case HoldGuests(vpg, _):
+                self.held.add((address, vpg))
+            case ReleaseGuests(vpg, _):
+                self.held.discard((address, vpg))
+                self._acknowledge(address, vpg)
+            case Publish(fact):
+                self.facts.append(fact)
+                self.checks.published(address, fact)
+
+    def perform(self, effect: Effect) -> object:
+        match effect:
+            case Append(frame):
+                if (frame.stream.target, frame.stream.vpg) in self.full:
+                    return StoreFull("no room")
+                if not self.disks[frame.stream].continues(frame):
+                    return PlatformError("the frame does not continue the journal")
+                self.disks[frame.stream].append(frame)
+                self.checks.appended(frame)
+            case Promote():
+                self.probes.add("aged")
+                self.checks.promoting(effect)
+                self.disks[effect.stream].promote(effect)
+                self.checks.promoted(effect)
+            case ReadRegions():
+                return self._read(effect)
+            case Keep(checkpoint):
+                self.kept[checkpoint.vpg][checkpoint.id] = checkpoint
+                self.checks.kept(checkpoint)
+            case Forget(vpg, before):
+                kept = self.kept[vpg]
+                for id_ in [c for c in kept if before is None or c < before]:
+                    del kept[id_]
+                self.checks.forgotten(vpg)
+        return None
+
+    def _read(self, effect: ReadRegions) -> object:
+        batch, parts = effect.batch, []
+        for vm, volume, lba, n in zip(
+            batch.vm.tolist(), batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True
+        ):
+            guest = self.guests[VmId(vm)]
+            start = guest.offset[volume] + lba
+            parts.append(guest.disk[2 * start : 2 * (start + n)])
+        columns = replace(batch.rows(0, len(batch)).columns, payload=sector_bytes(b"".join(parts)))
+        return type(batch)(columns, batch.lo, batch.hi)
+
+    # -- guests -----------------------------------------------------------------------------------------------
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """Writes of one stream, issued and landed at once."""
+        self.now += 1
+        self.tap.landed(writes)
+
+    def issue(self, write: Write) -> None:
+        """A write is issued and stays in flight."""
+        self.now += 1
+        self.tap.issued(write)
+
+    def land(self, write: Write) -> None:
+        """A write in flight lands."""
+        self.now += 1
+        write.guest.in_flight.remove(write)
+        self.tap.landed([write])
+
+    def new_write(self, vm: VmId, index: int, lba: int, sectors: int, *, discard: bool = False) -> Write:
+        """A write that a guest issues now."""
+        return self.guests[vm].issue(self.now + 1, index, lba, sectors, discard=discard)
+
+    def captured(self, writes: Sequence[Write]) -> None:
+        """The tap has captured these writes: the VRA gets them."""
+        stream = writes[0].guest.stream
+        self.post(stream.source, GuestWrote(stream, self.rows[stream].batch(list(writes))))
+
+    def acknowledge(self, writes: Sequence[Write]) -> None:
+        """Tell the guests that these writes are done; later, while they are held."""
+        stream = writes[0].guest.stream
+        key = (stream.source, stream.vpg)
+        self.unacked.setdefault(key, []).extend(writes)
+        if key not in self.held:
+            self._acknowledge(*key)
+        else:
+            self.probes.add("withheld")
+
+    def _acknowledge(self, vra: Address, vpg: str) -> None:
+        for write in self.unacked.pop((vra, vpg), ()):
+            write.guest.acked[write.index - 1] = self.now
+            self.checks.acknowledged(write)
+
+    # -- what may happen --------------------------------------------------------------------------------------
+
+    def arrive(self, link: Link, count: int = 1) -> None:
+        """The next messages from one address to another arrive."""
+        self.now += 1
+        for _ in range(count):
+            queue = self.queues.get(link)
+            if not queue:
+                return
+            message = queue[0]
+            if isinstance(message, Frame):
+                self.frames = [*self.frames[1 - REMEMBERED :], message]
+            self.deliver(link)
+
+    def finish(self, key: Key, *, fail: bool = False) -> None:
+        """The next effect on a target is performed and answered; or fails."""
+        self.now += 1
+        error: DrsimError | None = None
+        if fail:
+            self.probes.add(f"an effect failed: {key[0]}")
+            error = StoreFull("no room") if key[0] == "store" else PlatformError("broken")
+        self.do(key, error)
+
+    def expire(self, address: Address, timer: str) -> None:
+        """A timer runs out."""
+        self.now += 1
+        self.fire(address, timer)
+
+    def drain(self, rounds: int = 200) -> None:
+        """Everything under way arrives and is done, in a fixed order; no timer fires."""
+        for _ in range(rounds):
+            links = [link for link, queue in self.queues.items() if queue and link not in self.clogged]
+            keys = [key for key, work in self.work.items() if work]
+            if not links and not keys:
+                self.checks.drained()
+                return
+            for link in links:
+                self.arrive(link, len(self.queues[link]))
+            for key in keys:
+                for _ in range(len(self.work[key])):
+                    self.finish(key)
+        self.checks.restless()
+
+    def tick(self, vpg: str) -> None:
+        """A checkpoint is due."""
+        address = self.estate.managers[vpg]
+        if address not in self.down:
+            self.expire(address, TICK)
+
+    def age(self, vpg: str) -> None:
+        """The history is looked through."""
+        address = self.estate.catalogs[vpg]
+        if address not in self.down:
+            self.expire(address, AGE)
+
+    def tag(self, vpg: str, name: str) -> None:
+        """An operator wants a checkpoint."""
+        address = self.estate.managers[vpg]
+        if address not in self.down:
+            self.now += 1
+            self.post(address, TagAsked(name))
+
+    def pin(self, vpg: str, checkpoint: CheckpointId, pinned: bool) -> None:
+        """An operation needs a checkpoint, or no longer."""
+        address = self.estate.catalogs[vpg]
+        if address not in self.down:
+            self.now += 1
+            self.post(address, PinAsked(checkpoint, pinned))
+            self.checks.pinned(vpg, checkpoint, pinned)
+
+    # -- faults -----------------------------------------------------------------------------------------------
+
+    def break_link(self, link: Link) -> None:
+        """A connection is gone, and both ends notice."""
+        self.now += 1
+        for way in (link, link[::-1]):
+            for marks in (self.half_open, self.holed):
+                marks.discard(way)
+        self.lose(link)
+
+    def renew(self, link: Link) -> None:
+        """A connection can be used again."""
+        self.now += 1
+        self.connect(link)
+
+    def drop(self, link: Link) -> None:
+        """The next frame or answer is lost on its way; the connection must be renewed some day."""
+        self.queues[link].popleft()
+        self.holed.add(link if link in self.links else link[::-1])
+
+    def again(self, link: Link) -> None:
+        """The next message comes twice."""
+        queue = self.queues[link]
+        queue.appendleft(queue[0])
+
+    def overtake(self, link: Link) -> None:
+        """Of two frames on several connections, the second arrives first."""
+        queue = self.queues[link]
+        queue[0], queue[1] = queue[1], queue[0]
+
+    def cut_frame(self, link: Link, at: int) -> None:
+        """A frame arrives as two."""
+        queue = self.queues[link]
+        frame = queue.popleft()
+        assert isinstance(frame, Frame)
+        queue.extendleft(reversed(split(frame, self.estate.streams[frame.stream].vms, at)))
+
+    def join_frames(self, link: Link) -> None:
+        """Two frames arrive as one."""
+        queue = self.queues[link]
+        first, second = queue.popleft(), queue.popleft()
+        assert isinstance(first, Frame)
+        assert isinstance(second, Frame)
+        queue.appendleft(merged(first, second))
+
+    def replay(self, frame: Frame) -> None:
+        """A frame comes again, long after it was delivered."""
+        self.now += 1
+        id_ = frame.stream
+        if id_.target not in self.down:
+            self.post(id_.target, Received(id_.source, frame))
+
+    def step_clock(self, site: str, by: int) -> None:
+        """A site's clocks jump ahead."""
+        for address in self.estate.addresses:
+            if address.startswith(f"{site}/"):
+                self.skew[address] = self.skew.get(address, 0) + by
+
+    def halt(self, address: Address, unanswered: int) -> None:
+        """A component goes down in good order. What recovers keeps nothing in memory that it could not lose."""
+        if address not in self.down:
+            self.now += 1
+            self._note_death(address, unanswered)
+            self.stop(address, self.links, unanswered=unanswered)
+            self._bury(address)
+            if address in self.estate.targets or address in self.estate.catalogs.values():
+                self._rebuild(address)
+
+    def crash(self, address: Address, unanswered: int) -> None:
+        """A component dies, and is built again from what is durable."""
+        if address not in self.down:
+            self.now += 1
+            self._note_death(address, unanswered)
+            self.probes.add(f"{self._role(address)} crashed")
+            self.end_life(address, self.links, unanswered=unanswered)
+            self._bury(address)
+            self._rebuild(address)
+            self.skew.pop(address, None)  # the clock was put right meanwhile
+
+    def boot(self, address: Address) -> None:
+        """A component comes up again."""
+        if address in self.down:
+            self.now += 1
+            self.start(address, self.links)
+
+    def _role(self, address: Address) -> str:
+        match self.kernel.machines[address]:
+            case ProtectedVra():
+                return "protected VRA"
+            case RecoveryVra():
+                return "recovery VRA"
+            case Catalog():
+                return "catalogue"
+            case _:
+                return "manager"
+
+    def _note_death(self, address: Address, unanswered: int) -> None:
+        under_way = [key for key, work in self.work.items() if work and key[1] == address]
+        if under_way and unanswered:
+            self.probes.add("performed, not answered")
+        if any(key[0] == "store" for key in under_way):
+            self.probes.add("restarted with frames pending")
+
+    def _bury(self, address: Address) -> None:
+        for key in [k for k in self.held if k[0] == address]:
+            self.held.discard(key)
+            self._acknowledge(*key)
+
+    def _rebuild(self, address: Address) -> None:
+        vpg = self.estate.owners.get(address)
+        stored = {id_: disks.stored() for id_, disks in self.disks.items() if id_.target == address}
+        kept = tuple(checkpoint for _, checkpoint in sorted(self.kept[vpg.name].items())) if vpg else ()
+        pins = tuple(sorted(self.pins[vpg.name])) if vpg else ()
+        earlier = Earlier(self.lives[address], stored, kept, pins)
+        self.kernel.replace(address, self.estate.build(address, earlier))
+        self.lives[address] += 1
+
+    def note_state(self) -> None:
+        """Count the state that everything is in, coarsely: the same in every process."""
+        senders = [(m.state, len(m.window), m.refused) for spec in self.estate.streams for m in (self.sender(spec),)]
+        listed = [len(self.catalog(vpg.name).listed) for vpg in self.estate.vpgs]
+        regions = [self.vpg(vpg.name).regions for vpg in self.estate.vpgs]
+        parts = (senders, listed, regions, sorted(self.down), sorted(self.cut), sorted(self.full), len(self.held))
+        self.states.add(zlib.crc32(repr(parts).encode()))
+
+    def note_held(self, vra: Address, held: Held) -> dict[VmId, int]:
+        """Truth: what a VRA had captured of a VPG's guests when it held."""
+        return {g.vm: g.captured for g in self.guests.values() if g.stream.source == vra and g.stream.vpg == held.vpg}

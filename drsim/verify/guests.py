@@ -1,0 +1,152 @@
+"""Guests: the truth at the guests' boundary. What each VM wrote, where it landed, when it was issued and acknowledged.
+
+The content of a sector is the *stamp* of its last write, the count of that write in its VM's capture order, as two
+bytes; zero before the first, and after a discard. So a disk is a short byte string, and the disk after every captured write can be kept: whether a recovered
+image is a past state of the VM is one comparison of bytes, exact and with no hash.
+
+A write in flight has been issued and has not landed. The tap passes it to the disk, which decides the order of
+overlapping ones, and captures in that order (PROTOCOL 2.1).
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from drsim.core.batch import Columns, WriteBatch
+from drsim.core.names import StreamSpec, VmId, VolumeId, VolumeInfo
+from drsim.core.units import SECTOR
+
+NEVER = 1 << 60
+ROOM = 256  # rows of one block of columns
+PAD = bytes(SECTOR - 2)
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """One guest write. `start` and `stop` are sectors of the VM's one sector space; `index` its place in L."""
+
+    guest: "Guest"
+    volume: int
+    lba: int
+    sectors: int
+    start: int
+    stop: int
+    issued: int
+    discard: bool = False
+    index: int = 0  # from 1, once captured
+    data: bytes = b""
+    mask: int = 0  # its `bits`
+    row: int = -1  # number among its stream's captured writes
+
+
+@lru_cache(maxsize=1024)
+def regions_of(volumes: tuple[VolumeInfo, ...], sectors: int) -> list[tuple[VolumeId, int, int]]:
+    """For each sector of a VM's sector space: its volume, the first sector of its bitmap region, the region's mask."""
+    table, base = [], 0
+    for volume in volumes:
+        for lba in range(volume.sectors):
+            first = lba - lba % sectors
+            length = min(sectors, volume.sectors - first)
+            table.append((volume.id, first, bits(base + first, length)))
+        base += volume.sectors
+    return table
+
+
+def bits(start: int, sectors: int) -> int:
+    """16 ones for each of these sectors, at their place in a disk read as a little-endian number."""
+    return ((1 << (16 * sectors)) - 1) << (16 * start)
+
+
+class Guest:
+    """One VM: its disks as one sector space, its writes in capture order, and its disk after each of them."""
+
+    __slots__ = ("acked", "disk", "extents", "image", "images", "in_flight", "issued", "offset", "stream", "vm",
+                 "volumes", "writes")  # fmt: skip
+
+    def __init__(self, vm: VmId, spec: StreamSpec) -> None:
+        self.vm, self.stream = vm, spec.id
+        self.volumes = tuple(v for v in spec.volumes if v.vm == vm)
+        self.offset: dict[int, int] = {}
+        total = 0
+        for volume in self.volumes:
+            self.offset[volume.id] = total
+            total += volume.sectors
+        self.disk = bytearray(2 * total)  # as it landed
+        self.image = bytearray(2 * total)  # as it was captured: apply(L, n)
+        self.images = [bytes(2 * total)]  # apply(L, k) for every k
+        self.issued: list[int] = []
+        self.acked: list[int] = []
+        self.writes: list[Write] = []
+        self.in_flight: list[Write] = []
+
+    def issue(self, now: int, index: int, lba: int, sectors: int, *, discard: bool = False) -> Write:
+        """The guest issues a write to its volume number `index`."""
+        volume = self.volumes[index]
+        assert 0 <= lba < lba + sectors <= volume.sectors
+        start = self.offset[volume.id] + lba
+        return Write(self, volume.id, lba, sectors, start, start + sectors, now, discard)
+
+    def land(self, write: Write) -> None:
+        """The local disk has it, over whatever landed before. Its stamp is its place in the landing order."""
+        self.issued.append(write.issued)
+        self.acked.append(NEVER)
+        self.writes.append(write)
+        write.index = len(self.writes)
+        write.data = (0 if write.discard else write.index).to_bytes(2, "little") * write.sectors
+        write.mask = bits(write.start, write.sectors)
+        self.disk[2 * write.start : 2 * write.stop] = write.data
+
+    def capture(self, write: Write) -> None:
+        """The tap has it: the next of L."""
+        self.image[2 * write.start : 2 * write.stop] = write.data
+        self.images.append(bytes(self.image))
+
+    @property
+    def captured(self) -> int:
+        """How many writes of this VM have been captured."""
+        return len(self.images) - 1
+
+
+@dataclass(slots=True)
+class Rows:
+    """The captured writes of one stream: the columns that the core sees, and what stands behind each row.
+
+    The `issued` column carries the row's number, which the core passes on unread.
+    """
+
+    spec: StreamSpec
+    writes: list[Write] = field(default_factory=list)
+    _columns: Columns | None = None
+    _at: int = 0
+
+    def batch(self, writes: list[Write]) -> WriteBatch:
+        """These writes as the next rows."""
+        if self._columns is None or self._at + len(writes) > ROOM:
+            ints, longs = np.empty((3, ROOM), np.int32), np.empty((2, ROOM), np.int64)
+            self._columns = Columns(ints[0], ints[1], longs[0], ints[2], longs[1], np.zeros(ROOM + 1, np.int64))
+            self._at = 0
+        columns, at = self._columns, self._at
+        vm, volume, lba, sectors = columns.vm, columns.volume, columns.lba, columns.sectors
+        issued, end = columns.issued, columns.end
+        for write in writes:
+            write.row = len(self.writes)
+            self.writes.append(write)
+            vm[at], volume[at], lba[at], sectors[at] = write.guest.vm, write.volume, write.lba, write.sectors
+            issued[at] = write.row
+            end[at + 1] = end[at] + write.sectors * SECTOR
+            at += 1
+        batch = WriteBatch(columns, self._at, at)
+        self._at = at
+        return batch
+
+
+def sector_bytes(content: bytes) -> bytes:
+    """Two bytes a sector as whole sectors, for a payload that the core carries."""
+    return b"".join(content[at : at + 2] + PAD for at in range(0, len(content), 2))
+
+
+def sector_stamps(payload: bytes | bytearray | memoryview) -> bytes:
+    """The two bytes of each sector of a payload."""
+    whole = bytes(payload)
+    return b"".join(whole[at : at + 2] for at in range(0, len(whole), SECTOR))

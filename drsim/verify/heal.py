@@ -1,0 +1,89 @@
+"""Heal: the second phase of a run. Faults stop for the VPGs that must recover; the rest may stay broken for ever.
+
+Within a bound, each of these VPGs is in sync with empty queues, lists a checkpoint taken after the healing, says so,
+and holds nothing that an operation has given back. Anything else is a stuck system (P20); if another VPG was left
+broken, it is a VPG that holds up its neighbour (P26).
+"""
+
+from drsim.core.messages import Refusal
+from drsim.core.sender import SendState
+from drsim.core.status import Health, Peer, Sync
+from drsim.verify.checkers import leaks
+from drsim.verify.estate import VpgEstate
+from drsim.verify.explorer import Explorer
+from drsim.verify.violation import Violation
+
+ROUNDS = 30
+
+
+def heal(x: Explorer, choice: int = 0) -> None:
+    """Faults stop. `choice` odd and two VPGs: only one of them is healed. Raises Violation when one is stuck."""
+    everyone = x.estate.vpgs
+    core = everyone if len(everyone) == 1 or choice % 2 == 0 else (everyone[choice // 2 % len(everyone)],)
+    x.healing = True
+    _stop_faults(x, core)
+    began = x.now
+    for _ in range(ROUNDS):
+        x.drain()
+        for address, timer in list(x.timers):
+            if (address, timer) in x.timers:
+                x.expire(address, timer)
+                x.drain()
+        if all(_well(x, vpg, began) for vpg in core):
+            for vpg in core:
+                leaks(x, vpg)
+            if core != everyone:
+                x.probes.add("neighbour stayed broken")
+            x.checks.whole(at_rest=core == everyone)
+            return
+        for vpg in core:
+            _press(x, vpg)
+    stuck = "; ".join(_story(x, vpg) for vpg in core if not _well(x, vpg, began))
+    raise Violation("P20" if core == everyone else "P26", f"stuck: {stuck}")
+
+
+def _stop_faults(x: Explorer, core: tuple[VpgEstate, ...]) -> None:
+    wan = {link for vpg in core for link in vpg.wan}
+    for guest in x.guests.values():
+        while guest.in_flight:
+            x.land(guest.in_flight[0])
+    for address in sorted(x.down):
+        x.boot(address)
+    x.clogged.clear()
+    x.full -= {(target, vpg.name) for vpg in core for target in vpg.targets}
+    for link in x.links:
+        needed = link in wan or link in x.estate.lan
+        if needed and (link in x.holed or link in x.half_open or link[::-1] in x.half_open):
+            x.break_link(link)
+    for link in sorted(x.cut):
+        if link in wan or link in x.estate.lan:
+            x.renew(link)
+    for vpg in core:
+        for checkpoint in sorted(x.catalog(vpg.name).pins):
+            x.pin(vpg.name, checkpoint, False)
+
+
+def _press(x: Explorer, vpg: VpgEstate) -> None:
+    """A full journal whose newest checkpoint must stay stops replication, until the writes that wait overflow."""
+    for spec in vpg.streams:
+        sender = x.sender(spec.id)
+        while sender.refused is Refusal.LIMIT and sender.state is SendState.IN_SYNC:
+            x.write([x.new_write(spec.vms[0], 0, 0, 6)])
+
+
+def _well(x: Explorer, vpg: VpgEstate, began: int) -> bool:
+    catalog, regions = x.catalog(vpg.name), x.vpg(vpg.name).regions
+    since = began + x.skew.get(vpg.manager, 0)
+    return (
+        all(x.sender(s.id).state is SendState.IN_SYNC and not x.sender(s.id).used for s in vpg.streams)
+        and bool(catalog.listed)
+        and catalog.listed[-1].taken > since
+        and (regions.sync, regions.peer, regions.health) == (Sync.IN_SYNC, Peer.CONNECTED, Health.OK)
+    )
+
+
+def _story(x: Explorer, vpg: VpgEstate) -> str:
+    states = ", ".join(f"{s.id.source}: {x.sender(s.id).state.value}, {x.sender(s.id).used} B" for s in vpg.streams)
+    listed = [c.id for c in x.catalog(vpg.name).listed]
+    regions = x.vpg(vpg.name).regions
+    return f"{vpg.name} ({states}; listed {listed}; {regions.sync}, {regions.peer}, {regions.health})"

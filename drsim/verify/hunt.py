@@ -1,0 +1,111 @@
+"""Hunt: the kinds of programs that look for violations, behind one interface.
+
+A *hunter* turns a seed into a program (bytes) and plays it. The swarm, the shrinker, the tokens, the mutants and the
+Hypothesis strategies know nothing else of it.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from drsim.core.kernel import Sink
+from drsim.core.trace import TraceDigest
+from drsim.verify.probes import reached
+from drsim.verify.program import HEAD, LENGTH, random_program, run
+from drsim.verify.store_programs import HEAD as STORE_HEAD
+from drsim.verify.store_programs import LENGTH as STORE_LENGTH
+from drsim.verify.store_programs import random_store_program, run_store_program
+from drsim.verify.twins import run_twins
+from drsim.verify.violation import Violation
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a program did: events that a machine of the core handled, probes reached, coarse states (hashes)."""
+
+    steps: int = 0
+    probes: frozenset[str] = frozenset()
+    states: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Hunter:
+    """One kind of program. `length` in bytes; the first `head` are configuration, the rest `unit` an operation.
+
+    `share` of a swarm's batches, which are of `batch` programs; `digest` plays a program and identifies its steps;
+    `trace` tells them, where it is the core that takes them.
+    """
+
+    name: str
+    length: int
+    head: int
+    unit: int
+    program: Callable[[int], bytes]
+    play: Callable[[bytes], Played]
+    digest: Callable[[bytes], str]
+    share: int = 1
+    batch: int = 50
+    trace: Callable[[bytes, Sink], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a program failed: the property (or "core" when the core itself raised), and what was seen."""
+
+    prop: str
+    message: str
+
+
+def _explore(program: bytes) -> Played:
+    x = run(program)
+    return Played(x.kernel.steps, frozenset(x.probes | reached(x)), frozenset(x.states))
+
+
+def _trace(program: bytes, sink: Sink) -> None:
+    with suppress(Exception):  # its steps up to there are what was asked for
+        run(program, trace=sink)
+
+
+def _explored(program: bytes) -> str:
+    digest = TraceDigest()
+    _trace(program, digest)
+    return digest.hexdigest
+
+
+def _twins(program: bytes) -> Played:
+    run_twins(program)
+    return Played()
+
+
+def _store(program: bytes) -> Played:
+    return Played(probes=frozenset(map(str, run_store_program(program).probes)))
+
+
+def _stored(program: bytes) -> str:
+    return run_store_program(program).digest
+
+
+HUNTERS = {
+    "explorer": Hunter(
+        "explorer", LENGTH, HEAD, 3, random_program, _explore, _explored, share=12, batch=50, trace=_trace
+    ),
+    "twins": Hunter("twins", LENGTH, HEAD, 3, random_program, _twins, _explored, share=1, batch=25, trace=_trace),
+    "store": Hunter(
+        "store", STORE_LENGTH, STORE_HEAD, 3, random_store_program, _store, _stored, share=1, batch=25
+    ),
+}  # fmt: skip
+
+
+def watch(hunter: Hunter, program: bytes) -> tuple[Verdict | None, Played]:
+    """Play a program: why it failed, or None, and what it did."""
+    try:
+        return None, hunter.play(program)
+    except Violation as violation:
+        return Verdict(violation.prop, violation.message), Played()
+    except Exception as error:  # whatever the core raises is a finding
+        return Verdict("core", f"{type(error).__name__}: {error}"), Played()
+
+
+def judge(hunter: Hunter, program: bytes) -> Verdict | None:
+    """Play a program: why it failed, or None."""
+    return watch(hunter, program)[0]

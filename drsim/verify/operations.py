@@ -1,0 +1,342 @@
+"""Operations: what one byte of a program does to the explorer. A table of weights, and one small function each.
+
+Each function gets the explorer and two bytes, from which it picks among what is possible now; when nothing is, it
+does nothing. Byte 0 is the most harmless operation and 0 the simplest pick, so shrinking towards zeros simplifies.
+A class of faults has a bit in the swarm mask: a program that does without it looks deeper elsewhere (verification.md
+4.5: 6 to 22 times faster on deep bugs).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from drsim.core.catalog import AGE
+from drsim.core.messages import Ack, Frame, Nack
+from drsim.core.names import Address, VmId
+from drsim.core.vpg import DEADLINE, TICK
+from drsim.verify.explorer import Explorer
+from drsim.verify.frames import neighbours
+from drsim.verify.guests import Write
+
+Step = Callable[[Explorer, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`weight` of the 256 byte values; `fault` is the class whose bit in the swarm mask takes it away."""
+
+    name: str
+    weight: int
+    step: Step
+    fault: str = ""
+
+
+def _rows(x: Explorer, a: int, b: int, count: int) -> list[Write]:
+    """Writes of one stream, the first on VM number `a`."""
+    first = x.vms[a % len(x.vms)]
+    mine = x.estate.streams[x.guests[first].stream].vms
+    made = []
+    for n in range(count):
+        vm = first if n == 0 else mine[(a + n) % len(mine)]
+        seed = b + 37 * n
+        index = int(seed % 5 == 4) % len(x.shape.volumes)
+        size = x.shape.volumes[index]
+        sectors = 1 + seed // 5 % min(6, size)
+        made.append(x.new_write(vm, index, seed * 7 % (size - sectors + 1), sectors, discard=seed % 8 == 7))
+    return made
+
+
+def deliver(x: Explorer, a: int, b: int) -> None:
+    """Messages of one connection arrive."""
+    links = [link for link, queue in x.queues.items() if queue and link not in x.clogged]
+    if links:
+        x.arrive(links[a % len(links)], 1 + b % 4)
+
+
+def write(x: Explorer, a: int, b: int) -> None:
+    """Guests write, several rows at once."""
+    x.write(_rows(x, a % 16, b, 1 + a // 16 % 4))
+
+
+def pair(x: Explorer, a: int, b: int) -> None:
+    """A write, and one of another VM that depends on it: of another host if there is one."""
+    (cause,) = _rows(x, a, b, 1)
+    x.write([cause])
+    if x.checks.is_acknowledged(cause):
+        vpg = x.estate.vpg_of[cause.guest.stream.vpg]
+        others = [vm for s in vpg.streams if s.id.source != cause.guest.stream.source for vm in s.vms]
+        vm = others[b % len(others)] if others else cause.guest.vm
+        index = [v.id for v in cause.guest.volumes].index(cause.volume)  # type: ignore[arg-type]
+        x.write([x.new_write(VmId(vm), index, cause.lba, cause.sectors)])
+
+
+def issue(x: Explorer, a: int, b: int) -> None:
+    """A write is issued and stays in flight, beside others."""
+    for one in _rows(x, a, b, 1):
+        x.issue(one)
+
+
+def land(x: Explorer, a: int, b: int) -> None:
+    """A write in flight lands, not necessarily the oldest."""
+    waiting = [w for guest in x.guests.values() for w in guest.in_flight]
+    if waiting:
+        one = waiting[a % len(waiting)]
+        if one is not one.guest.in_flight[0]:
+            x.probes.add("a write landed before an older one")
+        x.land(one)
+
+
+def perform(x: Explorer, a: int, b: int) -> None:
+    """Effects on one target are performed and answered."""
+    for _ in range(1 + b % 3):
+        keys = [key for key, work in x.work.items() if work]
+        if keys:
+            x.finish(keys[a % len(keys)])
+
+
+def drain(x: Explorer, a: int, b: int) -> None:
+    """Everything under way arrives and is done."""
+    x.drain()
+
+
+def flush(x: Explorer, a: int, b: int) -> None:
+    """A frame has waited long enough."""
+    _fire(x, a, "flush")
+
+
+def hold_ends(x: Explorer, a: int, b: int) -> None:
+    """A hold has lasted too long."""
+    timers = [t for t in x.timers if t[1].startswith("hold") and (t[0], t[1].removeprefix("hold ")) in x.held]
+    if timers:
+        x.probes.add("a hold ended by itself")
+        x.expire(*timers[a % len(timers)])
+
+
+def deadline(x: Explorer, a: int, b: int) -> None:
+    """A manager has waited long enough for a checkpoint."""
+    _fire(x, a, DEADLINE)
+
+
+def alarm(x: Explorer, a: int, b: int) -> None:
+    """Any timer but the periodic ones runs out."""
+    timers = [t for t in x.timers if t[1] not in (TICK, AGE)]
+    if timers:
+        x.expire(*timers[a % len(timers)])
+
+
+def _fire(x: Explorer, a: int, prefix: str) -> None:
+    timers = [t for t in x.timers if t[1].startswith(prefix)]
+    if timers:
+        x.expire(*timers[a % len(timers)])
+
+
+def tick(x: Explorer, a: int, b: int) -> None:
+    """A checkpoint is due."""
+    x.tick(x.estate.vpgs[a % len(x.estate.vpgs)].name)
+
+
+def age(x: Explorer, a: int, b: int) -> None:
+    """Time passes, and the history is looked through."""
+    x.now += b
+    name = x.estate.vpgs[a % len(x.estate.vpgs)].name
+    x.age(name)
+    listed = x.catalog(name).listed
+    if x.pins[name] and listed and listed[0].taken < listed[-1].taken - x.shape.history:
+        x.probes.add("pin held the history")
+
+
+def tag(x: Explorer, a: int, b: int) -> None:
+    """An operator wants a checkpoint."""
+    x.tag(x.estate.vpgs[a % len(x.estate.vpgs)].name, f"tag {b}")
+
+
+def pin(x: Explorer, a: int, b: int) -> None:
+    """An operation needs a checkpoint, or no longer."""
+    name = x.estate.vpgs[a % len(x.estate.vpgs)].name
+    listed = x.catalog(name).listed
+    if listed:
+        x.pin(name, listed[b // 2 % len(listed)].id, bool(b % 2))
+
+
+def lose(x: Explorer, a: int, b: int) -> None:
+    """A connection is gone; one in four within a site."""
+    links = x.links if b >= 192 else x.estate.wan
+    x.break_link(links[a % len(links)])
+
+
+def connect(x: Explorer, a: int, b: int) -> None:
+    """A connection can be used again."""
+    cut = sorted(x.cut)
+    if cut:
+        x.renew(cut[a % len(cut)])
+
+
+def clog(x: Explorer, a: int, b: int) -> None:
+    """One direction of a connection carries nothing for a while, or carries again."""
+    if b % 2 and x.clogged:
+        x.clogged.discard(sorted(x.clogged)[a % len(x.clogged)])
+    else:
+        link = x.links[a % len(x.links)]
+        x.clogged.add(link if b & 2 else link[::-1])
+
+
+def half_open(x: Explorer, a: int, b: int) -> None:
+    """A connection swallows everything, and nobody has noticed yet."""
+    link = x.links[a % len(x.links)]
+    if link not in x.cut:
+        x.half_open.add(link)
+
+
+def _data(x: Explorer, a: int) -> tuple[str, str] | None:
+    links = [link for link, queue in x.queues.items() if queue and isinstance(queue[0], Frame | Ack | Nack)]
+    return links[a % len(links)] if links else None
+
+
+def drop(x: Explorer, a: int, b: int) -> None:
+    """A frame or an answer is lost."""
+    link = _data(x, a)
+    if link:
+        x.drop(link)  # type: ignore[arg-type]
+        x.probes.add("data was lost on its way")
+
+
+def duplicate(x: Explorer, a: int, b: int) -> None:
+    """A frame or an answer comes twice."""
+    link = _data(x, a)
+    if link:
+        x.again(link)  # type: ignore[arg-type]
+        x.probes.add("data came twice")
+
+
+def overtake(x: Explorer, a: int, b: int) -> None:
+    """A frame arrives before the one sent before it."""
+    links = [k for k, q in x.queues.items() if len(q) > 1 and isinstance(q[0], Frame) and isinstance(q[1], Frame)]
+    if links:
+        x.overtake(links[a % len(links)])
+        x.probes.add("a frame overtook another")
+
+
+def resize(x: Explorer, a: int, b: int) -> None:
+    """A frame arrives as two, or two as one."""
+    if b % 2:
+        links = [k for k, q in x.queues.items() if q and isinstance(q[0], Frame) and len(q[0].batch) > 1]
+        if links:
+            link = links[a % len(links)]
+            frame = x.queues[link][0]
+            assert isinstance(frame, Frame)
+            x.cut_frame(link, 1 + b // 2 % (len(frame.batch) - 1))
+            x.probes.add("a frame was cut in two")
+    else:
+        links = [k for k, q in x.queues.items() if len(q) > 1 and neighbours(q[0], q[1])]
+        if links:
+            x.join_frames(links[a % len(links)])
+            x.probes.add("two frames were joined")
+
+
+def old(x: Explorer, a: int, b: int) -> None:
+    """A frame of an earlier connection comes again; one in four as of an earlier generation."""
+    if not x.frames:
+        return
+    frame = x.frames[a % len(x.frames)]
+    if b % 4 == 3:
+        position = x.receiver(frame.stream).accepted
+        counts = tuple(u - p for p, u in zip(frame.after, frame.upto, strict=True))
+        upto = tuple(p + c for p, c in zip(position, counts, strict=True))
+        epoch = x.receiver(frame.stream).epoch
+        x.replay(replace(frame, generation=0, epoch=epoch, after=position, upto=upto))
+        x.probes.add("a frame of an old generation came")
+    else:
+        if frame.epoch < x.receiver(frame.stream).epoch:
+            x.probes.add("a frame of an old epoch came")
+        x.replay(frame)
+
+
+def fail(x: Explorer, a: int, b: int) -> None:
+    """An effect fails, and leaves no trace."""
+    keys = [key for key, work in x.work.items() if work]
+    rare = [key for key in keys if key[0] in ("list", "mirror")]
+    keys = rare if rare and b % 2 else keys
+    if keys:
+        x.finish(keys[a % len(keys)], fail=True)
+
+
+def _store(x: Explorer, a: int) -> tuple[Address, str]:
+    stream = x.streams[a % len(x.streams)]
+    return stream.target, stream.vpg
+
+
+def fill(x: Explorer, a: int, b: int) -> None:
+    """A store has no room any more."""
+    x.full.add(_store(x, a))
+
+
+def make_room(x: Explorer, a: int, b: int) -> None:
+    """A store has room again."""
+    x.full.discard(_store(x, a))
+
+
+def _component(x: Explorer, a: int) -> str:
+    vras = [v for v in x.estate.addresses if v not in x.estate.owners]
+    choice = [*vras, *vras, *x.estate.owners]
+    return choice[a % len(choice)]
+
+
+def stop(x: Explorer, a: int, b: int) -> None:
+    """A component goes down in good order."""
+    x.halt(_component(x, a), b % 3)  # type: ignore[arg-type]
+
+
+def crash(x: Explorer, a: int, b: int) -> None:
+    """A component dies; what it becomes again is built from what is durable."""
+    x.crash(_component(x, a), b % 3)  # type: ignore[arg-type]
+
+
+def start(x: Explorer, a: int, b: int) -> None:
+    """A component comes up again."""
+    down = sorted(x.down)
+    if down:
+        x.boot(down[a % len(down)])
+
+
+def clock(x: Explorer, a: int, b: int) -> None:
+    """A site's clocks jump ahead."""
+    x.step_clock(("west", "east")[a % 2], b)
+    x.probes.add("a clock jumped")
+
+
+OPERATIONS = (
+    Operation("deliver", 46, deliver),
+    Operation("write", 38, write),
+    Operation("pair", 22, pair),
+    Operation("perform", 38, perform),
+    Operation("drain", 8, drain),
+    Operation("tick", 15, tick),
+    Operation("flush", 10, flush),
+    Operation("issue", 6, issue, "in flight"),
+    Operation("land", 8, land),
+    Operation("age", 7, age),
+    Operation("hold ends", 4, hold_ends, "slow"),
+    Operation("deadline", 2, deadline, "slow"),
+    Operation("alarm", 3, alarm),
+    Operation("lose", 4, lose, "links"),
+    Operation("connect", 8, connect),
+    Operation("clog", 2, clog, "half links"),
+    Operation("half-open", 1, half_open, "half links"),
+    Operation("drop", 2, drop, "loss"),
+    Operation("duplicate", 2, duplicate, "order"),
+    Operation("overtake", 2, overtake, "order"),
+    Operation("resize", 2, resize, "order"),
+    Operation("old", 2, old, "old"),
+    Operation("fail", 6, fail, "effects"),
+    Operation("fill", 2, fill, "full"),
+    Operation("make room", 2, make_room),
+    Operation("stop", 2, stop, "restarts"),
+    Operation("crash", 2, crash, "crashes"),
+    Operation("start", 4, start),
+    Operation("tag", 1, tag),
+    Operation("pin", 3, pin, "pins"),
+    Operation("clock", 1, clock, "clocks"),
+)
+TABLE = tuple(op for op in OPERATIONS for _ in range(op.weight))
+FAULTS = tuple(dict.fromkeys(op.fault for op in OPERATIONS if op.fault))
+assert len(FAULTS) <= 16, "the swarm mask has 16 bits"
+assert len(TABLE) <= 256, "an operation is a byte"

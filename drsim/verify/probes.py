@@ -1,0 +1,119 @@
+"""Probes: named points that say "this interesting state was reached, and it mattered".
+
+A checker that never meets a fault proves nothing. Operations note what they did to the explorer; `reached` reads from
+the facts of a run what came of it. Every name is in `PROBES`; a swarm that never hits one of them has not looked
+there, and fails.
+"""
+
+from typing import TYPE_CHECKING
+
+from drsim.core.facts import (
+    CheckpointListed,
+    CheckpointSkipped,
+    CheckpointsRetired,
+    FrameRefused,
+    StateChanged,
+    SyncEnded,
+    SyncStarted,
+)  # fmt: skip
+from drsim.core.messages import Refusal, Trigger
+from drsim.core.status import Health, Peer, Sync, project
+
+if TYPE_CHECKING:
+    from drsim.verify.explorer import Explorer
+
+TRIGGERS = (
+    Trigger.NETWORK_CONGESTION, Trigger.PROTECTED_VRA, Trigger.RECOVERY_STORAGE_ERROR, Trigger.RECOVERY_CONGESTION,
+    Trigger.COMMUNICATION,
+)  # fmt: skip
+SKIPPED = (
+    "peer unreachable", "synchronizing", "hold budget", "manager restart", "VRA stops", "broken",
+    "history withdrawn", "journal limit", "sync window fills the journal",
+)  # fmt: skip
+RETIRED = ("history", "journal limit", "sync window fills the journal")
+
+PROBES = {
+    **{f"sync began: {t.value}": "a stream fell out of sync for this reason" for t in TRIGGERS},
+    **{f"refused: {r.value}": "a recovery VRA refused a frame for this reason" for r in Refusal},
+    **{f"skipped: {reason}": "a checkpoint was given up for this reason" for reason in SKIPPED},
+    **{f"retired: {reason}": "checkpoints left the list for this reason" for reason in RETIRED},
+    "sync ended": "a stream is in sync again",
+    "listed after a sync": "a checkpoint was listed although its VPG had been out of sync before",
+    "listed after a withdrawal": "a checkpoint was listed again after all had been withdrawn",
+    "tag listed": "a checkpoint with an operator's tag was listed",
+    "status: no recovery points": "a manager showed that nothing can be recovered",
+    "status: journal storage": "a manager showed that a store does not take data",
+    "status: peer gone": "a manager showed that its peer cannot be reached",
+    "status: paused": "a manager showed that the system paused replication",
+    "status: RPO missed": "a manager showed that its RPO is missed",
+    "pin held the history": "a pinned checkpoint was older than the history and stayed",
+    "neighbour stayed broken": "a VPG recovered while another one on the same VRAs stayed broken",
+    "restarted with frames pending": "a recovery VRA went down with frames on their way to its store",
+    "performed, not answered": "a component went down after an effect was performed and before it was answered",
+    "protected VRA crashed": "a protected VRA lost its memory and came back",
+    "recovery VRA crashed": "a recovery VRA was built again from its store",
+    "catalogue crashed": "a catalogue was built again from its list",
+    "manager crashed": "a protected manager lost its memory and came back",
+    "withheld": "a guest's write waited for its acknowledgement because of a hold",
+    "aged": "journal data was applied to a mirror",
+    "an effect failed: store": "a store did not take a frame",
+    "an effect failed: mirror": "a mirror could not be written",
+    "an effect failed: disk": "a protected disk could not be read",
+    "an effect failed: list": "the list of checkpoints could not be written",
+    "a hold ended by itself": "the hold budget ran out before the release",
+    "half-open: a message vanished": "a connection swallowed a message unnoticed",
+    "data was lost on its way": "a frame or an answer was lost on a connection that stayed",
+    "data came twice": "a frame or an answer was delivered twice",
+    "a frame overtook another": "frames arrived out of order",
+    "a frame was cut in two": "a frame arrived as two",
+    "two frames were joined": "two frames arrived as one",
+    "a frame of an old epoch came": "a frame of an earlier epoch arrived late",
+    "a frame of an old generation came": "a frame of an earlier generation arrived late",
+    "a write landed before an older one": "two writes in flight landed in the other order",
+    "a clock jumped": "the clocks of a site jumped ahead",
+}
+"""Every name, and what it means that it was reached."""
+
+
+def reached(x: "Explorer") -> set[str]:
+    """What a run's facts say was reached."""
+    names: set[str] = set()
+    synced: set[str] = set()
+    withdrawn: set[str] = set()
+    for fact in x.facts:
+        match fact:
+            case SyncStarted(stream=stream, trigger=trigger):
+                names.add(f"sync began: {trigger.value}")
+                synced.add(stream.vpg)
+            case SyncEnded():
+                names.add("sync ended")
+            case FrameRefused(reason=reason):
+                names.add(f"refused: {reason}")
+            case CheckpointSkipped(reason=reason):
+                names.add(f"skipped: {reason}")
+            case CheckpointsRetired(vpg=vpg, before=before, reason=reason):
+                names.add(f"retired: {reason}")
+                if before is None:
+                    withdrawn.add(vpg)
+            case CheckpointListed(vpg=vpg, tag=tag):
+                if tag:
+                    names.add("tag listed")
+                if vpg in synced:
+                    names.add("listed after a sync")
+                if vpg in withdrawn:
+                    names.add("listed after a withdrawal")
+            case StateChanged():
+                names |= _shown(fact)
+    return names & PROBES.keys()
+
+
+def _shown(fact: StateChanged) -> set[str]:
+    regions = fact.regions
+    shown = {
+        "status: no recovery points": regions.peer is Peer.DISCONNECTED_NO_POINTS,
+        "status: peer gone": regions.peer is Peer.DISCONNECTED,
+        "status: journal storage": regions.health is Health.JOURNAL_STORAGE,
+        "status: paused": regions.sync is Sync.PAUSED_SYSTEM,
+        "status: RPO missed": not regions.rpo_ok and project(regions)[0] != "MeetingSLA",
+    }
+    return {name for name, is_so in shown.items() if is_so}

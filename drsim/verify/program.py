@@ -1,0 +1,53 @@
+"""Program: a run of the explorer as bytes. Fixed length, so that Hypothesis can choose it and anyone can shrink it.
+
+bytes      what
+---------  ---------------------------------------------------
+0 .. 5     shape of the estate
+6, 7       swarm mask: a bit set takes a class of faults away
+8, 9       which VPGs are healed in the end, spare
+10 ...     three bytes an operation: which, and two to pick with
+"""
+
+import random
+
+from drsim.core.kernel import Sink
+from drsim.verify.estate import Shape
+from drsim.verify.explorer import Explorer
+from drsim.verify.heal import heal
+from drsim.verify.operations import FAULTS, TABLE
+
+HEAD = 10
+OPERATIONS = 120
+LENGTH = HEAD + 3 * OPERATIONS
+SAMPLE = 3 * 20  # bytes between two looks at the state
+
+
+def random_program(seed: int, *, operations: int = OPERATIONS) -> bytes:
+    """The program of a seed."""
+    return random.Random(seed).randbytes(HEAD + 3 * operations)
+
+
+def shape_of(program: bytes) -> Shape:
+    """The estate of a program. Zeros are the smallest one on which two VMs on two hosts depend on each other."""
+    a, b, c, d, e = program[:5]
+    return Shape(
+        protected=(2, 1, 2, 3)[a % 4], recovery=1 + (a // 4 % 3 == 1), vpgs=1 + (a // 16 % 4 == 1),
+        vms=1 + (a // 64 % 2), volumes=((22, 9), (12,), (40, 5))[b % 3], pool=(200, 60, 30, 18)[c % 4],
+        recovery_pool=(64, 16)[c // 4 % 2], limit=(None, None, 60, 30)[d % 4], history=(10_000, 60)[e % 2],
+    )  # fmt: skip
+
+
+def run(program: bytes, *, trace: Sink | None = None, explorer: type[Explorer] = Explorer) -> Explorer:
+    """Play a program: faults, then healing. Raises Violation when a property does not hold."""
+    x = explorer(shape_of(program), trace=trace)
+    mask = program[6] | program[7] << 8
+    without = {fault for n, fault in enumerate(FAULTS) if mask >> n & 1}
+    for at in range(HEAD, len(program) - 2, 3):
+        operation = TABLE[program[at] * len(TABLE) // 256]
+        if operation.fault not in without:
+            operation.step(x, program[at + 1], program[at + 2])
+        if at % SAMPLE == HEAD % SAMPLE:
+            x.note_state()
+    x.checks.whole()
+    heal(x, program[8])
+    return x

@@ -1,0 +1,357 @@
+"""Recorder: an explorer that remembers a run for telling it: what was chosen, what came of it, and when.
+
+A *step* is one choice of the adversary, or of the healing. Within it machines take steps; each is a *moment*, one
+tick of the story's clock. The truth (writes, acknowledgements), messages, holds and breakdowns are kept as spans of
+moments, for the time diagram. Words are found when the story is told, because a write in flight has no number yet.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from drsim.core.effects import Append, Effect, Forget, HoldGuests, Keep, Promote, Publish, ReleaseGuests
+from drsim.core.errors import DrsimError
+from drsim.core.events import Event
+from drsim.core.facts import CheckpointListed, CheckpointSealed, Fact, FrameRefused, StateChanged
+from drsim.core.kernel import Sink
+from drsim.core.messages import Frame, Held, Message
+from drsim.core.names import Address, CheckpointId
+from drsim.verify.bags import Key, Link, Unanswered
+from drsim.verify.estate import Shape
+from drsim.verify.explorer import Explorer
+from drsim.verify.guests import Write
+from drsim.verify.plain import Words
+
+Say = Callable[[], str]
+
+
+@dataclass(slots=True)
+class Step:
+    """One choice. `then` is what came of it; `folded`: so much came of it that only what is notable is in `then`."""
+
+    say: Say
+    first: int
+    healing: bool
+    folded: bool = False
+    last: int = 0
+    then: list[Say] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Wrote:
+    """A guest's write: when it was issued, landed and acknowledged."""
+
+    write: Write
+    issued: int
+    landed: int | None = None
+    acked: int | None = None
+
+
+@dataclass(slots=True)
+class Carried:
+    """A message: when it was sent, and when it arrived or was lost."""
+
+    sender: Address
+    to: Address
+    message: Message
+    sent: int
+    arrived: int | None = None
+    lost: int | None = None
+
+
+@dataclass(slots=True)
+class Span:
+    """Something that lasts: a hold, a broken connection, a component that is down. `of` is who."""
+
+    kind: str
+    of: Address | Link
+    first: int
+    last: int | None = None
+
+
+@dataclass(slots=True)
+class Point:
+    """Something at one machine at one moment."""
+
+    at: int
+    address: Address
+    kind: str
+    say: Say
+
+
+class Recorder(Explorer):
+    """See the module."""
+
+    def __init__(self, shape: Shape, *, trace: Sink | None = None) -> None:
+        self.steps: list[Step] = []
+        self.writes: list[Wrote] = []
+        self.carried: list[Carried] = []
+        self.spans: list[Span] = []
+        self.points: list[Point] = []
+        self.held_at: dict[tuple[str, CheckpointId], dict[Address, int]] = {}  # when each VRA said what is in a cut
+        self.moment = 0
+        self._flying: dict[int, deque[Carried]] = {}
+        self._step: Step | None = None
+        self._wrote: dict[int, Wrote] = {}
+        self._marks: dict[str, set[object]] = {}
+        super().__init__(shape, trace=trace)
+        self.words = Words(self)
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _choice(self, say: Say, *, folded: bool = False, quiet: bool = False) -> Iterator[None]:
+        """What happens inside came of this choice; within another choice it is a part of that one.
+
+        A choice that made no machine take a step changed nothing and is not told, unless it is a `quiet` one.
+        """
+        if self._step is not None:
+            yield
+            return
+        self._look_around()
+        self._step = step = Step(say, self.moment + 1, self.healing, folded)
+        try:
+            yield
+        finally:
+            self._step = None
+            if quiet or self.moment >= step.first:
+                self.moment = step.last = max(self.moment, step.first)
+                self.steps.append(step)
+
+    def _look_around(self) -> None:
+        """Some choices only change what the world does from now on; they are seen here."""
+        names = {"store": self.full, "clogged": self.clogged, "half-open": self.half_open}
+        for name, now in names.items():
+            before = self._marks.get(name, set())
+            for new, there in ((now - before, True), (before - now, False)):  # type: ignore[operator]
+                for item in sorted(new, key=str):
+                    say = self.words.mark(name, item, there=there)
+                    self.moment += 1
+                    self.steps.append(Step(lambda say=say: say, self.moment, self.healing, last=self.moment))  # type: ignore[misc]
+            self._marks[name] = set(now)
+
+    def _then(self, say: Say, *, notable: bool = False) -> None:
+        if self._step is not None and (notable or not self._step.folded):
+            self._step.then.append(say)
+
+    # -- what machines do -------------------------------------------------------------------------------------
+
+    def post(self, address: Address, event: Event) -> None:
+        self.moment += 1
+        super().post(address, event)
+
+    def send(self, sender: Address, to: Address, message: Message) -> None:
+        carried = Carried(sender, to, message, self.moment)
+        if isinstance(message, Held):
+            self.held_at.setdefault((message.vpg, message.checkpoint), {})[sender] = self.moment
+        self._then(lambda: self.words.sends(sender, message))
+        self.carried.append(carried)
+        before = len(self.queues.get((sender, to), ()))
+        super().send(sender, to, message)
+        if len(self.queues.get((sender, to), ())) > before:
+            self._flying.setdefault(id(message), deque()).append(carried)
+        else:
+            carried.lost = self.moment
+
+    def deliver(self, link: Link) -> None:
+        message = self.queues[link][0]
+        flying = self._flying.get(id(message))
+        carried = flying.popleft() if flying else self._appeared(link, message)
+        carried.arrived = self.moment + 1
+        super().deliver(link)
+
+    def _appeared(self, link: Link, message: Message) -> Carried:
+        """A message that nobody sent like this: doubled, cut in two or joined."""
+        carried = Carried(*link, message, self.moment)
+        self.carried.append(carried)
+        return carried
+
+    def sever(self, link: Link) -> None:
+        for way in (link, link[::-1]):
+            for message in self.queues.get(way, ()):
+                self._gone(message)
+        self.spans.append(Span("lost", link, self.moment + 1))
+        super().sever(link)
+
+    def _gone(self, message: Message) -> None:
+        flying = self._flying.get(id(message))
+        if flying:
+            flying.popleft().lost = self.moment + 1
+
+    def _end(self, kind: str, of: object) -> None:
+        for span in self.spans:
+            if span.kind == kind and span.of == of and span.last is None:
+                span.last = self.moment
+
+    def told(self, address: Address, effect: Unanswered) -> None:
+        match effect:
+            case HoldGuests(vpg, _):
+                self.spans.append(Span(f"hold {vpg}", address, self.moment))
+                self._then(lambda: f"{self.words.place(address)} holds its guests")
+            case ReleaseGuests(vpg, _):
+                self._end(f"hold {vpg}", address)
+                self._then(lambda: f"{self.words.place(address)} lets its guests go on")
+            case Publish(StateChanged()):
+                pass
+            case Publish(fact):
+                notable = not isinstance(fact, FrameRefused)
+                self._then(lambda: self.words.fact(fact), notable=notable)
+                self._mark_fact(address, fact)
+        super().told(address, effect)
+
+    def _mark_fact(self, address: Address, fact: Fact) -> None:
+        if isinstance(fact, CheckpointSealed | CheckpointListed):
+            word = "sealed" if isinstance(fact, CheckpointSealed) else "listed"
+            self.points.append(Point(self.moment, address, word, lambda: f"{fact.checkpoint} {word}"))
+
+    def perform(self, effect: Effect) -> object:
+        at, words = self.moment + 1, self.words
+        match effect:
+            case Append(frame):
+                self.points.append(Point(at, frame.stream.target, "journal", lambda: words.content(frame)))
+            case Promote(stream):
+                self.points.append(Point(at, stream.target, "age", lambda: "to the mirror"))
+            case Keep() | Forget():
+                pass
+        return super().perform(effect)
+
+    def _acknowledge(self, vra: Address, vpg: str) -> None:
+        for write in self.unacked.get((vra, vpg), ()):
+            self._wrote[id(write)].acked = self.moment
+            self._then(lambda write=write: f"{self.words.write(write)} is acknowledged", notable=True)  # type: ignore[misc]
+        super()._acknowledge(vra, vpg)
+
+    # -- guests -----------------------------------------------------------------------------------------------
+
+    def write(self, writes: Sequence[Write]) -> None:
+        with self._choice(lambda: self.words.wrote(writes)):
+            self._note(writes)
+            super().write(writes)
+
+    def issue(self, write: Write) -> None:
+        with self._choice(lambda: self.words.issued(write)):
+            self._note([write])
+            super().issue(write)
+
+    def land(self, write: Write) -> None:
+        with self._choice(lambda: f"{self.words.write(write)} landed"):
+            self._wrote[id(write)].landed = self.moment + 1
+            super().land(write)
+
+    def _note(self, writes: Sequence[Write]) -> None:
+        for write in writes:
+            wrote = self._wrote[id(write)] = Wrote(write, self.moment + 1)
+            self.writes.append(wrote)
+
+    # -- what may happen --------------------------------------------------------------------------------------
+
+    def arrive(self, link: Link, count: int = 1) -> None:
+        messages = list(self.queues.get(link, ()))[:count]
+        with self._choice(lambda: self.words.got(link[1], messages)):
+            super().arrive(link, count)
+
+    def finish(self, key: Key, *, fail: bool = False) -> None:
+        effect = self.work[key][0][1]
+        with self._choice(lambda: self.words.done(key[1], effect, fail=fail)):
+            super().finish(key, fail=fail)
+
+    def do(self, key: Key, error: DrsimError | None = None) -> None:
+        effect = self.work[key][0][1]
+        if self._step is not None and self._step.folded and isinstance(effect, Append) and error is None:
+            self._then(lambda: self.words.done(key[1], effect, fail=False), notable=True)
+        super().do(key, error)
+
+    def expire(self, address: Address, timer: str) -> None:
+        with self._choice(lambda: self.words.expired(address, timer)):
+            super().expire(address, timer)
+
+    def drain(self, rounds: int = 200) -> None:
+        with self._choice(lambda: "everything under way arrived and was done", folded=True):
+            super().drain(rounds)
+
+    def tick(self, vpg: str) -> None:
+        with self._choice(lambda: f"a checkpoint{self.words.of(vpg)} was due"):
+            super().tick(vpg)
+
+    def age(self, vpg: str) -> None:
+        with self._choice(lambda: f"the history{self.words.of(vpg)} was looked through"):
+            super().age(vpg)
+
+    def tag(self, vpg: str, name: str) -> None:
+        with self._choice(lambda: f"an operator asked for a checkpoint{self.words.of(vpg)} with a tag"):
+            super().tag(vpg, name)
+
+    def pin(self, vpg: str, checkpoint: CheckpointId, pinned: bool) -> None:
+        word = "pinned" if pinned else "let go"
+        with self._choice(lambda: f"an operation {word} checkpoint {checkpoint}{self.words.of(vpg)}"):
+            super().pin(vpg, checkpoint, pinned)
+
+    # -- faults -----------------------------------------------------------------------------------------------
+
+    def break_link(self, link: Link) -> None:
+        with self._choice(lambda: f"the connection {self.words.link(link)} was lost"):
+            super().break_link(link)
+
+    def renew(self, link: Link) -> None:
+        with self._choice(lambda: f"the connection {self.words.link(link)} came back"):
+            super().renew(link)
+
+    def connect(self, link: Link) -> None:
+        super().connect(link)
+        if link not in self.cut:
+            self._end("lost", link)
+
+    def drop(self, link: Link) -> None:
+        message = self.queues[link][0]
+        with self._choice(lambda: f"{self.words.message(message)} was lost on its way to {self.words.place(link[1])}", quiet=True):
+            self._gone(message)
+            super().drop(link)
+
+    def again(self, link: Link) -> None:
+        message = self.queues[link][0]
+        with self._choice(lambda: f"{self.words.message(message)} will come twice to {self.words.place(link[1])}", quiet=True):
+            super().again(link)
+
+    def overtake(self, link: Link) -> None:
+        a, b = list(self.queues[link])[:2]
+        with self._choice(lambda: f"{self.words.message(b)} overtook {self.words.message(a)}", quiet=True):
+            super().overtake(link)
+
+    def cut_frame(self, link: Link, at: int) -> None:
+        frame = self.queues[link][0]
+        with self._choice(lambda: f"{self.words.message(frame)} was cut in two", quiet=True):
+            super().cut_frame(link, at)
+
+    def join_frames(self, link: Link) -> None:
+        a, b = list(self.queues[link])[:2]
+        with self._choice(lambda: f"{self.words.message(a)} and {self.words.message(b)} were joined", quiet=True):
+            super().join_frames(link)
+
+    def replay(self, frame: Frame) -> None:
+        link = (frame.stream.source, frame.stream.target)
+        with self._choice(lambda: f"{self.words.place(link[1])} got {self.words.message(frame)} again"):
+            self._appeared(link, frame).arrived = self.moment + 1
+            super().replay(frame)
+
+    def step_clock(self, site: str, by: int) -> None:
+        with self._choice(lambda: f"the clocks of site {site} jumped ahead by {by}", quiet=True):
+            super().step_clock(site, by)
+
+    def halt(self, address: Address, unanswered: int) -> None:
+        if address not in self.down:
+            with self._choice(lambda: f"{self.words.place(address)} went down in good order"):
+                self.spans.append(Span("down", address, self.moment + 1))
+                super().halt(address, unanswered)
+
+    def crash(self, address: Address, unanswered: int) -> None:
+        if address not in self.down:
+            with self._choice(lambda: f"{self.words.place(address)} died"):
+                self.spans.append(Span("down", address, self.moment + 1))
+                super().crash(address, unanswered)
+
+    def boot(self, address: Address) -> None:
+        if address in self.down:
+            with self._choice(lambda: f"{self.words.place(address)} came up"):
+                super().boot(address)
+                self._end("down", address)
