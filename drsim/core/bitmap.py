@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from drsim.core.batch import Int64, WriteBatch
+from drsim.core.batch import FEW, Int64, WriteBatch
 from drsim.core.names import VolumeId, VolumeInfo
 from drsim.core.units import SECTOR, Ns
 
 _SHIFT = np.int64(40)  # a key is volume << 40 | region; 2^40 regions of one sector are 512 TiB
-_MASK = np.int64((1 << 40) - 1)
+_MASK = (1 << 40) - 1
 
 
 class DirtyBitmap:
@@ -32,7 +32,7 @@ class DirtyBitmap:
         self._sectors = region_bytes // SECTOR
         self._volumes = {v.id: v for v in volumes}
         self._keys: Int64 = np.zeros(0, np.int64)
-        self._pending: list[Int64] = []
+        self._pending: list[Int64 | list[int]] = []
         self._pending_rows = 0
         self._runs: deque[tuple[int, int]] = deque()  # keys from, up to and not including; in order
         self._cursor = 0  # where the sweep goes on
@@ -41,19 +41,30 @@ class DirtyBitmap:
         """Every region that a row touches, wholly or partly, is dirty."""
         if not len(batch):
             return
-        first = batch.lba // self._sectors
-        last = (batch.lba + batch.sectors - 1) // self._sectors
-        spans = last - first + 1
-        base = batch.volume.astype(np.int64) << _SHIFT
-        if int(spans.max()) == 1:
-            keys = base | first
-        else:
-            starts = np.cumsum(spans) - spans
-            keys = np.repeat(base | first, spans) + np.arange(int(spans.sum())) - np.repeat(starts, spans)
+        keys = self._keys_of_few(batch) if len(batch) <= FEW else self._keys_of(batch)
         self._pending.append(keys)
         self._pending_rows += len(keys)
         if self._pending_rows > max(8192, len(self._keys)):
             self._merge()
+
+    def _keys_of(self, batch: WriteBatch) -> Int64:
+        first = batch.lba // self._sectors
+        last = (batch.lba + batch.sectors - 1) // self._sectors
+        spans = last - first + 1
+        base = batch.volume.astype(np.int64) << _SHIFT
+        keys: Int64 = base | first
+        if int(spans.max()) > 1:
+            starts = np.cumsum(spans) - spans
+            keys = np.repeat(keys, spans) + np.arange(int(spans.sum())) - np.repeat(starts, spans)
+        return keys
+
+    def _keys_of_few(self, batch: WriteBatch) -> list[int]:
+        keys: list[int] = []
+        sectors = self._sectors
+        for volume, lba, n in zip(batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True):
+            base = volume << 40
+            keys += range(base | lba // sectors, (base | (lba + n - 1) // sectors) + 1)
+        return keys
 
     def fill(self) -> None:
         """Every region of every volume is dirty, and the sweep begins anew."""
@@ -65,6 +76,11 @@ class DirtyBitmap:
 
     def _merge(self) -> None:
         if not self._pending:
+            return
+        if self._pending_rows + len(self._keys) <= 8 * FEW and not self._runs:
+            merged = set(self._keys.tolist()).union(*self._pending)
+            self._keys = np.array(sorted(merged), np.int64)
+            self._pending, self._pending_rows = [], 0
             return
         new = np.unique(np.concatenate(self._pending))
         self._pending, self._pending_rows = [], 0
@@ -95,20 +111,24 @@ class DirtyBitmap:
         self._merge()
         n = max(1, nbytes // (self._sectors * SECTOR))
         self._unroll(n)
-        at = int(np.searchsorted(self._keys, self._cursor))
+        at = int(self._keys.searchsorted(self._cursor))
         at = 0 if at == len(self._keys) else at
-        taken = self._keys[at : at + n]
-        self._keys = np.delete(self._keys, slice(at, at + n)) if at else self._keys[n:]
-        self._cursor = int(taken[-1]) + 1
-        starts = np.flatnonzero(np.r_[True, np.diff(taken) != 1])
-        lengths = np.diff(np.r_[starts, len(taken)])
-        volume = (taken[starts] >> _SHIFT).astype(np.int32)
-        lba = (taken[starts] & _MASK) * self._sectors
-        owners = [self._volumes[v] for v in map(VolumeId, volume.tolist())]
-        vm = np.array([o.vm for o in owners], np.int32)
-        size = np.array([o.sectors for o in owners], np.int64)
-        issued = np.full(len(starts), now, np.int64)
-        return WriteBatch.of(vm, volume, lba, np.minimum(lengths * self._sectors, size - lba), issued)
+        taken = self._keys[at : at + n].tolist()
+        self._keys = np.concatenate([self._keys[:at], self._keys[at + n :]])
+        self._cursor = taken[-1] + 1
+        rows: list[list[int]] = []  # vm, volume, lba, sectors
+        after = -1
+        for key in taken:
+            owner = self._volumes[VolumeId(key >> 40)]
+            lba = (key & _MASK) * self._sectors
+            sectors = min(self._sectors, owner.sectors - lba)
+            if key == after:
+                rows[-1][3] += sectors
+            else:
+                rows.append([owner.vm, owner.id, lba, sectors])
+            after = key + 1
+        vm, volume, lbas, lengths = zip(*rows, strict=True)
+        return WriteBatch.of(vm, volume, lbas, lengths, [now] * len(rows))
 
     def _unroll(self, n: int) -> None:
         """The next `n` regions of the runs become keys."""
@@ -120,11 +140,19 @@ class DirtyBitmap:
             if start + len(keys) < stop:
                 self._runs.appendleft((start + len(keys), stop))
 
+    def regions(self) -> tuple[Int64, tuple[tuple[int, int], ...]]:
+        """Everything dirty: keys (volume << 40 | region) in order, and runs of keys [start, stop) beside them.
+
+        The same array until something changes.
+        """
+        self._merge()
+        return self._keys, tuple(self._runs)
+
     def covers(self, volume: int, lba: int) -> bool:
         """Whether the region of this sector is dirty."""
         self._merge()
         key = (volume << 40) | (lba // self._sectors)
-        at = int(np.searchsorted(self._keys, key))
+        at = int(self._keys.searchsorted(key))
         if at < len(self._keys) and int(self._keys[at]) == key:
             return True
         return any(start <= key < stop for start, stop in self._runs)

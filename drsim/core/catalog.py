@@ -165,7 +165,8 @@ class Catalog:
         self.listed.append(checkpoint)
         self._withdrawn = False
         fact = CheckpointListed(self.vpg, checkpoint.id, checkpoint.taken, checkpoint.tag)
-        return [Publish(fact), self._newest(), *self._shrink()]
+        shrunk = self._shrink()
+        return [Publish(fact), *([self._newest()] if self.listed else []), *shrunk]
 
     def _newest(self) -> Send:
         newest = self.listed[-1]
@@ -266,7 +267,7 @@ class Catalog:
             self._leaving.append(self.listed.popleft())
         oldest = self.listed[0]
         fact = CheckpointsRetired(self.vpg, oldest.id, oldest.taken, reason)
-        return [Publish(fact), *self._ask_forget(oldest.id)]
+        return [Publish(fact), self._newest(), *self._ask_forget(oldest.id)]
 
     def _withdraw(self, reason: str) -> list[Effect]:
         effects: list[Effect] = [Publish(CheckpointsRetired(self.vpg, None, None, reason))] if self.listed else []

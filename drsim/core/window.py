@@ -8,7 +8,10 @@ from drsim.core.messages import Frame, Position
 
 def reaches(position: Position, target: Position) -> bool:
     """Whether every VM of `position` is at or past `target`."""
-    return all(p >= t for p, t in zip(position, target, strict=True))
+    for p, t in zip(position, target, strict=True):  # noqa: SIM110  # twice as fast as `all`, and asked at every step
+        if p < t:
+            return False
+    return True
 
 
 class Window:

@@ -6,20 +6,21 @@ each is asked: after every step of a protected VRA, at every message, fact and e
 """
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from drsim.core.effects import Promote
 from drsim.core.errors import CoreError
 from drsim.core.events import Event, Received
-from drsim.core.facts import CheckpointSealed, CheckpointsRetired, Fact, StateChanged
-from drsim.core.messages import Ack, Checkpoint, Frame, Held, Hold, Message, Resync
+from drsim.core.facts import CheckpointSealed, CheckpointsRetired, Fact, StateChanged, SyncEnded
+from drsim.core.messages import Ack, Checkpoint, Frame, Held, Hold, Listed, Message, Resync
 from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId
 from drsim.core.sender import Sender
 from drsim.core.status import ALLOWED, Lifecycle, Peer, Regions, Sync, project
 from drsim.core.units import SECTOR
 from drsim.core.window import reaches
 from drsim.verify.estate import VpgEstate
-from drsim.verify.guests import NEVER, Guest, Write, bits, regions_of
+from drsim.verify.guests import NEVER, Guest, Write, bits
 from drsim.verify.violation import Violation
 
 if TYPE_CHECKING:
@@ -90,16 +91,30 @@ def superset(x: "Explorer", spec: StreamSpec) -> None:
         return
     sender = x.sender(spec.id)
     _take_away(x, spec, sender, differ)
-    region = x.shape.tweaks.region_bytes // SECTOR
-    for vm, left in differ.items():
-        table = regions_of(x.guests[vm].volumes, region)
-        while left:
-            sector = ((left & -left).bit_length() - 1) // 16
-            volume, first, mask = table[sector]
-            if not sender.bitmap.covers(volume, first):
+    if any(differ.values()):
+        dirty = _dirty(x, spec.id, sender)
+        for vm, left in differ.items():
+            left &= ~dirty.get(vm, 0)
+            if left:
+                sector = ((left & -left).bit_length() - 1) // 16
                 said = f"VM {vm} sector {sector} differs and nobody will send it ({spec.id})"
                 raise Violation("P12", said, stream=spec.id, vm=vm, sector=sector)
-            left &= ~mask
+
+
+def _dirty(x: "Explorer", stream: StreamId, sender: Sender) -> dict[VmId, int]:
+    """The sectors of each VM that the bitmap covers; computed anew only when it has changed."""
+    keys, runs = sender.bitmap.regions()
+    cached = x.checks.dirty.get(stream)
+    if cached is not None and cached[0] is keys and cached[1] == runs:
+        return cached[2]
+    masks: dict[VmId, int] = {}
+    size = x.shape.tweaks.region_bytes // SECTOR
+    for key in chain(keys.tolist(), *(range(*run) for run in runs)):
+        guest = x.owners[key >> 40]
+        mask = guest.regions(size)[key]
+        masks[guest.vm] = masks.get(guest.vm, 0) | mask
+    x.checks.dirty[stream] = keys, runs, masks
+    return masks
 
 
 def _take_away(x: "Explorer", spec: StreamSpec, sender: Sender, differ: dict[VmId, int]) -> None:
@@ -142,9 +157,11 @@ def fidelity(x: "Explorer", frame: Frame, newest: dict[VmId, int]) -> None:
     if frame.generation != 1:
         raise Violation("P16", f"a frame of generation {frame.generation} was applied ({frame.stream})")
     disks = x.disks[frame.stream]
-    counts, _ = frame.batch.per_vm(disks.spec.vms)
+    counts, sizes = frame.batch.per_vm(disks.spec.vms)
     if any(a + c != u for a, c, u in zip(frame.after, counts, frame.upto, strict=True)):
         raise Violation("P2", f"a frame's rows are not those between its positions ({frame.stream})")
+    if sizes != frame.sizes:
+        raise Violation("P22", f"a frame says {frame.sizes} bytes, its rows have {sizes} ({frame.stream})")
     if frame.batch.payload is not None:
         return
     for row in frame.batch.issued.tolist():
@@ -182,7 +199,11 @@ def not_aged_past(x: "Explorer", effect: Promote) -> None:
     for checkpoint in x.kept[effect.stream.vpg].values():
         if not reaches(checkpoint.cut[effect.stream].position, effect.upto):
             said = f"data beyond checkpoint {checkpoint.id} is aged although it is listed"
-            raise Violation("P11", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, stream=effect.stream)
+            cut = zip(disks.vms.values(), checkpoint.cut[effect.stream].position, effect.upto, strict=True)
+            swept = any(
+                write is None for d, k, n in cut for lsn, write in zip(d.lsns, d.writes, strict=True) if k < lsn <= n
+            )
+            raise Violation("P12" if swept else "P11", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, stream=effect.stream)
 
 
 def young(x: "Explorer", fact: CheckpointsRetired) -> None:
@@ -191,6 +212,13 @@ def young(x: "Explorer", fact: CheckpointsRetired) -> None:
     lost = [c.taken for c in x.kept[fact.vpg].values() if fact.before is not None and c.id < fact.before]
     if lost and max(lost) >= max(taken) - x.shape.history:
         raise Violation("P11", f"{fact.vpg}: a checkpoint leaves the list for its age, younger than the history")
+
+
+def given_up(x: "Explorer", vpg: str) -> None:
+    """P11: all checkpoints are withdrawn only for a sync window that none of them closes."""
+    newest = max(x.kept[vpg].values(), key=lambda c: c.id, default=None)
+    if newest is not None and all(x.disks[stream].epoch <= cut.epoch for stream, cut in newest.cut.items()):
+        raise Violation("P11", f"{vpg}: all checkpoints are withdrawn, and no sync asks for it")
 
 
 def images(x: "Explorer", checkpoint: Checkpoint, blame: str) -> None:
@@ -308,14 +336,32 @@ def synced(x: "Explorer", name: str) -> None:
         raise Violation("P20", f"{name} shows {shown}, its streams are {are}")
 
 
+def unsynced(sender: Sender) -> bool:
+    """P12: whether a stream synchronizes, whatever it says: a region is dirty, or a sync frame is not durable."""
+    return sender.syncing or bool(len(sender.bitmap)) or any(f.sync for f in (*sender.window, *sender._queue))
+
+
 def leaks(x: "Explorer", vpg: VpgEstate) -> None:
     """P20, in the end: nothing is held, withheld or pinned any more."""
     if any((source, vpg.name) in x.held for source in vpg.sources):
         raise Violation("P20", f"{vpg.name}: guests are held for ever")
     if any(x.unacked.get((source, vpg.name)) for source in vpg.sources):
         raise Violation("P20", f"{vpg.name}: guests wait for an acknowledgement for ever")
+    if x.tags.get(vpg.name):
+        raise Violation("P20", f"{vpg.name}: no checkpoint was sealed for the tag {x.tags[vpg.name][0]!r}")
     if x.catalog(vpg.name).pins:
         raise Violation("P20", f"{vpg.name}: a checkpoint stays pinned that nobody needs")
+    catalog = x.catalog(vpg.name)
+    if catalog._arriving or catalog._keeping or catalog._forget is not None:
+        raise Violation("P20", f"{vpg.name}: a checkpoint is on its way into the list, or out of it, for ever")
+
+
+def reported(x: "Explorer", message: Listed) -> None:
+    """P22, when a catalogue tells what it lists: the newest and the oldest are those of its list."""
+    listed = x.catalog(message.vpg).listed
+    told = (message.checkpoint, message.taken, message.oldest_taken)
+    if told != (listed[-1].id, listed[-1].taken, listed[0].taken):
+        raise Violation("P22", f"{message.vpg}: the catalogue tells {told}, which are not its newest and its oldest")
 
 
 def account(x: "Explorer", spec: StreamSpec) -> None:
@@ -344,6 +390,7 @@ class Checkers:
         self._newest = dict.fromkeys(x.guests, 0)
         self._mirrors: dict[VmId, bytes] = {}
         self.masks: Masks = {}
+        self.dirty: dict[StreamId, tuple[object, object, dict[VmId, int]]] = {}
         estate = x.estate
         sources = estate.sources if enabled else ()
         self._streams = {a: {s.id: s for s in estate.streams.values() if s.id.source == a} for a in sources}
@@ -373,28 +420,37 @@ class Checkers:
             case Held(vpg=vpg, checkpoint=checkpoint):
                 cut = self.cuts.setdefault((vpg, checkpoint), {})
                 cut.update(self.x.note_held(sender, message))
-                if self.enabled and any(self.x.sender(s).syncing for s in message.cut):
+                if self.enabled and any(unsynced(self.x.sender(s)) for s in message.cut):
                     raise Violation("P12", f"checkpoint {checkpoint}: {sender} answers although a VM is synchronizing")
             case Hold(vpg=vpg, checkpoint=checkpoint):
                 self.asked.setdefault((vpg, checkpoint), self.x.now)
                 self.when.setdefault((vpg, self.x.now + self.x.skew.get(sender, 0)), self.x.now)
             case Resync() if self.enabled:
                 fresh(self.x, message)
+            case Listed() if self.enabled:
+                reported(self.x, message)
 
     def published(self, address: Address, fact: Fact) -> None:
         """A machine made something known."""
         if not self.enabled:
             return
         match fact:
-            case CheckpointSealed(vpg=vpg, checkpoint=checkpoint):
+            case CheckpointSealed(vpg=vpg, checkpoint=checkpoint, tag=tag):
+                if tag:
+                    self.x.tags[vpg].remove(tag)
                 cut = self.cuts[vpg, checkpoint]
                 guests = [(g, cut[g.vm]) for g in self.guests_of[vpg]]
                 closed(guests, checkpoint)
                 includes(guests, checkpoint, self.asked[vpg, checkpoint])
             case StateChanged(regions=regions):
                 shown(address, regions)
-            case CheckpointsRetired(vpg=vpg, reason="history"):
+            case SyncEnded(stream=stream):
+                if unsynced(self.x.sender(stream)):
+                    raise Violation("P12", f"{stream}: the sync is over, and not all that it sent is durable")
+            case CheckpointsRetired(reason="history"):
                 young(self.x, fact)
+            case CheckpointsRetired(before=None):
+                given_up(self.x, fact.vpg)
 
     def acknowledged(self, write: Write) -> None:
         """A guest was told that a write is done."""

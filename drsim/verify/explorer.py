@@ -93,6 +93,7 @@ class Explorer(Bags):
         self.shape, self.tap = shape, tap(self)
         self.guests = {vm: Guest(vm, spec) for spec in estate.streams.values() for vm in spec.vms}
         self.vms = list(self.guests)
+        self.owners = {volume.id: guest for guest in self.guests.values() for volume in guest.volumes}
         self.rows = {id_: Rows(spec) for id_, spec in estate.streams.items()}
         self.disks = {id_: StreamDisks(s, self.guests, self.rows[id_]) for id_, s in estate.streams.items()}
         self.kept: dict[str, dict[CheckpointId, Checkpoint]] = {vpg.name: {} for vpg in estate.vpgs}  # durable
@@ -107,6 +108,7 @@ class Explorer(Bags):
         self.held: set[tuple[Address, str]] = set()
         self.unacked: dict[tuple[Address, str], list[Write]] = {}
         self.frames: list[Frame] = []  # delivered lately
+        self.tags: dict[str, list[str]] = {}  # asked for, and not yet sealed
         self.facts: list[Fact] = []
         self.probes: set[str] = set()
         self.healing = False  # the second phase has begun
@@ -306,6 +308,7 @@ class Explorer(Bags):
         address = self.estate.managers[vpg]
         if address not in self.down:
             self.now += 1
+            self.tags.setdefault(vpg, []).append(name)
             self.post(address, TagAsked(name))
 
     def pin(self, vpg: str, checkpoint: CheckpointId, pinned: bool) -> None:
@@ -340,6 +343,14 @@ class Explorer(Bags):
         """The next message comes twice."""
         queue = self.queues[link]
         queue.appendleft(queue[0])
+
+    def overlap(self, link: Link) -> None:
+        """Of two frames the second brings the rows of the first again."""
+        queue = self.queues[link]
+        first, second = queue[0], queue[1]
+        assert isinstance(first, Frame)
+        assert isinstance(second, Frame)
+        queue[1] = merged(first, second)
 
     def overtake(self, link: Link) -> None:
         """Of two frames on several connections, the second arrives first."""
@@ -394,6 +405,8 @@ class Explorer(Bags):
             self._bury(address)
             self._rebuild(address)
             self.skew.pop(address, None)  # the clock was put right meanwhile
+            if address in self.estate.managers.values():
+                self.tags.pop(self.estate.owners[address].name, None)  # the operator sees that it is gone
 
     def boot(self, address: Address) -> None:
         """A component comes up again."""

@@ -28,5 +28,6 @@ def neighbours(first: object, second: object) -> bool:
     return (
         isinstance(first, Frame)
         and isinstance(second, Frame)
-        and (first.epoch, first.sync, first.upto) == (second.epoch, second.sync, second.after)
+        and (first.stream, first.epoch, first.sync, first.upto)
+        == (second.stream, second.epoch, second.sync, second.after)
     )

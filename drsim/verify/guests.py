@@ -14,11 +14,11 @@ from functools import lru_cache
 import numpy as np
 
 from drsim.core.batch import Columns, WriteBatch
-from drsim.core.names import StreamSpec, VmId, VolumeId, VolumeInfo
+from drsim.core.names import StreamSpec, VmId, VolumeInfo
 from drsim.core.units import SECTOR
 
 NEVER = 1 << 60
-ROOM = 256  # rows of one block of columns
+ROOM = 12  # rows of one block of columns: few, so that frames are joined from several
 PAD = bytes(SECTOR - 2)
 
 
@@ -41,14 +41,13 @@ class Write:
 
 
 @lru_cache(maxsize=1024)
-def regions_of(volumes: tuple[VolumeInfo, ...], sectors: int) -> list[tuple[VolumeId, int, int]]:
-    """For each sector of a VM's sector space: its volume, the first sector of its bitmap region, the region's mask."""
-    table, base = [], 0
+def regions_of(volumes: tuple[VolumeInfo, ...], sectors: int) -> dict[int, int]:
+    """The `bits` of each bitmap region of a VM's volumes, by the bitmap's key of it."""
+    table, base = {}, 0
     for volume in volumes:
-        for lba in range(volume.sectors):
-            first = lba - lba % sectors
-            length = min(sectors, volume.sectors - first)
-            table.append((volume.id, first, bits(base + first, length)))
+        for region in range(-(-volume.sectors // sectors)):
+            first = region * sectors
+            table[volume.id << 40 | region] = bits(base + first, min(sectors, volume.sectors - first))
         base += volume.sectors
     return table
 
@@ -101,6 +100,10 @@ class Guest:
         """The tap has it: the next of L."""
         self.image[2 * write.start : 2 * write.stop] = write.data
         self.images.append(bytes(self.image))
+
+    def regions(self, sectors: int) -> dict[int, int]:
+        """The `bits` of each region of so many sectors, by the bitmap's key of it."""
+        return regions_of(self.volumes, sectors)
 
     @property
     def captured(self) -> int:

@@ -108,7 +108,11 @@ def hold_ends(x: Explorer, a: int, b: int) -> None:
     timers = [t for t in x.timers if t[1].startswith("hold") and (t[0], t[1].removeprefix("hold ")) in x.held]
     if timers:
         x.probes.add("a hold ended by itself")
-        x.expire(*timers[a % len(timers)])
+        address, timer = timers[a % len(timers)]
+        x.expire(address, timer)
+        vms = [n for n, vm in enumerate(x.vms) if x.guests[vm].stream.source == address]
+        if b % 4 and vms:  # guests that go on may tell others of it
+            pair(x, vms[b % len(vms)], b)
 
 
 def deadline(x: Explorer, a: int, b: int) -> None:
@@ -154,7 +158,7 @@ def pin(x: Explorer, a: int, b: int) -> None:
     name = x.estate.vpgs[a % len(x.estate.vpgs)].name
     listed = x.catalog(name).listed
     if listed:
-        x.pin(name, listed[b // 2 % len(listed)].id, bool(b % 2))
+        x.pin(name, listed[b // 4 % len(listed)].id, bool(b % 4))
 
 
 def lose(x: Explorer, a: int, b: int) -> None:
@@ -200,11 +204,16 @@ def drop(x: Explorer, a: int, b: int) -> None:
 
 
 def duplicate(x: Explorer, a: int, b: int) -> None:
-    """A frame or an answer comes twice."""
+    """A frame or an answer comes twice, or the rows of a frame come again with those behind them."""
     link = _data(x, a)
     if link:
-        x.again(link)  # type: ignore[arg-type]
-        x.probes.add("data came twice")
+        queue = x.queues[link]  # type: ignore[index]
+        if b % 4 and len(queue) > 1 and neighbours(queue[0], queue[1]):
+            x.overlap(link)  # type: ignore[arg-type]
+            x.probes.add("a frame overlapped another")
+        else:
+            x.again(link)  # type: ignore[arg-type]
+            x.probes.add("data came twice")
 
 
 def overtake(x: Explorer, a: int, b: int) -> None:
@@ -276,7 +285,7 @@ def make_room(x: Explorer, a: int, b: int) -> None:
 
 def _component(x: Explorer, a: int) -> str:
     vras = [v for v in x.estate.addresses if v not in x.estate.owners]
-    choice = [*vras, *vras, *x.estate.owners]
+    choice = [*vras, *x.estate.owners]
     return choice[a % len(choice)]
 
 
@@ -287,7 +296,18 @@ def stop(x: Explorer, a: int, b: int) -> None:
 
 def crash(x: Explorer, a: int, b: int) -> None:
     """A component dies; what it becomes again is built from what is durable."""
-    x.crash(_component(x, a), b % 3)  # type: ignore[arg-type]
+    address = _component(x, a)
+    x.crash(address, b % 3)  # type: ignore[arg-type]
+    if b // 3 % 2:
+        x.boot(address)  # type: ignore[arg-type]
+
+
+def black_out(x: Explorer, a: int, b: int) -> None:
+    """Everything on one side dies at once."""
+    side = [v for v in x.estate.addresses if v.startswith(("west/", "east/")[a % 2])]
+    for address in side:
+        x.crash(address, b % 3)
+    x.probes.add("a whole side died")
 
 
 def start(x: Explorer, a: int, b: int) -> None:
@@ -304,7 +324,7 @@ def clock(x: Explorer, a: int, b: int) -> None:
 
 
 OPERATIONS = (
-    Operation("deliver", 46, deliver),
+    Operation("deliver", 45, deliver),
     Operation("write", 38, write),
     Operation("pair", 22, pair),
     Operation("perform", 38, perform),
@@ -331,6 +351,7 @@ OPERATIONS = (
     Operation("make room", 2, make_room),
     Operation("stop", 2, stop, "restarts"),
     Operation("crash", 2, crash, "crashes"),
+    Operation("black out", 1, black_out, "crashes"),
     Operation("start", 4, start),
     Operation("tag", 1, tag),
     Operation("pin", 3, pin, "pins"),

@@ -124,11 +124,8 @@ class Words:
 
     # -- guests -----------------------------------------------------------------------------------------------
 
-    def wrote(self, writes: Sequence[Write]) -> str:
-        """Guests wrote."""
-        return "; ".join(self._wrote(write) for write in writes)
-
-    def _wrote(self, write: Write) -> str:
+    def wrote(self, write: Write) -> str:
+        """A guest wrote."""
         word = "discarded" if write.discard else "wrote"
         return f"VM {write.guest.vm} {word} {self.where(write)} (write {write.index})"
 
@@ -217,7 +214,11 @@ class Words:
 
     def sends(self, sender: Address, message: Message) -> str:
         """A machine sends; nothing for what is told well enough when it arrives."""
-        return f"{self.place(sender)} sent {self.message(message)}" if isinstance(message, FOLLOWED) else ""
+        if not isinstance(message, FOLLOWED):
+            return ""
+        who = self.place(sender)
+        what = self.message(message).replace(f"{who}'s", "its")
+        return f"{who} sent {what}"
 
     def got(self, to: Address, messages: Sequence[Message]) -> str:
         """Messages arrived."""
@@ -247,12 +248,14 @@ class Words:
     def expired(self, address: Address, timer: str) -> str:
         """A timer ran out."""
         who, name = self.place(address), timer.partition(" ")[0]
-        match timer:
-            case _ if timer == RETRY:
-                return f"{who} tried its store again"
-            case _ if timer in (TICK, AGE, DEADLINE):
-                what = {TICK: "a checkpoint was due", AGE: "the history was looked through"}
-                return f"{who}: {what.get(timer, 'it had waited long enough for answers')}"
+        whole = {
+            TICK: f"a checkpoint{self.of(address.split('/')[-1])} was due",
+            AGE: f"the history{self.of(address.split('/')[-1])} was looked through",
+            DEADLINE: f"{who} had waited long enough for answers",
+            RETRY: f"{who} tried its store again",
+        }
+        if timer in whole:
+            return whole[timer]
         return {
             "hold": f"the hold of {who} ran out",
             "flush": f"a frame of {who} had waited long enough",
@@ -282,18 +285,15 @@ class Words:
             case _:
                 return type(fact).__name__
 
-    def mark(self, name: str, item: object, *, there: bool) -> str:
-        """The world does otherwise from now on."""
-        match name, item:
-            case "store", (target, vpg):
-                return f"the store of {self.place(target)}{self.of(vpg)} {'was full' if there else 'had room again'}"
-            case "clogged", (sender, to):
-                carries = "carried nothing" if there else "carried again"
-                return f"the connection from {self.place(sender)} to {self.place(to)} {carries}"
-            case _, (near, far):
-                noticed = "swallowed everything, unnoticed" if there else "was put right"
-                return f"the connection {self.place(near)} - {self.place(far)} {noticed}"
-        raise ValueError(name)
+    def mark(self, name: str, item: tuple[Address, str], *, there: bool) -> str:
+        """The world does otherwise from now on: a store, or a connection."""
+        first, other = self.place(item[0]), item[1]
+        if name == "store":
+            return f"the store of {first}{self.of(other)} {'was full' if there else 'had room again'}"
+        second = self.place(Address(other))
+        if name == "clogged":
+            return f"the connection from {first} to {second} carried {'nothing' if there else 'again'}"
+        return f"the connection {first} - {second} {'swallowed everything, unnoticed' if there else 'was put right'}"
 
 
 def _position(position: tuple[int, ...]) -> str:

@@ -64,12 +64,14 @@ PROBES = {
     "half-open: a message vanished": "a connection swallowed a message unnoticed",
     "data was lost on its way": "a frame or an answer was lost on a connection that stayed",
     "data came twice": "a frame or an answer was delivered twice",
+    "a frame overlapped another": "the rows of a frame came again together with those behind them",
     "a frame overtook another": "frames arrived out of order",
     "a frame was cut in two": "a frame arrived as two",
     "two frames were joined": "two frames arrived as one",
     "a frame of an old epoch came": "a frame of an earlier epoch arrived late",
     "a frame of an old generation came": "a frame of an earlier generation arrived late",
     "a write landed before an older one": "two writes in flight landed in the other order",
+    "a whole side died": "every component of one site lost its memory at once",
     "a clock jumped": "the clocks of a site jumped ahead",
 }
 """Every name, and what it means that it was reached."""

@@ -33,7 +33,7 @@ def shape_of(program: bytes) -> Shape:
     return Shape(
         protected=(2, 1, 2, 3)[a % 4], recovery=1 + (a // 4 % 3 == 1), vpgs=1 + (a // 16 % 4 == 1),
         vms=1 + (a // 64 % 2), volumes=((22, 9), (12,), (40, 5))[b % 3], pool=(200, 60, 30, 18)[c % 4],
-        recovery_pool=(64, 16)[c // 4 % 2], limit=(None, None, 60, 30)[d % 4], history=(10_000, 60)[e % 2],
+        recovery_pool=(64, 16)[c // 4 % 2], limit=(None, None, 60, 30)[d % 4], history=(10_000, 60, 20)[e % 3],
     )  # fmt: skip
 
 

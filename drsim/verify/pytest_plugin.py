@@ -10,7 +10,7 @@ Nothing else of drsim is imported until a fixture is used, so that the plugin co
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,31 +124,34 @@ def drsim_explorer() -> "Iterator[Callable[..., Explorer]]":
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:  # a wrapper's generator gives back what it is sent
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A violation is shown where the user's test met it, and says what its property demands."""
     found = call.excinfo
     if found is not None and type(found.value).__module__ == "drsim.verify.violation":
-        _explain(found)
+        from drsim.verify.complaint import demand
+
+        prop: str = found.value.prop  # type: ignore[attr-defined]
+        found.value.add_note(f"{prop} demands: {demand(prop)}")
+        if not item.config.getoption("fulltrace", False):
+            _end_outside(found.value)
     report = yield
     program = getattr(item, "funcargs", {}).get("drsim_program")
-    if found is not None and report.failed and program is not None:  # type: ignore[attr-defined]
+    if report.failed and program is not None:
         from drsim.verify.token import Token
 
-        report.sections.append(("drsim", f"replay   drsim replay {Token('explorer', program)}"))  # type: ignore[attr-defined]
+        report.sections.append(("drsim", f"drsim replay {Token('explorer', program)}"))
     return report
 
 
-def _explain(found: pytest.ExceptionInfo[BaseException]) -> None:
-    from drsim.verify.complaint import demand
-
-    last, entry = None, found.value.__traceback__
+def _end_outside(error: BaseException) -> None:
+    """Let a traceback end with the last frame that is not drsim's own."""
+    last, entry = None, error.__traceback__
     while entry is not None:
         if HERE not in Path(entry.tb_frame.f_code.co_filename).parents:
             last = entry
         entry = entry.tb_next
     if last is not None:
         last.tb_next = None
-    found.value.add_note(f"{found.value.prop} demands: {demand(found.value.prop)}")  # type: ignore[attr-defined]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

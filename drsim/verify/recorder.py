@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from drsim.core.effects import Append, Effect, Forget, HoldGuests, Keep, Promote, Publish, ReleaseGuests
 from drsim.core.errors import DrsimError
@@ -48,7 +49,7 @@ class Wrote:
     acked: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Carried:
     """A message: when it was sent, and when it arrived or was lost."""
 
@@ -91,10 +92,12 @@ class Recorder(Explorer):
         self.points: list[Point] = []
         self.held_at: dict[tuple[str, CheckpointId], dict[Address, int]] = {}  # when each VRA said what is in a cut
         self.moment = 0
+        self.last: Address | None = None  # the machine that took the last step
         self._flying: dict[int, deque[Carried]] = {}
         self._step: Step | None = None
+        self._latest: list[Say] = []  # the choice within a folded step, and what came of it
         self._wrote: dict[int, Wrote] = {}
-        self._marks: dict[str, set[object]] = {}
+        self._marks: dict[str, set[tuple[Address, str]]] = {}  # what was seen last of the choices that take no step
         super().__init__(shape, trace=trace)
         self.words = Words(self)
 
@@ -107,12 +110,17 @@ class Recorder(Explorer):
         A choice that made no machine take a step changed nothing and is not told, unless it is a `quiet` one.
         """
         if self._step is not None:
+            self._latest = [say]
             yield
             return
         self._look_around()
         self._step = step = Step(say, self.moment + 1, self.healing, folded)
+        self._latest = []
         try:
             yield
+        except Exception:
+            step.then += [say for say in self._latest if folded]  # the last words are never left out
+            raise
         finally:
             self._step = None
             if quiet or self.moment >= step.first:
@@ -121,24 +129,28 @@ class Recorder(Explorer):
 
     def _look_around(self) -> None:
         """Some choices only change what the world does from now on; they are seen here."""
-        names = {"store": self.full, "clogged": self.clogged, "half-open": self.half_open}
-        for name, now in names.items():
-            before = self._marks.get(name, set())
-            for new, there in ((now - before, True), (before - now, False)):  # type: ignore[operator]
-                for item in sorted(new, key=str):
-                    say = self.words.mark(name, item, there=there)
-                    self.moment += 1
-                    self.steps.append(Step(lambda say=say: say, self.moment, self.healing, last=self.moment))  # type: ignore[misc]
+        for name, now in (("store", self.full), ("clogged", self.clogged), ("half-open", self.half_open)):
+            before = self._marks.get(name, set[tuple[Address, str]]())
+            for item in sorted(now ^ before):
+                self.moment += 1
+                say = partial(self.words.mark, name, item, there=item in now)
+                self.steps.append(Step(say, self.moment, self.healing, last=self.moment))
             self._marks[name] = set(now)
 
     def _then(self, say: Say, *, notable: bool = False) -> None:
+        self._latest.append(say)
         if self._step is not None and (notable or not self._step.folded):
             self._step.then.append(say)
 
     # -- what machines do -------------------------------------------------------------------------------------
 
+    def wrote(self, write: Write) -> Wrote:
+        """When a write was issued, landed and acknowledged."""
+        return self._wrote[id(write)]
+
     def post(self, address: Address, event: Event) -> None:
         self.moment += 1
+        self.last = address
         super().post(address, event)
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
@@ -156,16 +168,23 @@ class Recorder(Explorer):
 
     def deliver(self, link: Link) -> None:
         message = self.queues[link][0]
-        flying = self._flying.get(id(message))
-        carried = flying.popleft() if flying else self._appeared(link, message)
-        carried.arrived = self.moment + 1
+        self._flying[id(message)].popleft().arrived = self.moment + 1
         super().deliver(link)
 
-    def _appeared(self, link: Link, message: Message) -> Carried:
-        """A message that nobody sent like this: doubled, cut in two or joined."""
-        carried = Carried(*link, message, self.moment)
+    def _appears(self, link: Link, message: Message, sent: int) -> Carried:
+        """A message is under way that nobody sent like this: doubled, cut in two or joined."""
+        carried = Carried(*link, message, sent)
         self.carried.append(carried)
+        self._flying.setdefault(id(message), deque()).append(carried)
         return carried
+
+    def _instead(self, link: Link, before: Sequence[Message], after: int) -> None:
+        """The first `after` messages of a queue have taken the place of those that were there."""
+        gone = [self._flying[id(message)].popleft() for message in before]
+        for message in list(self.queues[link])[:after]:
+            self._appears(link, message, gone[0].sent)
+        for carried in gone:
+            self.carried.remove(carried)
 
     def sever(self, link: Link) -> None:
         for way in (link, link[::-1]):
@@ -175,9 +194,7 @@ class Recorder(Explorer):
         super().sever(link)
 
     def _gone(self, message: Message) -> None:
-        flying = self._flying.get(id(message))
-        if flying:
-            flying.popleft().lost = self.moment + 1
+        self._flying[id(message)].popleft().lost = self.moment + 1
 
     def _end(self, kind: str, of: object) -> None:
         for span in self.spans:
@@ -218,15 +235,19 @@ class Recorder(Explorer):
 
     def _acknowledge(self, vra: Address, vpg: str) -> None:
         for write in self.unacked.get((vra, vpg), ()):
-            self._wrote[id(write)].acked = self.moment
-            self._then(lambda write=write: f"{self.words.write(write)} is acknowledged", notable=True)  # type: ignore[misc]
+            wrote = self._wrote[id(write)]
+            wrote.acked = self.moment
+            if wrote.landed != self.moment:
+                self._then(partial("{} is acknowledged".format, self.words.write(write)), notable=True)
         super()._acknowledge(vra, vpg)
 
     # -- guests -----------------------------------------------------------------------------------------------
 
     def write(self, writes: Sequence[Write]) -> None:
-        with self._choice(lambda: self.words.wrote(writes)):
+        with self._choice(lambda: self._wrote_so(writes)):
             self._note(writes)
+            for write in writes:
+                self._wrote[id(write)].landed = self.moment + 1
             super().write(writes)
 
     def issue(self, write: Write) -> None:
@@ -235,9 +256,19 @@ class Recorder(Explorer):
             super().issue(write)
 
     def land(self, write: Write) -> None:
-        with self._choice(lambda: f"{self.words.write(write)} landed"):
+        with self._choice(lambda: f"{self.words.write(write)} landed; {self._acked_so(write)}"):
             self._wrote[id(write)].landed = self.moment + 1
             super().land(write)
+
+    def _wrote_so(self, writes: Sequence[Write]) -> str:
+        done = {self._acked_so(write) for write in writes}
+        if len(done) == 1:
+            return f"{', '.join(map(self.words.wrote, writes))}; {'all ' if len(writes) > 1 else ''}{done.pop()}"
+        return "; ".join(f"{self.words.wrote(write)}, {self._acked_so(write)}" for write in writes)
+
+    def _acked_so(self, write: Write) -> str:
+        wrote = self._wrote[id(write)]
+        return "acknowledged" if wrote.acked == wrote.landed else "not acknowledged yet"
 
     def _note(self, writes: Sequence[Write]) -> None:
         for write in writes:
@@ -304,13 +335,18 @@ class Recorder(Explorer):
 
     def drop(self, link: Link) -> None:
         message = self.queues[link][0]
-        with self._choice(lambda: f"{self.words.message(message)} was lost on its way to {self.words.place(link[1])}", quiet=True):
+        with self._choice(
+            lambda: f"{self.words.message(message)} was lost on its way to {self.words.place(link[1])}", quiet=True
+        ):
             self._gone(message)
             super().drop(link)
 
     def again(self, link: Link) -> None:
         message = self.queues[link][0]
-        with self._choice(lambda: f"{self.words.message(message)} will come twice to {self.words.place(link[1])}", quiet=True):
+        with self._choice(
+            lambda: f"{self.words.message(message)} will come twice to {self.words.place(link[1])}", quiet=True
+        ):
+            self._appears(link, message, self.moment + 1)
             super().again(link)
 
     def overtake(self, link: Link) -> None:
@@ -322,16 +358,19 @@ class Recorder(Explorer):
         frame = self.queues[link][0]
         with self._choice(lambda: f"{self.words.message(frame)} was cut in two", quiet=True):
             super().cut_frame(link, at)
+            self._instead(link, [frame], 2)
 
     def join_frames(self, link: Link) -> None:
         a, b = list(self.queues[link])[:2]
         with self._choice(lambda: f"{self.words.message(a)} and {self.words.message(b)} were joined", quiet=True):
             super().join_frames(link)
+            self._instead(link, [a, b], 1)
 
     def replay(self, frame: Frame) -> None:
         link = (frame.stream.source, frame.stream.target)
         with self._choice(lambda: f"{self.words.place(link[1])} got {self.words.message(frame)} again"):
-            self._appeared(link, frame).arrived = self.moment + 1
+            if link[1] not in self.down:
+                self.carried.append(Carried(*link, frame, self.moment, arrived=self.moment + 1))
             super().replay(frame)
 
     def step_clock(self, site: str, by: int) -> None:

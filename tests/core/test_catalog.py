@@ -102,6 +102,11 @@ def marks(effects: Iterable[Effect]) -> list[tuple[str, list[int]]]:
     return [(to, list(message.marks)) for to, message in found]
 
 
+def word(newest: int, oldest: int) -> Send:
+    """What the protected manager is told of the list."""
+    return Send(MANAGER, Listed("crm", CheckpointId(newest), Ns(10 * newest), Ns(10 * oldest)))
+
+
 def retired(before: int | None, reason: str) -> Publish:
     if before is None:
         return Publish(CheckpointsRetired("crm", None, None, reason))
@@ -154,7 +159,7 @@ def test_old_checkpoints_leave_the_list_before_their_data_goes() -> None:
     rig = Rig().lists(1, 2, 3, 11)
     assert rig.age() == []
     rig.lists(13)
-    assert rig.age() == [retired(3, "history"), Forget("crm", CheckpointId(3))]
+    assert rig.age() == [retired(3, "history"), word(13, 3), Forget("crm", CheckpointId(3))]
     assert rig.listed == [3, 11, 13]
     rig.sealed(30)
     rig.reached(30)
@@ -172,7 +177,7 @@ def test_history_is_measured_by_the_clock_that_checkpoints_carry() -> None:
 
 def test_the_newest_is_never_retired() -> None:
     rig = Rig().lists(1, 50)
-    assert rig.age() == [retired(50, "history"), Forget("crm", CheckpointId(50))]
+    assert rig.age() == [retired(50, "history"), word(50, 50), Forget("crm", CheckpointId(50))]
     rig.done()
     assert rig.age() == []
     assert rig.limit(None) == []
@@ -194,11 +199,11 @@ def test_a_list_that_cannot_be_shortened_ages_nothing_and_is_asked_again() -> No
 def test_a_pin_keeps_it_and_everything_after_it() -> None:
     rig = Rig().lists(1, 2, 3, 40)
     rig(PinAsked(2, True))
-    assert rig.age() == [retired(2, "history"), Forget("crm", CheckpointId(2))]
+    assert rig.age() == [retired(2, "history"), word(40, 2), Forget("crm", CheckpointId(2))]
     rig.done()
     assert rig.age() == []
     assert rig.limit(40) == []
-    assert rig(PinAsked(2, False)) == [retired(40, "journal limit"), Forget("crm", CheckpointId(40))]
+    assert rig(PinAsked(2, False)) == [retired(40, "journal limit"), word(40, 40), Forget("crm", CheckpointId(40))]
 
 
 def test_only_what_is_listed_can_be_pinned() -> None:
@@ -215,7 +220,7 @@ def test_only_what_is_listed_can_be_pinned() -> None:
 
 def test_the_limit_retires_the_oldest_as_far_as_needed() -> None:
     rig = Rig().lists(1, 2, 3, 4)
-    assert rig.limit(3) == [retired(3, "journal limit"), Forget("crm", CheckpointId(3))]
+    assert rig.limit(3) == [retired(3, "journal limit"), word(4, 3), Forget("crm", CheckpointId(3))]
     assert rig.listed == [3, 4]
     assert ages(rig.done()) == [("east/r1", 3), ("east/r2", 3)]
 
@@ -234,7 +239,7 @@ def test_a_limit_that_cannot_be_met_now_is_met_when_the_next_is_listed() -> None
     assert rig.limit(None) == []
     rig.sealed(2)
     rig.reached(2)
-    assert rig.done()[2:] == [retired(2, "journal limit"), Forget("crm", CheckpointId(2))]
+    assert rig.done()[2:] == [retired(2, "journal limit"), word(2, 2), Forget("crm", CheckpointId(2))]
 
 
 def test_limits_of_two_journals_do_not_hide_each_other() -> None:
@@ -256,7 +261,7 @@ def test_a_sync_window_that_fills_the_journal_withdraws_all() -> None:
 
 def test_a_sync_window_retires_down_to_the_newest_first() -> None:
     rig = Rig().lists(1, 2)
-    assert rig.limit(None, syncing=True) == [retired(2, "journal limit"), Forget("crm", CheckpointId(2))]
+    assert rig.limit(None, syncing=True) == [retired(2, "journal limit"), word(2, 2), Forget("crm", CheckpointId(2))]
     rig.done()
     assert rig.listed == [2]
 

@@ -1,0 +1,265 @@
+"""Mutants of checkpoints: the hold, the cut, the seal, the list."""
+
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+from drsim.core.catalog import Catalog
+from drsim.core.effects import Arm, Effect, ReleaseGuests, Send
+from drsim.core.messages import Age, Await, Checkpoint, Cut, Held, Hold, Listed, Missed, Reached
+from drsim.core.names import Address, StreamId
+from drsim.core.protected_vra import ProtectedVra
+from drsim.core.receiver import Receiver
+from drsim.core.sender import Sender
+from drsim.core.units import Ns
+from drsim.core.vpg import Vpg
+from drsim.core.window import reaches
+from drsim.verify.mutants.base import Patch, mutant, patched, several
+
+
+@mutant("16", "B08", by=("P4", "P5"), cites="ceph/ceph #38740, #53793")
+def naive_marker() -> Patch:
+    """The marker is put into each stream when the message gets there; no guest is held."""
+    hold = ProtectedVra._hold
+
+    def mutated(self: ProtectedVra, message: Hold) -> list[Effect]:
+        effects = hold(self, message)
+        held = [ReleaseGuests(message.vpg, message.checkpoint)] if message.vpg in self._holds else []
+        return [*effects, *held]
+
+    return patched(ProtectedVra, "_hold", mutated)
+
+
+@mutant("18", "B10", by=("P4",))
+def cut_by_wall_clocks() -> Patch:
+    """Each host takes its part of a checkpoint when its own clock strikes the agreed time; no guest is held."""
+    hold, fired = ProtectedVra._hold, ProtectedVra._fired
+    due: dict[tuple[Address, str], Hold] = {}
+
+    def mutated(self: ProtectedVra, message: Hold) -> list[Effect]:
+        if message.alone:
+            return hold(self, message)
+        due[self.address, message.vpg] = message
+        return [Arm(f"strikes {message.vpg}", Ns(1))]
+
+    def strikes(self: ProtectedVra, timer: str) -> list[Effect]:
+        if not timer.startswith("strikes "):
+            return fired(self, timer)
+        message = due.pop((self.address, timer.removeprefix("strikes ")))
+        effects = hold(self, message)
+        held = [ReleaseGuests(message.vpg, message.checkpoint)] if message.vpg in self._holds else []
+        return [*effects, *held]
+
+    return several(patched(ProtectedVra, "_hold", mutated), patched(ProtectedVra, "_fired", strikes))
+
+
+@mutant(by=("P4",))
+def sealed_without_confirmation() -> Patch:
+    """A checkpoint is sealed when all have held, whether or not they held until the release."""
+    held = Vpg._held
+
+    def mutated(self: Vpg, now: Ns, message: Held) -> list[Effect]:
+        effects = held(self, now, message)
+        attempt = self.attempt
+        if attempt is not None and len(attempt.held) == len(self.vras):
+            effects += self._seal(now, attempt)
+        return effects
+
+    return patched(Vpg, "_held", mutated)
+
+
+@mutant(by=("P5",))
+def open_frame_left_out() -> Patch:
+    """A checkpoint's cut is where the frames end that were cut, without the rows that still collect."""
+
+    def mutated(self: ProtectedVra, message: Hold) -> list[Effect]:
+        flush = Sender.flush
+        with patched(Sender, "flush", lambda self: [] if self._open.rows else flush(self)):
+            return hold(self, message)
+
+    hold = ProtectedVra._hold
+    return patched(ProtectedVra, "_hold", mutated)
+
+
+@mutant("34", "B14", by=("P12", "P4"), cites="a rule of the field (products.md 1.4)")
+def cut_while_a_vm_syncs() -> Patch:
+    """A checkpoint is created although a VM of the group synchronizes."""
+    hold = ProtectedVra._hold
+
+    def mutated(self: ProtectedVra, message: Hold) -> list[Effect]:
+        with several(
+            patched(Sender, "syncing", property(lambda sender: False)),
+            patched(Sender, "cut", lambda sender: Cut(sender.epoch, sender.numbered)),
+        ):
+            return hold(self, message)
+
+    return patched(ProtectedVra, "_hold", mutated)
+
+
+@mutant("17", by=("P5",))
+def first_journal_lists() -> Patch:
+    """A checkpoint is listed when the first journal has it, not the last."""
+    reached = Catalog._reached
+
+    def mutated(self: Catalog, message: Reached) -> list[Effect]:
+        if message.checkpoint in self._arriving:
+            self._arriving[message.checkpoint].missing.clear()
+        return reached(self, message)
+
+    return patched(Catalog, "_reached", mutated)
+
+
+@mutant("B12", by=("P6",))
+def latest_of_any_vm() -> Patch:
+    """The newest recovery point told is the newest that some VM has, not the newest that all have."""
+    reached = Catalog._reached
+
+    def mutated(self: Catalog, message: Reached) -> list[Effect]:
+        arriving = self._arriving.get(message.checkpoint)
+        effects = reached(self, message)
+        if arriving is None or not self.listed:
+            return effects
+        newest = arriving.checkpoint
+        told = Listed(self.vpg, self.listed[-1].id, newest.taken, self.listed[0].taken)
+        return [*effects, Send(self.manager, told)]
+
+    return patched(Catalog, "_reached", mutated)
+
+
+@mutant("B09", by=("P5", "P3"), cites="miroir #268")
+def missing_member_left_out() -> Patch:
+    """A checkpoint that one journal will never have is listed for the others."""
+    handle = Catalog.handle
+
+    def mutated(self: Catalog, now: Ns, event: Any) -> list[Effect]:
+        message = getattr(event, "message", None)
+        if isinstance(message, Missed):
+            return self._reached(Reached(message.vpg, message.checkpoint, message.stream))
+        return handle(self, now, event)
+
+    return patched(Catalog, "handle", mutated)
+
+
+@mutant("B07", by=("P5", "P3"), cites="ceph/ceph #71553")
+def missed_is_reached() -> Patch:
+    """A cut that never will be reached is reported as reached."""
+    settle = Receiver._settle
+
+    def mutated(self: Receiver) -> list[Effect]:
+        return [
+            Send(e.to, Reached(e.message.vpg, e.message.checkpoint, e.message.stream))
+            if isinstance(e, Send) and isinstance(e.message, Missed)
+            else e
+            for e in settle(self)
+        ]
+
+    return patched(Receiver, "_settle", mutated)
+
+
+@mutant("19", by=("P4", "P5"))
+def marker_overtakes_data() -> Patch:
+    """The marker comes on the control channel, and counts as reached when it is there; the data is behind it."""
+    fate = Receiver._fate
+
+    def mutated(self: Receiver, cut: Cut) -> bool | None:
+        return True if cut.epoch == self.epoch else fate(self, cut)
+
+    return patched(Receiver, "_fate", mutated)
+
+
+@mutant(by=("P5", "P3", "P11"))
+def epoch_of_a_cut_ignored() -> Patch:
+    """A cut counts as reached once the numbers have grown past it, in whatever epoch."""
+
+    def mutated(self: Receiver, cut: Cut) -> bool | None:
+        return True if reaches(self.durable, cut.position) else None
+
+    return patched(Receiver, "_fate", mutated)
+
+
+@mutant("B15", by=("P11", "P5", "P3"), cites="ceph/ceph #43359, #44601")
+def registered_at_a_trimmed_position() -> Patch:
+    """A checkpoint is accepted at a position whose data has left the journal already."""
+    fate = Receiver._fate
+
+    def mutated(self: Receiver, cut: Cut) -> bool | None:
+        withdrawn, self._withdrawn = self._withdrawn, (0,) * len(self._withdrawn)
+        found = fate(self, cut)
+        self._withdrawn = withdrawn
+        return found
+
+    return patched(Receiver, "_fate", mutated)
+
+
+@mutant("B13", by=("P11", "P5", "P20"), cites="abbbi/virtnbdbackup #17")
+def listed_in_order_of_names() -> Patch:
+    """The list of checkpoints is read back in the order of their names, in which 10 comes before 2."""
+    init = Catalog.__init__
+
+    def mutated(self: Catalog, *args: Any, kept: Any = None, **options: Any) -> None:
+        kept = None if kept is None else sorted(kept, key=lambda checkpoint: str(checkpoint.id))
+        init(self, *args, kept=kept, **options)
+
+    return patched(Catalog, "__init__", mutated)
+
+
+@mutant(by=("P5", "P11"))
+def numbers_given_again() -> Patch:
+    """A manager that lost its memory numbers its checkpoints from one."""
+    init = Vpg.__init__
+
+    def mutated(self: Vpg, *args: Any, first: int = 1, **options: Any) -> None:
+        init(self, *args, **options)
+
+    return patched(Vpg, "__init__", mutated)
+
+
+@mutant("21", by=("P5", "P11", "P22"))
+def listed_by_stamp() -> Patch:
+    """The list is kept in the order of the stamps, and a clock that was set back puts a new checkpoint before old ones."""
+    listing = Catalog._list
+
+    def mutated(self: Catalog, checkpoint: Checkpoint) -> list[Effect]:
+        effects = listing(self, checkpoint)
+        self.listed = deque(sorted(self.listed, key=lambda c: c.taken))
+        return effects
+
+    return patched(Catalog, "_list", mutated)
+
+
+@mutant(by=("P20",))
+def await_not_repeated() -> Patch:
+    """After a lost connection the catalogue does not ask again for what it awaits."""
+    ask = Catalog._ask_again
+
+    def mutated(self: Catalog, vra: Address) -> list[Effect]:
+        return [e for e in ask(self, vra) if not (isinstance(e, Send) and isinstance(e.message, Await))]
+
+    return patched(Catalog, "_ask_again", mutated)
+
+
+@mutant(by=("P11", "P5", "P12"))
+def aged_before_marked() -> Patch:
+    """A VRA that is back hears what may go before it hears what is marked, and takes an unknown mark for none."""
+    ask, age = Catalog._ask_again, Receiver.age
+
+    def mutated(self: Catalog, vra: Address) -> list[Effect]:
+        return sorted(ask(self, vra), key=lambda e: not (isinstance(e, Send) and isinstance(e.message, Age)))
+
+    def aged(self: Receiver, message: Age) -> list[Effect]:
+        known = message.checkpoint is None or all(j.marked(message.checkpoint) for j in self.journals.values())
+        return age(self, message if known else replace(message, checkpoint=None))
+
+    return several(patched(Catalog, "_ask_again", mutated), patched(Receiver, "age", aged))
+
+
+@mutant(by=("P11",))
+def keeping_not_marked() -> Patch:
+    """A VRA that lost its marks does not get back those of a checkpoint on its way to the durable list."""
+    marks = Catalog._marks
+
+    def mutated(self: Catalog, stream: StreamId) -> Any:
+        message = marks(self, stream)
+        return replace(message, marks={id_: cut for id_, cut in message.marks.items() if id_ not in self._keeping})
+
+    return patched(Catalog, "_marks", mutated)

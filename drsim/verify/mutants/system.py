@@ -1,0 +1,1 @@
+"""Mutants of what holds for the whole: determinism, replay, conservation."""
