@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 import drsim
+from drsim.cli.explain import explain
 from drsim.cli.fit import fit
 from drsim.cli.judge import judge
 from drsim.cli.run import run
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, check, schema, fit, judge, verify, replay):
+for command in (run, show, check, schema, fit, judge, verify, replay, explain):
     app.command()(command)
 
 

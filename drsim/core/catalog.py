@@ -70,6 +70,7 @@ class Catalog:
         self.streams, self.history, self.tweaks = streams, history, tweaks
         self.listed: deque[Checkpoint] = deque(kept or ())  # oldest first
         self.pins: set[CheckpointId] = {c.id for c in self.listed}.intersection(pins)
+        self._seen = self.listed[-1].id if self.listed else 0  # the newest that ever came
         self._arriving: dict[CheckpointId, _Arriving] = {}
         self._keeping: dict[CheckpointId, Checkpoint] = {}  # reached, not yet durably kept
         self._limits: dict[StreamId, JournalLimit] = {}  # journals that are still too full
@@ -137,9 +138,9 @@ class Catalog:
     # -- listing ----------------------------------------------------------------------------------------------
 
     def _sealed(self, checkpoint: Checkpoint) -> list[Effect]:
-        known = checkpoint.id in self._arriving or checkpoint.id in self._keeping
-        if known or (self.listed and checkpoint.id <= self.listed[-1].id):
-            return []  # the protected manager could not know that it had come
+        if checkpoint.id <= self._seen:
+            return []  # the protected manager could not know that it had come, and perhaps was given up
+        self._seen = checkpoint.id
         if self._withdrawing:
             return [Publish(CheckpointSkipped(self.vpg, checkpoint.id, "history withdrawn"))]
         self._arriving[checkpoint.id] = _Arriving(checkpoint, set(checkpoint.cut))

@@ -15,7 +15,11 @@ from drsim.core.units import Ns
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Carry a message. Order is kept for each pair of addresses; a connection may be `Lost`, never holed."""
+    """Carry a message. A connection may be `Lost`, never holed.
+
+    Order is kept for each pair of addresses among the messages of one stream, and among those of none; one stream may
+    overtake another, as priorities on a link demand.
+    """
 
     to: Address
     message: Message

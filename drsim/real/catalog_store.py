@@ -1,4 +1,9 @@
-"""CatalogStore: the list of checkpoints of one VPG in a small JSON file, replaced in one durable step."""
+"""CatalogStore: the list of checkpoints of one VPG in a small JSON file, replaced in one durable step.
+
+When the disk fails after the new file took its name, nobody knows which of the two a crash would leave. Then the
+store takes no more changes until it is opened anew and has read what is there: a checkpoint that was refused and is
+listed after all has lost no data by then, because data ages only after a `forget`.
+"""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +14,7 @@ from drsim.core.errors import PlatformError
 from drsim.core.messages import Checkpoint
 from drsim.core.names import CheckpointId
 from drsim.real.codec import build, plain
-from drsim.real.files import blame, make_directory, replace_file
+from drsim.real.files import blame, make_directory, replace_file, sync_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +28,17 @@ class CatalogStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints: dict[CheckpointId, Checkpoint] = {}
+        self.closed = ""
+        """Why the store takes no changes until it is opened anew; nothing when it does."""
         with blame(path):
             make_directory(path.parent)
+            self._data = self._read()
             if path.exists():
-                self._load(path.read_bytes())
+                self._load(self._data)
+            sync_directory(path.parent)  # what was read holds from now on, also if it was left in doubt
+
+    def _read(self) -> bytes:
+        return self.path.read_bytes() if self.path.exists() else b""
 
     def _load(self, data: bytes) -> None:
         try:
@@ -39,7 +51,7 @@ class CatalogStore:
         self.checkpoints = {c.id: c for c in content.checkpoints}
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Add a checkpoint, durably. Raises StoreFull or PlatformError; the list is as before then."""
+        """Add a checkpoint, durably. Raises StoreFull or PlatformError: the list is as before, or this is `closed`."""
         self._put({**self.checkpoints, checkpoint.id: checkpoint})
 
     def forget(self, before: CheckpointId | None) -> None:
@@ -49,9 +61,18 @@ class CatalogStore:
     def _put(self, checkpoints: dict[CheckpointId, Checkpoint]) -> None:
         content = plain(_Content(tuple(checkpoints.values())))
         data = json.dumps({"crc32": crc32(_text(content)), "catalog": content}, indent=1).encode()
+        if self.closed:
+            message = f"the catalogue is closed to changes: {self.closed}"
+            raise PlatformError(message, place=str(self.path), hint="restart it")
         with blame(self.path):
-            replace_file(self.path, data)
-        self.checkpoints = checkpoints
+            try:
+                replace_file(self.path, data)
+            except OSError as error:
+                self.closed = f"a change may or may not be there ({error.strerror})"
+                if self._read() == self._data:
+                    self.closed = ""
+                raise
+        self.checkpoints, self._data = checkpoints, data
 
 
 def _text(content: object) -> bytes:

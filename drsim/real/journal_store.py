@@ -2,14 +2,15 @@
 
 Theory of operation. Each stream has a directory:
 
-    ledger               the state that holds: epoch, end, where each VM's log ends, what the mirrors hold
-    vm-N/*.segment       the VM's rows in order (`vm_log.py`)
-    volume-N.mirror      the volume as of the last promotion
+    ledger                    the state that holds: epoch, end, where each VM's log ends, what the mirrors hold
+    promoting                 a second ledger, written before a mirror changes: how far it may have changed
+    vm-N/*.segment            the VM's rows in order (`vm_log.py`)
+    volume-N.mirror, .sums    the volume as of the last promotion, and its checksums (`mirror.py`)
 
     operation   order of what becomes durable
     ---------   ----------------------------------------------------------------------------------------------
     append      rows in every VM's log, then the ledger with the new ends; only then it is done
-    promote     the ledger with `promoting`, rows into the mirrors, the ledger with `promoted`, then old segments go
+    promote     both ledgers with `promoting`, rows into the mirrors, the ledger with `promoted`, then old segments go
     rebuild     an image beside, from the mirror and the rows up to the cut, then its name
 
 So a frame is there for all its VMs or for none, whatever crashes when; a promotion that was cut is done again from
@@ -17,13 +18,21 @@ its beginning and ends the same; an image is never half there. What lies in a lo
 acknowledged, and is cut off when the store is opened. Whatever lies before it and does not verify raises
 PlatformError: it is never applied, and no checkpoint beyond it is served.
 
+A file that verifies may still be the wrong one: an old copy, another stream's, or one whose end was lost. Therefore
+records and ledgers say what they belong to and what they follow, and each change leaves its number in two files. The
+exception is the last append: without its ledger entry it looks as if it had never been acknowledged. Then the store
+opens with the end before it, says so (`state`), and serves no cut beyond.
+
+The first frame of an epoch leaves a record in every VM's log, so that a cut that lies in none of the epochs held is
+refused and never rounded.
+
 Invariant: promoted <= promoting; a cut before `promoting` cannot be rebuilt, because the mirror may be past it.
-A failed append leaves no trace. Not here yet: checksums of mirror contents.
+A failed append leaves no trace.
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -35,16 +44,22 @@ from drsim.core.messages import Cut, Frame, Position
 from drsim.core.names import StreamId, StreamSpec, VmId
 from drsim.core.units import SECTOR
 from drsim.core.window import reaches
-from drsim.real.codec import build
-from drsim.real.files import blame, create_sparse, make_directory, sync_directory, write_all
+from drsim.real.codec import build, parse
+from drsim.real.files import blame, make_directory, sync_directory
 from drsim.real.ledger import Ledger
-from drsim.real.vm_log import Tail, VmLog
+from drsim.real.mirror import Image, Mirror
+from drsim.real.vm_log import Holding, Tail, VmLog
 
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """What holds of one stream. Each tuple has one item for each VM, in the stream's order."""
+    """What holds of one stream. Each tuple has one item for each VM, in the stream's order.
 
+    `tails` and `firsts` are where the rows held lie in the logs. The mirrors hold what is `promoted`; a promotion
+    that is not done may have changed them up to `promoting`.
+    """
+
+    stream: str
     epoch: int
     end: Position
     tails: tuple[Tail, ...]
@@ -54,26 +69,41 @@ class StoreState:
 
 
 class StreamStore:
-    """The journals and mirrors of one stream. Use from one thread at a time."""
+    """The journals and mirrors of one stream. Use from one thread at a time.
 
-    def __init__(self, directory: Path, spec: StreamSpec, *, segment_bytes: int = 64 << 20) -> None:
+    A log goes on in a new segment file after `segment_bytes`; a ledger begins anew after `ledger_bytes`.
+    """
+
+    def __init__(
+        self, directory: Path, spec: StreamSpec, *, segment_bytes: int = 64 << 20, ledger_bytes: int = 1 << 18
+    ) -> None:
         self.directory, self.spec = directory, spec
         zero: Position = (0,) * len(spec.vms)
-        start = StoreState(1, zero, ((0, 0),) * len(spec.vms), zero, zero, zero)
-        self._logs = [VmLog(directory / f"vm-{vm}", vm, segment_bytes=segment_bytes) for vm in spec.vms]
-        self._mirrors: dict[int, int] = {}
+        start = StoreState(str(spec.id), 1, zero, ((0, 0),) * len(spec.vms), zero, zero, zero)
+        self._logs = [VmLog(directory / f"vm-{vm}", spec.id, vm, segment_bytes=segment_bytes) for vm in spec.vms]
+        self._mirrors: dict[int, Mirror] = {}
         self._broken = ""
-        with blame(directory):
+        with blame(directory), ExitStack() as opened:
             make_directory(directory)
-            self._ledger = Ledger(directory / "ledger", start, self._parse)
-            try:
-                for log, first, tail in zip(self._logs, self.state.firsts, self.state.tails, strict=True):
-                    log.open(first, tail)
-                for volume in spec.volumes:
-                    self._mirrors[volume.id] = create_sparse(self._mirror(volume.id), volume.sectors * SECTOR)
-            except BaseException:
-                self.close()
-                raise
+            path = directory / "ledger"
+            if not path.exists() and any(p.name != "ledger.new" for p in directory.iterdir()):
+                raise PlatformError("the ledger is missing", place=str(directory), hint="nothing here can be trusted")
+            self._ledger = Ledger(path, start, self._parse, compact_bytes=ledger_bytes)
+            opened.callback(self._ledger.close)
+            self._marker = Ledger(directory / "promoting", zero, self._position, compact_bytes=ledger_bytes)
+            opened.callback(self._marker.close)
+            self._check_marker()
+            for slot, log in enumerate(self._logs):
+                log.read(self._holding(slot))
+            for log, first in zip(self._logs, self.state.firsts, strict=True):
+                opened.callback(log.close)
+                log.open(first)
+            for volume in spec.volumes:
+                self._mirrors[volume.id] = Mirror(directory / f"volume-{volume.id}.mirror", volume.sectors)
+                opened.callback(self._mirrors[volume.id].close)
+            for place in (directory, directory.parent):
+                sync_directory(place)  # names that a failed sync left in doubt when an earlier life made them
+            self._files = opened.pop_all()
 
     @property
     def state(self) -> StoreState:
@@ -83,12 +113,30 @@ class StreamStore:
     def _parse(self, data: object) -> StoreState:
         state: StoreState = build(StoreState, data)
         columns = (state.end, state.tails, state.firsts, state.promoted, state.promoting)
-        if {len(c) for c in columns} != {len(self.spec.vms)}:
-            raise ValueError(f"the ledger is of another stream than one of VMs {self.spec.vms}")
+        if state.stream != str(self.spec.id) or {len(c) for c in columns} != {len(self.spec.vms)}:
+            raise ValueError(f"the ledger is of stream {state.stream}, or of other VMs than {self.spec.vms}")
         return state
 
-    def _mirror(self, volume: int) -> Path:
-        return self.directory / f"volume-{volume}.mirror"
+    def _position(self, data: object) -> Position:
+        position: Position = parse(Position, data)
+        if len(position) != len(self.spec.vms):
+            raise ValueError(f"a position of {len(position)} VMs, the stream has {len(self.spec.vms)}")
+        return position
+
+    def _check_marker(self) -> None:
+        """The two ledgers tell the same story: a promotion stands in both before it begins."""
+        state, marked = self.state, self._marker.state
+        done = state.promoted == state.promoting
+        if marked != state.promoting and (done or not reaches(state.promoting, marked)):
+            hint = "an old ledger was put back, or its end was lost; nothing was changed"
+            message = f"the mirrors may hold {marked}, the ledger says {state.promoting}"
+            raise PlatformError(message, place=str(self.directory), hint=hint)
+
+    def _holding(self, slot: int) -> Holding:
+        state = self.state
+        return Holding(
+            state.firsts[slot], state.tails[slot], state.promoted[slot], state.end[slot], self._ledger.serial
+        )
 
     # -- append -----------------------------------------------------------------------------------------------
 
@@ -103,8 +151,9 @@ class StreamStore:
         with blame(self.directory):
             try:
                 for slot, log in enumerate(self._logs):
-                    if frame.upto[slot] > frame.after[slot]:
-                        log.append(frame.after[slot] + 1, frame.epoch, frame.batch.take(frame.batch.vm == log.vm))
+                    if frame.upto[slot] > frame.after[slot] or frame.epoch > self.state.epoch:
+                        rows = frame.batch.take(frame.batch.vm == log.vm)
+                        log.append(frame.after[slot] + 1, frame.epoch, rows, commit=ledger.serial + 1)
                 for log, tail in zip(self._logs, before, strict=True):
                     if log.tail != tail:
                         log.sync()
@@ -118,8 +167,10 @@ class StreamStore:
     def _admit(self, frame: Frame) -> None:
         state, place = self.state, str(self.directory)
         self._check_whole()
-        if len(frame.after) != len(self._logs) or len(frame.upto) != len(self._logs) or frame.batch.payload is None:
-            raise PeerError("the frame is of another stream, or has no payload", place=place)
+        if frame.stream != self.spec.id or {len(frame.after), len(frame.upto)} != {len(self._logs)}:
+            raise PeerError(f"a frame of stream {frame.stream}", place=place)
+        if frame.batch.payload is None:
+            raise PeerError("a frame without payload", place=place)
         if frame.epoch < state.epoch:
             raise PlatformError(f"the frame is of epoch {frame.epoch}, the journal in {state.epoch}", place=place)
         continues = frame.after == state.end if frame.epoch == state.epoch else reaches(frame.after, state.end)
@@ -136,10 +187,15 @@ class StreamStore:
         if not np.isin(frame.batch.volume, list(self._mirrors)).all():
             raise PeerError("a row of a volume that the stream does not have", place=place)
 
+    @property
+    def closed(self) -> str:
+        """Why the store takes no changes until it is opened anew; nothing when it does."""
+        return self._broken or ("a ledger could not be written" if self._ledger.broken or self._marker.broken else "")
+
     def _check_whole(self) -> None:
-        if self._broken or self._ledger.broken:
-            why = self._broken or "the ledger could not be written"
-            raise PlatformError(f"the store is closed to changes: {why}", place=str(self.directory), hint="restart it")
+        if self.closed:
+            message = f"the store is closed to changes: {self.closed}"
+            raise PlatformError(message, place=str(self.directory), hint="restart it")
 
     def _take_back(self, tails: tuple[Tail, ...]) -> None:
         try:
@@ -164,23 +220,24 @@ class StreamStore:
             raise PlatformError(f"promotion to {upto} after {state.promoting}", place=str(self.directory))
         with blame(self.directory):
             self._ledger.put(replace(state, promoting=upto))
+            self._marker.put(upto)
             for after, to, log in zip(state.promoted, upto, self._logs, strict=True):
                 self._apply(log, after, to, self._mirrors)
-            for fd in self._mirrors.values():
-                os.fdatasync(fd)
+            for mirror in self._mirrors.values():
+                mirror.sync()
             firsts = tuple(log.first_needed(to) for log, to in zip(self._logs, upto, strict=True))
             self._ledger.put(replace(state, promoting=upto, promoted=upto, firsts=firsts))
             for log, first in zip(self._logs, firsts, strict=True):
                 log.drop_before(first)
 
-    def _apply(self, log: VmLog, after: int, upto: int, files: Mapping[int, int]) -> None:
+    def _apply(self, log: VmLog, after: int, upto: int, disks: Mapping[int, Mirror] | Mapping[int, Image]) -> None:
         for _, batch in log.rows(after, upto):
             payload = memoryview(batch.payload or b"")
             at = 0
             for volume, lba, sectors in zip(
                 batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True
             ):
-                write_all(files[volume], payload[at : at + sectors * SECTOR], lba * SECTOR)
+                disks[volume].write(lba, payload[at : at + sectors * SECTOR])
                 at += sectors * SECTOR
 
     # -- reading ----------------------------------------------------------------------------------------------
@@ -188,79 +245,92 @@ class StreamStore:
     def rebuild(self, cut: Cut, target: Path) -> dict[int, Path]:
         """Image files `volume-N.img` in `target`, by volume, as the volumes were at the cut.
 
-        Raises PlatformError when the mirror is past the cut, the journal does not reach it, or either is corrupt.
+        Raises PlatformError when the mirror is past the cut, the journal never stood there, or either is corrupt.
         """
-        state, place = self.state, str(self.directory)
-        if not reaches(cut.position, state.promoting):
-            raise PlatformError(f"cut {cut.position} lies before the mirrors ({state.promoting})", place=place)
-        if cut.epoch == state.epoch and not reaches(state.end, cut.position):
-            raise PlatformError(f"the journal ends at {state.end}, before cut {cut.position}", place=place)
+        self._check_cut(cut)
         images: dict[int, Path] = {v.id: target / f"volume-{v.id}.img" for v in self.spec.volumes}
         beside = {volume: path.with_suffix(".part") for volume, path in images.items()}
-        files: dict[int, int] = {}
+        made: dict[int, Image] = {}
         with blame(target):
             make_directory(target)
             try:
                 for volume, path in beside.items():
-                    shutil.copyfile(self._mirror(volume), path)
-                    files[volume] = os.open(path, os.O_RDWR)
-                for log, after, upto in zip(self._logs, state.promoted, cut.position, strict=True):
-                    self._apply(log, after, upto, files)
-                for volume, fd in files.items():
-                    os.fsync(fd)
+                    made[volume] = self._mirrors[volume].copy(path)
+                for log, after, upto in zip(self._logs, self.state.promoted, cut.position, strict=True):
+                    self._apply(log, after, upto, made)
+                for image in made.values():
+                    image.finish()
+                for volume in images:
                     os.replace(beside[volume], images[volume])
                 sync_directory(target)
             finally:
-                for fd in files.values():
-                    os.close(fd)
+                for image in made.values():
+                    image.close()
                 for path in beside.values():
                     path.unlink(missing_ok=True)
         return images
 
+    def _check_cut(self, cut: Cut) -> None:
+        state, place = self.state, str(self.directory)
+        if len(cut.position) != len(self._logs):
+            raise PlatformError(f"a cut of {len(cut.position)} VMs, the stream has {len(self._logs)}", place=place)
+        if not reaches(cut.position, state.promoting):
+            raise PlatformError(f"cut {cut.position} lies before the mirrors ({state.promoting})", place=place)
+        if cut.epoch > state.epoch or (cut.epoch == state.epoch and not reaches(state.end, cut.position)):
+            where = f"{state.end} in epoch {state.epoch}"
+            raise PlatformError(f"the journal ends at {where}, before cut {cut.position} in {cut.epoch}", place=place)
+        for log, upto, promoted in zip(self._logs, cut.position, state.promoted, strict=True):
+            if upto != promoted and not log.reached(cut.epoch, upto):
+                message = f"the journal of VM {log.vm} never stood at {upto} in epoch {cut.epoch}"
+                raise PlatformError(message, place=place)
+
     def rows(self, vm: VmId) -> Iterator[tuple[int, int, int, int]]:
         """Rows held for a VM as (number, volume, lba, sectors), in order."""
         slot = self.spec.vms.index(vm)
-        for first, batch in self._logs[slot].rows(self.state.promoted[slot], self.state.end[slot]):
-            columns = zip(batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True)
-            for n, (volume, lba, sectors) in enumerate(columns):
-                yield first + n, volume, lba, sectors
+        with blame(self.directory):
+            for first, batch in self._logs[slot].rows(self.state.promoted[slot], self.state.end[slot]):
+                columns = zip(batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True)
+                for n, (volume, lba, sectors) in enumerate(columns):
+                    yield first + n, volume, lba, sectors
 
     def close(self) -> None:
         """Close all files."""
-        self._ledger.close()
-        for log in self._logs:
-            log.close()
-        for fd in self._mirrors.values():
-            os.close(fd)
-        self._mirrors.clear()
+        self._files.close()
 
 
 class JournalStore:
     """The stores of a recovery site's streams, under one directory."""
 
-    def __init__(self, directory: Path, streams: list[StreamSpec], *, segment_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self, directory: Path, streams: list[StreamSpec], *, segment_bytes: int = 64 << 20, ledger_bytes: int = 1 << 18
+    ) -> None:
         self.streams: dict[StreamId, StreamStore] = {}
         try:
             for spec in streams:
                 place = directory / quote(str(spec.id), safe="")
-                self.streams[spec.id] = StreamStore(place, spec, segment_bytes=segment_bytes)
+                self.streams[spec.id] = StreamStore(place, spec, segment_bytes=segment_bytes, ledger_bytes=ledger_bytes)
         except BaseException:
             self.close()
             raise
 
+    def _store(self, stream: StreamId) -> StreamStore:
+        if stream not in self.streams:
+            raise PeerError(f"there is no stream {stream} here", hint="do both sites have the same VPGs?")
+        return self.streams[stream]
+
     def append(self, frame: Frame) -> None:
-        """See StreamStore.append."""
-        self.streams[frame.stream].append(frame)
+        """See StreamStore.append. Raises PeerError for a stream that is not here, as all methods do."""
+        self._store(frame.stream).append(frame)
 
     def promote(self, stream: StreamId, upto: Position) -> None:
         """See StreamStore.promote."""
-        self.streams[stream].promote(upto)
+        self._store(stream).promote(upto)
 
     def rebuild(self, cut: Mapping[StreamId, Cut], target: Path) -> dict[int, Path]:
         """Image files of every volume at a checkpoint's cut. See StreamStore.rebuild."""
         images: dict[int, Path] = {}
         for stream, part in cut.items():
-            images |= self.streams[stream].rebuild(part, target)
+            images |= self._store(stream).rebuild(part, target)
         return images
 
     def close(self) -> None:

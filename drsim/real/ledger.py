@@ -4,6 +4,11 @@ An entry is an envelope, filled up to whole 512-byte sectors with spaces, synced
 sector whole or not at all, so what a crash leaves of the last entry is told apart from corruption exactly: an entry
 that was cut has a sector that was never written (missing, or all zeros); one that is complete and does not verify is
 corrupt, and may have been acknowledged. The first is truncated, the second raises PlatformError.
+
+Entries are numbered without a gap, so that one in another's place is seen. That the last ones are missing, because an
+old file was put back or its end was lost, cannot be seen in here: an owner puts the number of the entry that will
+make it count (`serial + 1`) into whatever it writes first, and compares when it opens. Only the loss of the very last
+entry looks like a crash before it.
 """
 
 import json
@@ -24,15 +29,18 @@ T = TypeVar("T")
 
 
 class Ledger(Generic[T]):
-    """States of type T in a file. `parse` makes one from its plain form, raising ValueError."""
+    """States of type T in a file. `parse` makes one from its plain form, raising ValueError.
+
+    `state` is the one that holds, `serial` the number of its entry: how often the state was changed.
+    """
 
     def __init__(self, path: Path, initial: T, parse: Callable[[Any], T], *, compact_bytes: int = 1 << 18) -> None:
-        self.path, self.state = path, initial
+        self.path, self.state, self.serial = path, initial, 0
         self.broken = False
         """Whether the file may hold more than `state`: a write or sync of it failed. Only opening it anew helps."""
         self._parse, self._compact_bytes = parse, compact_bytes
         if not path.exists():
-            replace_file(path, _entry(initial))
+            replace_file(path, _entry(0, initial))
         self._fd = os.open(path, os.O_RDWR)
         try:
             self._end = self._scan()
@@ -49,20 +57,29 @@ class Ledger(Generic[T]):
             try:
                 start = prelude(MAGIC, data[at:])
                 raw, _ = opened(start, data[at + PRELUDE : at + start.size])
-                self.state = self._parse(json.loads(raw))
+                serial, state = self._read(raw)
+                if at and serial != self.serial + 1:
+                    raise ValueError(f"entry {serial} after entry {self.serial}")
             except ValueError as error:
                 if at and _cut(data[at:]):
                     break
                 hint = "the store's state is not known; nothing in it can be trusted"
                 raise PlatformError(f"entry at byte {at}: {error}", place=str(self.path), hint=hint) from error
+            self.serial, self.state = serial, state
             at += start.size
         if not at:
             raise PlatformError("the ledger is empty", place=str(self.path))
         return at
 
+    def _read(self, raw: bytes) -> tuple[int, T]:
+        content = json.loads(raw)
+        if not isinstance(content, dict) or content.keys() != {"n", "state"} or type(content["n"]) is not int:
+            raise ValueError("an entry with other fields")
+        return content["n"], self._parse(content["state"])
+
     def put(self, state: T) -> None:
         """Make `state` the one that holds, durably. Raises OSError: nothing changed, or the ledger is `broken`."""
-        data = _entry(state)
+        data = _entry(self.serial + 1, state)
         if self._end + len(data) > self._compact_bytes:
             self._compact(data)
         else:
@@ -79,7 +96,7 @@ class Ledger(Generic[T]):
                 self.broken = True
                 raise
             self._end += len(data)
-        self.state = state
+        self.state, self.serial = state, self.serial + 1
 
     def _compact(self, data: bytes) -> None:
         """Begin the file anew with one entry."""
@@ -101,8 +118,8 @@ class Ledger(Generic[T]):
             self._fd = -1
 
 
-def _entry(state: object) -> bytes:
-    header = json.dumps(plain(state), separators=(",", ":")).encode()
+def _entry(serial: int, state: object) -> bytes:
+    header = json.dumps({"n": serial, "state": plain(state)}, separators=(",", ":")).encode()
     return seal(MAGIC, header + b" " * (-(PRELUDE + len(header)) % SECTOR))
 
 

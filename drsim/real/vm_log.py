@@ -1,24 +1,37 @@
 """VmLog: one VM's journal on disk, records appended to numbered segment files.
 
-A record is an envelope: the rows of one frame that belong to the VM, with the number of the first and the epoch.
-Segments let old history be removed by deleting whole files. The log itself does not know what was acknowledged: its
-owner says how far it is valid (`Tail`), and then
+A record is an envelope: the rows of one frame that belong to the VM. Its header says where it belongs, so that one in
+another's place, or none where one was, is seen:
 
-    what lies                  is
-    -------------------------  -------------------------------------------------
-    before the tail, broken    corruption: `open` and every read raise PlatformError
-    beyond the tail            the rest of an append that a crash cut: truncated
+    stream, vm     whose log
+    first, epoch   the number of the first row, and its epoch
+    rows           how many; 0 where an epoch begins and its first frame has none for this VM
+    before         the number of the last row before it in the log, across epochs
+    commit         the owner's commit that made it count
+
+Segments let old history be removed by deleting whole files. The log itself does not know what was acknowledged: its
+owner says what holds (`Holding`), and then
+
+    what lies                              is
+    -------------------------------------  -------------------------------------------------
+    before the tail, broken or not joined  corruption: reading raises PlatformError
+    beyond the tail, of the next commit    the rest of an append that a crash cut: truncated
+    beyond the tail, of a later commit     proof that the owner's knowledge is old: PlatformError
 """
 
 import json
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from drsim.core.batch import WriteBatch
 from drsim.core.errors import PlatformError
+from drsim.core.names import StreamId
+from drsim.real.codec import build, plain
 from drsim.real.envelope import PRELUDE, Unreadable, batch_of, columns, opened, prelude, seal
 from drsim.real.files import make_directory, read_exactly, sync_directory, write_all
 
@@ -29,22 +42,52 @@ Tail = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """What an owner knows of a log. Rows `base + 1 .. end` hold; they lie between segment `first` and the tail.
+
+    `commit` is the number of the owner's last commit. Rows up to `base` may lie there as well.
+    """
+
+    first: int
+    tail: Tail
+    base: int
+    end: int
+    commit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """Where the rows `first .. last` of a VM lie."""
+    """Where the rows `first .. last` of a VM lie, and the checksum of their record."""
 
     first: int
     last: int
     epoch: int
+    before: int
+    commit: int
     segment: int
     offset: int
     size: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """See the module."""
+
+    stream: str
+    vm: int
+    first: int
+    epoch: int
+    rows: int
+    before: int
+    commit: int
 
 
 class VmLog:
     """One VM's records. All methods raise OSError for what the disk does, PlatformError for what is on it."""
 
-    def __init__(self, directory: Path, vm: int, *, segment_bytes: int) -> None:
-        self.directory, self.vm, self._segment_bytes = directory, vm, segment_bytes
+    def __init__(self, directory: Path, stream: StreamId, vm: int, *, segment_bytes: int) -> None:
+        self.directory, self.vm, self._stream, self._segment_bytes = directory, vm, str(stream), segment_bytes
         self.entries: list[Entry] = []
         self.tail: Tail = (0, 0)
         self._fd = -1
@@ -52,19 +95,28 @@ class VmLog:
     def _path(self, segment: int) -> Path:
         return self.directory / f"{segment:08d}.segment"
 
-    def open(self, first: int, tail: Tail) -> None:
-        """Read what is there from segment `first` up to `tail`, check every byte, cut off what lies beyond."""
+    def read(self, known: Holding) -> None:
+        """Check every byte of what the owner knows of, and that nothing beyond it was committed. Changes nothing."""
+        self.entries, self.tail = [], known.tail
+        for segment in range(known.first, known.tail[0] + 1):
+            self._scan(segment, known.tail[1] if segment == known.tail[0] else None)
+        self._check(known)
+        for segment in self._segments():
+            self._check_beyond(segment, known)
+
+    def open(self, first: int) -> None:
+        """After `read`: cut off what lies beyond the tail or before segment `first`, durably, to go on from there."""
         make_directory(self.directory)
-        self.entries, self.tail = [], tail
-        for path in sorted(self.directory.glob("*.segment")):
-            if not first <= int(path.stem) <= tail[0]:
-                path.unlink()
-        for segment in range(first, tail[0] + 1):
-            self._scan(segment, tail[1] if segment == tail[0] else None)
-        self._fd = os.open(self._path(tail[0]), os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._fd, tail[1])
+        for segment in self._segments():
+            if not first <= segment <= self.tail[0]:
+                self._path(segment).unlink()
+        self._fd = os.open(self._path(self.tail[0]), os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(self._fd, self.tail[1])
         os.fsync(self._fd)
         sync_directory(self.directory)
+
+    def _segments(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.directory.glob("*.segment"))
 
     def _scan(self, segment: int, end: int | None) -> None:
         path, offset = self._path(segment), 0
@@ -89,36 +141,78 @@ class VmLog:
 
     def _continues(self, entry: Entry) -> bool:
         last = self.entries[-1]
+        if entry.before != last.last or entry.commit <= last.commit:
+            return False
         if entry.epoch == last.epoch:
             return entry.first == last.last + 1
         return entry.epoch > last.epoch and entry.first > last.last
+
+    def _check(self, known: Holding) -> None:
+        """The records found are those that the owner knows of."""
+        place, entries = str(self.directory), self.entries
+        found = entries[-1].last if entries else 0
+        if found != known.end:
+            raise PlatformError(f"the journal ends with row {found}, {known.end} was acknowledged", place=place)
+        if entries and entries[0].before > known.base:
+            raise PlatformError(f"rows {known.base + 1} .. {entries[0].before} are missing", place=place)
+        if entries and entries[-1].commit > known.commit:
+            raise self._outdated(known)
+
+    def _check_beyond(self, segment: int, known: Holding) -> None:
+        """Nothing beyond the tail was committed: a record that is whole may only be of the commit under way."""
+        if segment < known.tail[0]:
+            return
+        offset = known.tail[1] if segment == known.tail[0] else 0
+        fd = os.open(self._path(segment), os.O_RDONLY)
+        try:
+            while entry := self._whole(fd, segment, offset):
+                if entry.commit > known.commit + 1:
+                    raise self._outdated(known)
+                offset += entry.size
+        finally:
+            os.close(fd)
+
+    def _whole(self, fd: int, segment: int, offset: int) -> Entry | None:
+        try:
+            return self._record(fd, segment, offset)[0]
+        except PlatformError:
+            return None
+
+    def _outdated(self, known: Holding) -> PlatformError:
+        hint = "an old ledger was put back, or its end was lost; nothing was changed"
+        return PlatformError(f"the journal goes on after commit {known.commit}", place=str(self.directory), hint=hint)
 
     def _record(self, fd: int, segment: int, offset: int) -> tuple[Entry, WriteBatch]:
         path = self._path(segment)
         try:
             start = prelude(MAGIC, read_exactly(fd, PRELUDE, offset, path))
             raw, body = opened(start, read_exactly(fd, start.rest, offset + PRELUDE, path))
-            header = json.loads(raw)
-            if header["vm"] != self.vm:
-                raise Unreadable(f"a record of VM {header['vm']}")
-            batch = batch_of(header["rows"], True, body)
-        except (ValueError, KeyError) as error:
+            header: _Header = build(_Header, json.loads(raw))
+            if (header.stream, header.vm) != (self._stream, self.vm):
+                raise Unreadable(f"a record of VM {header.vm} in {header.stream}")
+            batch = batch_of(header.rows, True, body)
+        except ValueError as error:
             hint = "the journal is corrupt here; checkpoints after this point cannot be trusted"
             raise PlatformError(f"record at byte {offset}: {error}", place=str(path), hint=hint) from error
-        first = int(header["first"])
-        return Entry(first, first + len(batch) - 1, int(header["epoch"]), segment, offset, start.size), batch
+        last = header.first + len(batch) - 1
+        entry = Entry(
+            header.first, last, header.epoch, header.before, header.commit, segment, offset, start.size, start.crc
+        )
+        return entry, batch
 
     # -- writing ----------------------------------------------------------------------------------------------
 
-    def append(self, first: int, epoch: int, batch: WriteBatch) -> None:
-        """Write a record; durable after `sync`."""
+    def append(self, first: int, epoch: int, batch: WriteBatch, *, commit: int) -> None:
+        """Write a record, which the owner's next commit will make count; durable after `sync`."""
         if self.tail[1] >= self._segment_bytes:
             self._roll()
         segment, offset = self.tail
-        header = {"vm": self.vm, "first": first, "epoch": epoch, "rows": len(batch)}
-        data = seal(MAGIC, json.dumps(header).encode(), columns(batch))
+        before = self.entries[-1].last if self.entries else 0
+        header = _Header(self._stream, self.vm, first, epoch, len(batch), before, commit)
+        data = seal(MAGIC, json.dumps(plain(header), separators=(",", ":")).encode(), columns(batch))
         write_all(self._fd, data, offset)
-        self.entries.append(Entry(first, first + len(batch) - 1, epoch, segment, offset, len(data)))
+        last, crc = first + len(batch) - 1, prelude(MAGIC, data).crc
+        self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, len(data), crc))
         self.tail = (segment, offset + len(data))
 
     def _roll(self) -> None:
@@ -135,8 +229,9 @@ class VmLog:
     def rollback(self, tail: Tail) -> None:
         """Take back what was appended after `tail`, written or not."""
         if tail[0] != self.tail[0]:
+            fd = os.open(self._path(tail[0]), os.O_RDWR)  # before the old one goes: there is always one to close
             os.close(self._fd)
-            self._fd = os.open(self._path(tail[0]), os.O_RDWR)
+            self._fd = fd
             for segment in range(tail[0] + 1, self.tail[0] + 1):
                 self._path(segment).unlink()
         os.ftruncate(self._fd, tail[1])
@@ -156,6 +251,11 @@ class VmLog:
         del self.entries[:kept]
 
     # -- reading ----------------------------------------------------------------------------------------------
+
+    def reached(self, epoch: int, upto: int) -> bool:
+        """Whether the log stood at this number in this epoch, as far as the records left can tell."""
+        at, end = (bisect(self.entries, epoch, key=attrgetter("epoch")) for bisect in (bisect_left, bisect_right))
+        return at < end and self.entries[at].first - 1 <= upto <= self.entries[end - 1].last
 
     def rows(self, after: int, upto: int) -> Iterator[tuple[int, WriteBatch]]:
         """Rows `after + 1 .. upto` in order, checked again as they are read: the first row's number, and the rows."""

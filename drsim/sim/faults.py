@@ -148,9 +148,11 @@ class Injector:
 
     def _pairs_of(self, vra: Address) -> list[tuple[Address, Address]]:
         streams = [s for s in self.world.layout.streams if vra in (s.source, s.target)]
-        catalogs = {self.world.layout.vpg_of[s.vpg].catalog for s in streams if s.target == vra}
-        pairs = [(s.source, s.target) for s in streams] + [(catalog, vra) for catalog in sorted(catalogs)]
-        return list(dict.fromkeys(pairs))
+        vpgs = [self.world.layout.vpg_of[s.vpg] for s in streams]
+        managers = [
+            (vra, v.manager) if s.source == vra else (v.catalog, vra) for s, v in zip(streams, vpgs, strict=True)
+        ]
+        return list(dict.fromkeys([*((s.source, s.target) for s in streams), *sorted(managers)]))
 
     def _started(self, vra: Address) -> None:
         world = self.world

@@ -34,7 +34,7 @@ from drsim.core.errors import DrsimError
 from drsim.core.events import Connected, Done, Event, Failed, Fired, GuestWrote, Lost, Received, Started, Stopped
 from drsim.core.facts import Fact
 from drsim.core.kernel import Kernel, Sink
-from drsim.core.messages import Ack, Frame, Message, Nack
+from drsim.core.messages import Ack, Frame, Message, Nack, Resync, SyncDone, Where
 from drsim.core.names import Address, CheckpointId, StreamId, site_of
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
@@ -95,6 +95,8 @@ class World:
         self._ready: dict[StreamId, int] = {}
         self._timers: dict[tuple[Address, str], int] = {}
         self._lives: dict[Address, int] = dict.fromkeys(self.kernel.machines, 0)
+        self._lost: set[frozenset[Address]] = set()  # connections that both ends know to be lost
+        self._losses: dict[frozenset[Address], int] = {}  # how often each was lost
         self.down: set[Address] = set()
         self.dead_sites: set[str] = set()
         self.included: dict[tuple[str, CheckpointId], Amount] = {}  # truth: what each checkpoint holds of its guests
@@ -140,6 +142,8 @@ class World:
             self.clock.call_at(time, lambda: self._at_write(tap))
 
     def _at_write(self, tap: Tap) -> None:
+        if site_of(tap.spec.id.source) in self.dead_sites:
+            return
         self._pull_tap(tap)
         self._await_write(tap)
 
@@ -271,16 +275,20 @@ class World:
         return isinstance(self.kernel.machines[address], Catalog | RecoveryVra)
 
     def _send(self, sender: Address, to: Address, message: Message) -> None:
-        life = self._lives[to]
+        """Carry a message over its connection, if there is one; what is on its way when that is lost is gone."""
+        connection = frozenset((sender, to))
+        if connection in self._lost:
+            return
+        life, losses = self._lives[to], self._losses.get(connection, 0)
 
         def deliver() -> None:
-            if self._lives[to] == life:
+            if self._lives[to] == life and self._losses.get(connection, 0) == losses:
                 self.post(to, Received(sender, message))
 
         direction = self._route(sender, to)
         if direction is None:
             self._over_lan(sender, to, deliver)
-        elif isinstance(message, Frame):
+        elif isinstance(message, Frame | Resync | SyncDone | Where):
             self._ship(direction, message, deliver)
         else:
             direction.control(CONTROL_BYTES, deliver)
@@ -293,20 +301,18 @@ class World:
         self._arrivals[sender, to] = arrives
         self.clock.call_at(arrives, deliver)
 
-    def _ship(self, direction: Direction, frame: Frame, deliver: Callable[[], None]) -> None:
-        """Compress, as far as the CPU keeps up, and put on the wire; a stream's frames keep their order."""
-        id_, spec = frame.stream, self.layout.vpg_of[frame.stream.vpg].spec
-        wire, now = float(frame.nbytes), int(self.clock.now)
-        ready = now
-        if spec.compression:
-            vra, cpu = self._vras[id_.source], self._cpus[id_.source]
-            if cpu.free_at - now > vra.compress_patience:
-                self.uncompressed_frames += 1
-            else:
-                ready = cpu.serve(now, int(frame.nbytes * 8 * SECOND / (vra.compress_rate * vra.vcpus)))
-                wire = sum(size * ratio for size, ratio in zip(frame.sizes, self._ratios[id_], strict=True))
+    def _ship(
+        self, direction: Direction, message: Frame | Resync | SyncDone | Where, deliver: Callable[[], None]
+    ) -> None:
+        """Put on the wire, a frame compressed as far as the CPU keeps up; a stream's messages keep their order."""
+        id_, spec = message.stream, self.layout.vpg_of[message.stream.vpg].spec
+        ready, wire, kind = int(self.clock.now), float(CONTROL_BYTES), "control"
+        if isinstance(message, Frame):
+            kind = "sync" if message.sync else "data"
+            wire = float(message.nbytes)
+            if spec.compression:
+                ready, wire = self._compress(message)
         ready = self._ready[id_] = max(ready, self._ready.get(id_, 0))
-        kind = "sync" if frame.sync else "data"
         life = self._lives[id_.source]
 
         def carry() -> None:
@@ -314,6 +320,16 @@ class World:
                 direction.carry(id_, spec.priority, wire, kind, deliver)
 
         self.clock.call_at(ready, carry)
+
+    def _compress(self, frame: Frame) -> tuple[int, float]:
+        """When a frame is ready for the wire, and how many bytes it is then."""
+        id_, now = frame.stream, int(self.clock.now)
+        vra, cpu = self._vras[id_.source], self._cpus[id_.source]
+        if cpu.free_at - now > vra.compress_patience:
+            self.uncompressed_frames += 1
+            return now, float(frame.nbytes)
+        ready = cpu.serve(now, int(frame.nbytes * 8 * SECOND / (vra.compress_rate * vra.vcpus)))
+        return ready, sum(size * ratio for size, ratio in zip(frame.sizes, self._ratios[id_], strict=True))
 
     # -- faults -----------------------------------------------------------------------------------------------
 
@@ -324,8 +340,14 @@ class World:
         return list(dict.fromkeys(pair for vpg in crossing for pair in vpg.peers))
 
     def tell(self, pairs: list[tuple[Address, Address]], event: type[Lost] | type[Connected]) -> None:
-        """Report to both ends of connections."""
+        """Connections are lost, or can be used again; both ends hear of it."""
         for near, far in pairs:
+            connection = frozenset((near, far))
+            if event is Lost:
+                self._lost.add(connection)
+                self._losses[connection] = self._losses.get(connection, 0) + 1
+            else:
+                self._lost.discard(connection)
             self.post(near, event(far))
             self.post(far, event(near))
 

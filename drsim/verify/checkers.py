@@ -17,7 +17,6 @@ from drsim.core.messages import Ack, Checkpoint, Frame, Held, Hold, Listed, Mess
 from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId
 from drsim.core.sender import Sender
 from drsim.core.status import ALLOWED, Lifecycle, Peer, Regions, Sync, project
-from drsim.core.units import SECTOR
 from drsim.core.window import reaches
 from drsim.verify.estate import VpgEstate
 from drsim.verify.guests import NEVER, Guest, Write, bits
@@ -108,11 +107,9 @@ def _dirty(x: "Explorer", stream: StreamId, sender: Sender) -> dict[VmId, int]:
     if cached is not None and cached[0] is keys and cached[1] == runs:
         return cached[2]
     masks: dict[VmId, int] = {}
-    size = x.shape.tweaks.region_bytes // SECTOR
     for key in chain(keys.tolist(), *(range(*run) for run in runs)):
-        guest = x.owners[key >> 40]
-        mask = guest.regions(size)[key]
-        masks[guest.vm] = masks.get(guest.vm, 0) | mask
+        vm, mask = x.estate.regions[key]
+        masks[vm] = masks.get(vm, 0) | mask
     x.checks.dirty[stream] = keys, runs, masks
     return masks
 
@@ -203,7 +200,9 @@ def not_aged_past(x: "Explorer", effect: Promote) -> None:
             swept = any(
                 write is None for d, k, n in cut for lsn, write in zip(d.lsns, d.writes, strict=True) if k < lsn <= n
             )
-            raise Violation("P12" if swept else "P11", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, stream=effect.stream)
+            raise Violation(
+                "P12" if swept else "P11", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, stream=effect.stream
+            )
 
 
 def young(x: "Explorer", fact: CheckpointsRetired) -> None:
@@ -375,6 +374,10 @@ def account(x: "Explorer", spec: StreamSpec) -> None:
         there = x.disks[spec.id].nbytes(vm)
         if journal.durable_total - journal.base_total < there:
             raise Violation("P22", f"VM {vm}: the journal has {there} bytes, the VRA says fewer")
+
+
+WATCHED = frozenset((Ack, Held, Hold, Resync, Listed))
+"""Messages that a property is about."""
 
 
 class Checkers:

@@ -6,11 +6,8 @@
     dashed line  the checkpoint's cut: what each VRA had captured when it answered
     red          what is broken: mostly the happens-before arrow that crosses the cut the wrong way
 
-Moments at which nothing is drawn take no room. A long story is cut at its beginning.
+Where things stand is `layout.py`'s matter.
 """
-
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 from drsim.core.messages import (
     Aborted,
@@ -34,151 +31,40 @@ from drsim.core.names import Address
 from drsim.verify.bags import Link
 from drsim.verify.complaint import demand
 from drsim.verify.guests import Write
+from drsim.verify.layout import LEFT, RIGHT, TOP, WIDTH, Box, Lane, Layout
 from drsim.verify.pen import (
-    BAD, CONTROL_INK, CUT, DATA, DATA_INK, FAINT, FAULT_INK, GRID, HOLD, INK, LETTER, PAPER, SOFT, SYNC_INK, Pen,
+    BAD,
+    CONTROL_INK,
+    CUT,
+    DATA,
+    DATA_INK,
+    FAINT,
+    FAULT_INK,
+    GRID,
+    HOLD,
+    INK,
+    LETTER,
+    PALE,
+    PAPER,
+    SOFT,
+    SYNC_INK,
+    Pen,
 )  # fmt: skip
-from drsim.verify.recorder import Carried, Wrote
 from drsim.verify.story import Story
 
-WIDTH, LEFT, RIGHT, TOP = 1200.0, 176.0, 40.0, 132.0
-MOST = 56
-"""Columns that are told apart at this width."""
-TALL, LOW = 50.0, 40.0  # lanes of VMs and of machines
-SIDE = 25.0  # from one write to the next of the same moment
-ALWAYS = (Frame, Hold, Held, Release, Released, Aborted, Resync, Sealed, Nack)
-ALSO: dict[str, tuple[type, ...]] = {
-    "P8": (Ack,), "P12": (Ack, Resynced, SyncDone), "P11": (Age, Await, Reached), "P5": (Await, Reached),
-    "P3": (Age, Ack), "P20": (Ack, Resynced, SyncDone, Await, Reached),
-}  # fmt: skip
 SHORT: dict[type, str] = {
     Hold: "hold", Held: "held", Release: "release", Released: "released", Aborted: "cannot vouch", Resync: "new epoch",
-    Resynced: "begun", SyncDone: "all sent", Sealed: "sealed", Ack: "ack", Nack: "refused", Age: "age", Await: "reached?",
-    Reached: "reached",
+    Resynced: "begun", SyncDone: "all sent", Sealed: "sealed", Ack: "ack", Nack: "refused", Age: "age",
+    Await: "reached?", Reached: "reached",
 }  # fmt: skip
-At = tuple[int, int]  # a moment, and the place in it of one of several writes
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """One line of the picture: a VM (its number), or a machine (its address)."""
-
-    of: int | Address
-    name: str
-    y: float
-    height: float
-
-    @property
-    def middle(self) -> float:
-        return self.y + self.height / 2
-
-
-class Diagram:
+class Diagram(Layout):
     """See the module. Made once for each story."""
 
     def __init__(self, story: Story) -> None:
-        self.story, self.x, self.pen = story, story.x, Pen()
-        self.broken = story.broken
-        prop = self.broken.prop if self.broken else ""
-        self.kinds = ALWAYS + ALSO.get(prop, ())
-        self.end = self.x.moment + 1
-        self.places = self._places()
-        columns = sorted({(m, 0) for m in self._moments()} | set(self.places.values()))
-        self.first = columns[-MOST][0] if len(columns) > MOST else 0
-        self.columns = self._columns([c for c in columns if c[0] >= self.first])
-        self.lanes = self._lanes()
-        self.bottom = max(lane.y + lane.height for lane in self.lanes.values())
-
-    # -- where things are -------------------------------------------------------------------------------------
-
-    def _shown(self) -> Iterable[Carried]:
-        for carried in self.x.carried:
-            if isinstance(carried.message, self.kinds) and not (carried.lost == carried.sent):
-                yield carried
-
-    def _places(self) -> dict[int, At]:
-        """Writes of one VM at one moment stand beside each other."""
-        places: dict[int, At] = {}
-        taken: dict[tuple[int, int], int] = {}
-        for wrote in self.x.writes:
-            key = wrote.write.guest.vm, wrote.issued
-            places[id(wrote.write)] = wrote.issued, taken.get(key, 0)
-            taken[key] = taken.get(key, 0) + 1
-        return places
-
-    def _moments(self) -> Iterable[int]:
-        for wrote in self.x.writes:
-            yield from (m for m in (wrote.issued, wrote.landed, wrote.acked) if m is not None)
-        for carried in self._shown():
-            yield from (m for m in (carried.sent, carried.arrived, carried.lost) if m is not None)
-        for span in self.x.spans:
-            yield from (m for m in (span.first, span.last) if m is not None)
-        yield from (point.at for point in self.x.points)
-        yield from (step.first for step in self.x.steps if step.first == step.last)
-        yield self.end
-
-    def _columns(self, columns: list[At]) -> dict[At, float]:
-        """The x of each column; a step's first stands a little apart."""
-        firsts = {step.first for step in self.x.steps}
-        at: dict[At, tuple[float, int]] = {}
-        units, beside = 0.0, 0
-        for n, column in enumerate(columns):
-            if column[1]:
-                beside += 1
-            else:
-                units += (1.6 if column[0] in firsts or column[0] == self.end else 1.0) if n else 0.6
-            at[column] = units, beside
-        unit = min(110.0, (WIDTH - LEFT - RIGHT - beside * SIDE) / (units + 0.8))
-        return {column: LEFT + units * unit + beside * SIDE for column, (units, beside) in at.items()}
-
-    def at(self, moment: int | None, place: int = 0) -> float:
-        """The x of a moment; of one that is left out, the left edge; of one that never comes, the right edge."""
-        if moment is None:
-            return WIDTH - RIGHT
-        if moment < self.first:
-            return LEFT
-        found = self.columns.get((moment, place))
-        return (
-            found
-            if found is not None
-            else max((x for c, x in self.columns.items() if c <= (moment, place)), default=LEFT)
-        )
-
-    def _lanes(self) -> dict[int | Address, Lane]:
-        """Each host's VMs and its VRA, the managers, then the recovery site from its managers to its VRAs."""
-        estate, used = self.x.estate, self._used()
-        order: list[tuple[int | Address, str, float]] = []
-        for source in estate.sources:
-            guests = [g for g in self.x.guests.values() if g.stream.source == source]
-            order += [(g.vm, f"VM {g.vm}", TALL) for g in guests if g.vm in used]
-            order += [(source, self.x.words.place(source), LOW)] if source in used else []
-        managers = [vpg.manager for vpg in estate.vpgs]
-        catalogs = [vpg.catalog for vpg in estate.vpgs]
-        order += [(a, self.x.words.place(a), LOW) for a in managers if a in used]
-        west = len(order)
-        order += [(a, self.x.words.place(a), LOW) for a in (*catalogs, *estate.targets) if a in used]
-        lanes: dict[int | Address, Lane] = {}
-        y = TOP
-        for n, (of, name, height) in enumerate(order):
-            y += 34 if n == west else 0
-            name = name.removeprefix("the ")
-            lanes[of] = Lane(of, name[0].upper() + name[1:], y, height)
-            y += height
-        return lanes
-
-    def _used(self) -> set[int | Address]:
-        used: set[int | Address] = {w.write.guest.vm for w in self.x.writes if w.issued >= self.first}
-        for carried in self._shown():
-            if max(carried.sent, carried.arrived or 0) >= self.first:
-                used |= {carried.sender, carried.to}
-        for span in self.x.spans:
-            used |= {span.of[0], span.of[1]} if isinstance(span.of, tuple) else {span.of}
-        used |= {point.address for point in self.x.points}
-        if self.broken and self.broken.checkpoint:
-            used |= {g.vm for g in self.x.checks.guests_of.get(self.broken.vpg, ())}
-        used |= {g.stream.source for g in self.x.guests.values() if g.vm in used}
-        return used | ({self.broken.at} if self.broken and self.broken.at else set())
-
-    # -- drawing ----------------------------------------------------------------------------------------------
+        super().__init__(story)
+        self.pen = Pen()
 
     def svg(self) -> str:
         """The picture."""
@@ -271,7 +157,7 @@ class Diagram:
                 self.pen.ring(b, lane.middle, 4, FAULT_INK)
 
     def _messages(self) -> None:
-        for carried in self._shown():
+        for carried in self.shown():
             near, far = self.lanes.get(carried.sender), self.lanes.get(carried.to)
             if self.broken and self.broken.prop == "P8" and carried is self.x.carried[-1]:
                 continue  # in red
@@ -308,7 +194,8 @@ class Diagram:
             if point.kind in ("sealed", "listed"):
                 self.pen.diamond(x, lane.middle, 6, CUT)
                 spots = [(x, lane.middle - 14), (x, lane.middle + 15)]
-                self.pen.label(spots, f"checkpoint {point.say()}", CUT, size=11, bold=True)
+                ours = self.broken is not None and point.say().split()[0] == str(self.broken.checkpoint)
+                self.pen.label(spots, f"checkpoint {point.say()}", CUT, size=11, bold=True, must=ours)
             elif point.kind == "journal":
                 self.pen.box(x - 4, lane.middle - 4, 8, 8, fill=DATA_INK, title=f"journaled: {point.say()}")
                 self.pen.label([(x, lane.middle + 14)], "journaled", DATA_INK, size=10.5)
@@ -317,14 +204,6 @@ class Diagram:
                 self.pen.label([(x, lane.middle + 14), (x, lane.middle - 14)], "aged", SYNC_INK, size=10.5)
 
     # -- writes and what is broken ----------------------------------------------------------------------------
-
-    def box(self, wrote: Wrote) -> tuple[float, float, float, float]:
-        """The box of a write: x, y, width, height."""
-        lane = self.lanes[wrote.write.guest.vm]
-        moment, place = self.places[id(wrote.write)]
-        a = self.at(moment, place)
-        b = a if wrote.acked == wrote.issued else self.at(wrote.acked)
-        return a - 10, lane.middle - 12, max(20.0, b - a + 20), 24
 
     def _inside(self, write: Write) -> bool | None:
         """Whether the checkpoint in question has a write; None when there is none in question."""
@@ -340,9 +219,10 @@ class Diagram:
                 continue
             write, inside = wrote.write, self._inside(wrote.write)
             x, y, width, height = self.box(wrote)
-            fill = PAPER if inside is False else DATA if inside else "#cfe0f3"
+            fill = PAPER if inside is False else DATA if inside else PALE
             title = f"{self.x.words.write(write)}: {self.x.words.where(write)}"
-            self.pen.box(x, y, width, height, fill=fill, stroke=DATA_INK, round_=4, dash="" if wrote.acked else "3 2", title=title)  # fmt: skip
+            dash = "" if wrote.acked else "3 2"
+            self.pen.box(x, y, width, height, fill=fill, stroke=DATA_INK, round_=4, dash=dash, title=title)
             self.pen.text(x + 10, y + height / 2 + 4.5, str(write.index or "?"), PAPER if inside else INK, size=12.5,
                           anchor="middle", bold=True)  # fmt: skip
             self.pen.keep_clear(x - 2, y - 2, width + 4, height + 4)
@@ -407,7 +287,7 @@ class Diagram:
                                anchor="end", must=True)  # fmt: skip
                 return
 
-    def _before(self, missing: tuple[float, float, float, float], present: tuple[float, float, float, float]) -> None:
+    def _before(self, missing: Box, present: Box) -> None:
         """The happens-before arrow: from the acknowledgement outside the cut to the issue inside."""
         a, b = missing[0] + missing[2], missing[1] + missing[3] / 2
         c, d = present[0], present[1] + present[3] / 2
@@ -415,15 +295,15 @@ class Diagram:
         self.pen.path(f"M{a:.1f} {b:.1f} C{a + bend:.1f} {b:.1f} {c - bend:.1f} {d:.1f} {c - 1:.1f} {d:.1f}", BAD,
                       width=2.6, head=True)  # fmt: skip
         x, y = (a + c) / 2, (b + d) / 2
-        self.pen.label([(x + 16, y - 8), (x + 16, y + 12), (x + 16, y - 24)], "happened before", BAD, size=13, bold=True,
-                       anchor="start", must=True)  # fmt: skip
+        spots = [(x + 16, y - 8), (x + 16, y + 12), (x + 16, y - 24)]
+        self.pen.label(spots, "happened before", BAD, size=13, bold=True, anchor="start", must=True)
         falls = d > b
         for box, says, above in ((missing, "not in the checkpoint", falls), (present, "in the checkpoint", not falls)):
             x, over, under = box[0] + box[2] / 2, box[1] - 11, box[1] + box[3] + 13
             spots = [(x, over), (x, under)] if above else [(x, under), (x, over)]
             self.pen.label(spots, says, BAD, size=11.5, bold=True, must=True)
 
-    def _where(self, box: tuple[float, float, float, float] | None, says: str) -> None:
+    def _where(self, box: Box | None, says: str) -> None:
         """Where it broke, and the write that it is about."""
         lane = self.lanes.get(self.broken.at) if self.broken and self.broken.at else None
         if lane is None:
@@ -458,7 +338,7 @@ class Diagram:
     def _legend(self, y: float) -> None:
         pen, x = self.pen, 24.0
         cut = self.broken is not None and self.broken.checkpoint is not None
-        kinds = [(DATA, "write in the checkpoint"), (PAPER, "write not in it")] if cut else [("#cfe0f3", "guest write")]
+        kinds = [(DATA, "write in the checkpoint"), (PAPER, "write not in it")] if cut else [(PALE, "guest write")]
         for fill, says in kinds:
             pen.box(x, y - 10, 20, 13, fill=fill, stroke=DATA_INK, round_=3)
             pen.text(x + 27, y, says, SOFT, size=11.5)

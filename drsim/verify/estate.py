@@ -30,6 +30,7 @@ from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.units import SECTOR, Ns
 from drsim.core.vpg import Vpg
 from drsim.spec.tweaks import Tweaks
+from drsim.verify.guests import bits
 
 KIB = 1 << 10
 TINY = Tweaks(
@@ -93,6 +94,7 @@ class Estate:
         self.owners = {a: vpg for vpg in self.vpgs for a in (vpg.manager, vpg.catalog)}
         self.wan = list(dict.fromkeys(link for vpg in self.vpgs for link in vpg.wan))
         self.lan = list(dict.fromkeys(link for vpg in self.vpgs for link in vpg.lan))
+        self.regions = self._regions()
         used = {a for s in self.streams for a in (s.source, s.target)}
         self.addresses = [*(a for a in (*self.sources, *self.targets) if a in used), *self.owners]
 
@@ -115,6 +117,18 @@ class Estate:
     def volumes(self, vm: VmId) -> tuple[VolumeInfo, ...]:
         """The disks of a VM."""
         return tuple(VolumeInfo(VolumeId(vm * 10 + n), vm, s) for n, s in enumerate(self.shape.volumes))
+
+    def _regions(self) -> dict[int, tuple[VmId, int]]:
+        """The VM and the `bits` of each region that a dirty bitmap can have, by its key."""
+        table, size = {}, self.shape.tweaks.region_bytes // SECTOR
+        for vm in [vm for spec in self.streams.values() for vm in spec.vms]:
+            base = 0
+            for volume in self.volumes(vm):
+                for first in range(0, volume.sectors, size):
+                    key = volume.id << 40 | first // size
+                    table[key] = vm, bits(base + first, min(size, volume.sectors - first))
+                base += volume.sectors
+        return table
 
     def build(self, address: Address, earlier: "Earlier | None" = None) -> Machine:
         """The machine of an address: in its first life, or from what `earlier` ones left."""

@@ -21,9 +21,10 @@ survives. Never injected here, because the specification calls them unrecoverabl
 """
 
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
+from drsim.core.batch import Columns, WriteBatch
 from drsim.core.catalog import AGE, Catalog
 from drsim.core.effects import (
     Append,
@@ -48,7 +49,7 @@ from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.sender import Sender
 from drsim.core.vpg import TICK, Vpg
 from drsim.verify.bags import Bags, Key, Link, Unanswered
-from drsim.verify.checkers import Checkers
+from drsim.verify.checkers import WATCHED, Checkers
 from drsim.verify.disks import StreamDisks
 from drsim.verify.estate import Earlier, Shape, estate_of
 from drsim.verify.frames import merged, split
@@ -93,7 +94,6 @@ class Explorer(Bags):
         self.shape, self.tap = shape, tap(self)
         self.guests = {vm: Guest(vm, spec) for spec in estate.streams.values() for vm in spec.vms}
         self.vms = list(self.guests)
-        self.owners = {volume.id: guest for guest in self.guests.values() for volume in guest.volumes}
         self.rows = {id_: Rows(spec) for id_, spec in estate.streams.items()}
         self.disks = {id_: StreamDisks(s, self.guests, self.rows[id_]) for id_, s in estate.streams.items()}
         self.kept: dict[str, dict[CheckpointId, Checkpoint]] = {vpg.name: {} for vpg in estate.vpgs}  # durable
@@ -107,7 +107,7 @@ class Explorer(Bags):
         self.holed: set[Link] = set()  # connections on which data was lost: they must be renewed some day
         self.held: set[tuple[Address, str]] = set()
         self.unacked: dict[tuple[Address, str], list[Write]] = {}
-        self.frames: list[Frame] = []  # delivered lately
+        self.frames: deque[Frame] = deque(maxlen=REMEMBERED)  # delivered lately
         self.tags: dict[str, list[str]] = {}  # asked for, and not yet sealed
         self.facts: list[Fact] = []
         self.probes: set[str] = set()
@@ -152,7 +152,8 @@ class Explorer(Bags):
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
         """A message goes on its way, or into nothing on a connection that is half open."""
-        self.checks.sent(sender, message)
+        if type(message) in WATCHED:
+            self.checks.sent(sender, message)
         if self.half_open and ((sender, to) in self.half_open or (to, sender) in self.half_open):
             self.probes.add("half-open: a message vanished")
             return
@@ -203,8 +204,9 @@ class Explorer(Bags):
             guest = self.guests[VmId(vm)]
             start = guest.offset[volume] + lba
             parts.append(guest.disk[2 * start : 2 * (start + n)])
-        columns = replace(batch.rows(0, len(batch)).columns, payload=sector_bytes(b"".join(parts)))
-        return type(batch)(columns, batch.lo, batch.hi)
+        c = batch.columns
+        payload = sector_bytes(b"".join(parts))
+        return WriteBatch(Columns(c.vm, c.volume, c.lba, c.sectors, c.issued, c.end, payload), batch.lo, batch.hi)
 
     # -- guests -----------------------------------------------------------------------------------------------
 
@@ -259,7 +261,7 @@ class Explorer(Bags):
                 return
             message = queue[0]
             if isinstance(message, Frame):
-                self.frames = [*self.frames[1 - REMEMBERED :], message]
+                self.frames.append(message)
             self.deliver(link)
 
     def finish(self, key: Key, *, fail: bool = False) -> None:
@@ -356,6 +358,13 @@ class Explorer(Bags):
         """Of two frames on several connections, the second arrives first."""
         queue = self.queues[link]
         queue[0], queue[1] = queue[1], queue[0]
+
+    def prefer(self, link: Link, at: int) -> None:
+        """A message further back goes first: it is of another stream than those before it."""
+        queue = self.queues[link]
+        message = queue[at]
+        del queue[at]
+        queue.appendleft(message)
 
     def cut_frame(self, link: Link, at: int) -> None:
         """A frame arrives as two."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from drsim.core.batch import WriteBatch
-from drsim.core.messages import Frame
-from drsim.core.names import VmId
+from drsim.core.messages import Frame, Message
+from drsim.core.names import StreamId, VmId
 
 
 def split(frame: Frame, vms: Sequence[VmId], at: int) -> tuple[Frame, Frame]:
@@ -21,6 +21,11 @@ def merged(first: Frame, second: Frame) -> Frame:
     """Two frames, the second where the first ends, as one."""
     sizes = tuple(a + b for a, b in zip(first.sizes, second.sizes, strict=True))
     return replace(first, upto=second.upto, sizes=sizes, batch=WriteBatch.join([first.batch, second.batch]))
+
+
+def stream_of(message: Message) -> StreamId | None:
+    """The stream that a message between VRAs is about; None for one between managers."""
+    return getattr(message, "stream", None)
 
 
 def neighbours(first: object, second: object) -> bool:

@@ -9,12 +9,11 @@ overlapping ones, and captures in that order (PROTOCOL 2.1).
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 
 from drsim.core.batch import Columns, WriteBatch
-from drsim.core.names import StreamSpec, VmId, VolumeInfo
+from drsim.core.names import StreamSpec, VmId
 from drsim.core.units import SECTOR
 
 NEVER = 1 << 60
@@ -38,18 +37,6 @@ class Write:
     data: bytes = b""
     mask: int = 0  # its `bits`
     row: int = -1  # number among its stream's captured writes
-
-
-@lru_cache(maxsize=1024)
-def regions_of(volumes: tuple[VolumeInfo, ...], sectors: int) -> dict[int, int]:
-    """The `bits` of each bitmap region of a VM's volumes, by the bitmap's key of it."""
-    table, base = {}, 0
-    for volume in volumes:
-        for region in range(-(-volume.sectors // sectors)):
-            first = region * sectors
-            table[volume.id << 40 | region] = bits(base + first, min(sectors, volume.sectors - first))
-        base += volume.sectors
-    return table
 
 
 def bits(start: int, sectors: int) -> int:
@@ -100,10 +87,6 @@ class Guest:
         """The tap has it: the next of L."""
         self.image[2 * write.start : 2 * write.stop] = write.data
         self.images.append(bytes(self.image))
-
-    def regions(self, sectors: int) -> dict[int, int]:
-        """The `bits` of each region of so many sectors, by the bitmap's key of it."""
-        return regions_of(self.volumes, sectors)
 
     @property
     def captured(self) -> int:

@@ -87,7 +87,10 @@ def document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 class _Vm:
-    """A VM in cells: `edges` are the sectors where they begin, and the end of the last."""
+    """A VM in cells: `edges` are the sectors where they begin, and the end of the last.
+
+    Invariant: no cell reaches over two disks; each disk ends with its last write or run.
+    """
 
     def __init__(self, log: VmLog, points: Sequence[Point]) -> None:
         self.log = log
@@ -98,7 +101,6 @@ class _Vm:
                 runs = point.disks.get((log.name, disk))
                 if runs is not None:
                     marks += [runs.lba + offset, runs.lba + runs.sectors + offset]
-        marks += [np.array([offset]) for offset, _ in log.disks.values()]
         self.edges: Int64 = np.unique(np.concatenate(marks))
         flushes = Flushes(f.issue, f.ack, self.cells(f.start), self.cells(f.stop))
         cells = Writes(w.issue, w.ack, self.cells(w.start), self.cells(w.stop), w.fua, flushes)

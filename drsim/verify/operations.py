@@ -14,7 +14,7 @@ from drsim.core.messages import Ack, Frame, Nack
 from drsim.core.names import Address, VmId
 from drsim.core.vpg import DEADLINE, TICK
 from drsim.verify.explorer import Explorer
-from drsim.verify.frames import neighbours
+from drsim.verify.frames import neighbours, stream_of
 from drsim.verify.guests import Write
 
 Step = Callable[[Explorer, int, int], None]
@@ -224,6 +224,18 @@ def overtake(x: Explorer, a: int, b: int) -> None:
         x.probes.add("a frame overtook another")
 
 
+def prefer(x: Explorer, a: int, b: int) -> None:
+    """A stream of another VPG goes first on a link that carries both."""
+    queues = x.queues.items()
+    ready = [(k, n) for k, q in queues for n, m in enumerate(q) if stream_of(m) not in (None, stream_of(q[0]))]
+    if ready:
+        link, n = ready[a % len(ready)]
+        stream = stream_of(x.queues[link][n])
+        first = next(i for i, m in enumerate(x.queues[link]) if stream_of(m) == stream)
+        x.prefer(link, first)
+        x.probes.add("a stream overtook another")
+
+
 def resize(x: Explorer, a: int, b: int) -> None:
     """A frame arrives as two, or two as one."""
     if b % 2:
@@ -319,12 +331,12 @@ def start(x: Explorer, a: int, b: int) -> None:
 
 def clock(x: Explorer, a: int, b: int) -> None:
     """A site's clocks jump ahead."""
-    x.step_clock(("west", "east")[a % 2], b)
+    x.step_clock(("west", "east")[a % 2], 8 * b)
     x.probes.add("a clock jumped")
 
 
 OPERATIONS = (
-    Operation("deliver", 45, deliver),
+    Operation("deliver", 44, deliver),
     Operation("write", 38, write),
     Operation("pair", 22, pair),
     Operation("perform", 38, perform),
@@ -344,6 +356,7 @@ OPERATIONS = (
     Operation("drop", 2, drop, "loss"),
     Operation("duplicate", 2, duplicate, "order"),
     Operation("overtake", 2, overtake, "order"),
+    Operation("prefer", 1, prefer, "order"),
     Operation("resize", 2, resize, "order"),
     Operation("old", 2, old, "old"),
     Operation("fail", 6, fail, "effects"),
@@ -355,7 +368,7 @@ OPERATIONS = (
     Operation("start", 4, start),
     Operation("tag", 1, tag),
     Operation("pin", 3, pin, "pins"),
-    Operation("clock", 1, clock, "clocks"),
+    Operation("clock", 2, clock, "clocks"),
 )
 TABLE = tuple(op for op in OPERATIONS for _ in range(op.weight))
 FAULTS = tuple(dict.fromkeys(op.fault for op in OPERATIONS if op.fault))

@@ -172,6 +172,8 @@ class Words:
                 return "the answer where the stream stands"
             case SyncChanged(syncing=syncing):
                 return f"the word that a stream {'synchronizes' if syncing else 'is in sync'}"
+            case Age(checkpoint=None):
+                return "the leave to age everything"
             case Marks() | StoreState() | JournalLimit() | Withdrawn():
                 return {
                     Marks: "the marks of what is listed",
@@ -207,8 +209,6 @@ class Words:
                 return "the word that a journal never will reach checkpoint"
             case Listed():
                 return "the word that the newest that can be recovered is checkpoint"
-            case Age(checkpoint=None):
-                return "the leave to age everything: listed is checkpoint"
             case _:
                 return "the leave to age what lies before checkpoint"
 

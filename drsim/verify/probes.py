@@ -72,6 +72,7 @@ PROBES = {
     "a frame of an old generation came": "a frame of an earlier generation arrived late",
     "a write landed before an older one": "two writes in flight landed in the other order",
     "a whole side died": "every component of one site lost its memory at once",
+    "a stream overtook another": "messages of one VPG went before those of another that were sent earlier",
     "a clock jumped": "the clocks of a site jumped ahead",
 }
 """Every name, and what it means that it was reached."""

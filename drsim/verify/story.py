@@ -152,7 +152,10 @@ def why(x: Recorder, seen: Violation) -> Broken:
             return _aged(x, seen, seen.checkpoint)
         case "P8" if seen.stream is not None:
             return _not_durable(x, seen)
-    return Broken(seen.prop, seen.message[0].upper() + seen.message[1:], seen.vpg, seen.checkpoint, at=x.last)
+    said = seen.message
+    for address in x.estate.addresses:
+        said = said.replace(address, x.words.place(address))
+    return Broken(seen.prop, said[0].upper() + said[1:], seen.vpg, seen.checkpoint, at=x.last)
 
 
 def _step_of(x: Recorder, moment: int | None) -> int:
@@ -205,9 +208,9 @@ def _forgotten(x: Recorder, seen: Violation, vm: VmId, sector: int) -> Broken:
     old = _holder(guest, disks.tip, sector)
     has = f"still has {x.words.write(old)} there" if old else "still has there what was there before any write"
     said = (
-        f"Sector {sector} of VM {vm} was written at step {_issued(x, missing)} ({x.words.write(missing)}). The recovery "
-        f"site {has}, and the sector is neither dirty nor queued nor in flight: nobody will ever send it, and the VM "
-        "would be recovered without it"
+        f"Sector {sector} of VM {vm} was written at step {_issued(x, missing)} ({x.words.write(missing)}). The "
+        f"recovery site {has}, and the sector is neither dirty nor queued nor in flight: nobody will ever send it, and "
+        "the VM would be recovered without it"
     )
     return Broken("P12", said, present=old, missing=missing, at=guest.stream.source)
 

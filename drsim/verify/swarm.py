@@ -7,16 +7,18 @@ comes back as a `Tally`, and tallies add up.
 One batch in twenty is played again by an interpreter with another hash seed, and must give the same digests (P27).
 """
 
+import gc
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from drsim.core.errors import PlatformError
-from drsim.verify.hunt import HUNTERS, Verdict, judge, watch
+from drsim.verify.hunt import HUNTERS, Hunter, Verdict, judge, watch
 from drsim.verify.shrink import shrink
 from drsim.verify.token import Token
 
@@ -78,22 +80,40 @@ def play_batch(kind: str, seed: int, *, count: int | None = None, twice: bool = 
     """Play the programs of some seeds. The first failure of each property is shrunk."""
     hunter, tally = HUNTERS[kind], Tally()
     count = hunter.batch if count is None else count
-    for n in range(seed, seed + count):
+    with _no_collection():
+        _play(hunter, range(seed, seed + count), tally)
+    if twice and not tally.found:
+        tally += _elsewhere(kind, seed, count)
+    return tally
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A program is over long before looking for cycles in it would pay."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+        gc.collect()
+
+
+def _play(hunter: Hunter, seeds: Iterable[int], tally: Tally) -> None:
+    for n in seeds:
         program = hunter.program(n)
         began = time.process_time()
         verdict, played = watch(hunter, program)
         if played.steps:
             tally.seconds += time.process_time() - began
         tally.programs += 1
-        tally.kinds[kind] += 1
+        tally.kinds[hunter.name] += 1
         tally.steps += played.steps
         tally.probes.update(played.probes)
         tally.states |= played.states
         if verdict is not None and verdict.prop not in {f.verdict.prop for f in tally.found}:
-            tally.found.append(report(kind, n, program, verdict))
-    if twice and not tally.found:
-        tally += _elsewhere(kind, seed, count)
-    return tally
+            tally.found.append(report(hunter.name, n, program, verdict))
 
 
 def operations(kind: str, program: bytes) -> int:

@@ -43,12 +43,11 @@ def some_frames(seed: int, count: int, most: int = 5) -> list[Frame]:
 
 def exact(store: StreamStore, frames: list[Frame], target: Path) -> None:
     """Every cut from the mirrors to the end is rebuilt byte for byte."""
-    promoting, end = store.state.promoting, store.state.end
-    cuts = {f.upto for f in frames} | {promoting, end}
+    promoting, end, epoch = store.state.promoting, store.state.end, store.state.epoch
+    cuts = {Cut(f.epoch, f.upto) for f in frames} | {Cut(epoch, promoting), Cut(epoch, end)}
     for cut in cuts:
-        if all(p <= c <= e for p, c, e in zip(promoting, cut, end, strict=True)):
-            images = store.rebuild(Cut(store.state.epoch, cut), target)
-            assert read_images(images) == contents(frames, cut)
+        if all(p <= c <= e for p, c, e in zip(promoting, cut.position, end, strict=True)):
+            assert read_images(store.rebuild(cut, target)) == contents(frames, cut.position)
 
 
 def test_images_are_exact_at_every_cut_also_after_opening_again(tmp_path: Path) -> None:
@@ -106,10 +105,10 @@ def test_what_is_done_was_made_durable_in_order(tmp_path: Path, monkeypatch: pyt
         store.append(both[1])
         with watched_disk(monkeypatch) as seen:
             store.promote(both[0].upto)
-        mirrors = [("fdatasync", f"volume-{v.id}.mirror") for v in SPEC.volumes]
-        put = [("pwrite", ledger), ("fdatasync", ledger)]
-        writes = [("pwrite", "volume-0.mirror"), ("pwrite", "volume-1.mirror")]
-        assert seen == [*put, *writes, *mirrors, *put, ("unlink", data), ("unlink", data)]
+        mirrors = [("fdatasync", f"volume-{v.id}.{kind}") for v in SPEC.volumes for kind in ("mirror", "sums")]
+        put, marked = ([("pwrite", name), ("fdatasync", name)] for name in (ledger, "promoting"))
+        writes = [("pwrite", f"volume-{n}.{kind}") for n in (0, 1) for kind in ("mirror", "sums")]
+        assert seen == [*put, *marked, *writes, *mirrors, *put, ("unlink", data), ("unlink", data)]
         with watched_disk(monkeypatch) as seen:
             store.rebuild(Cut(1, both[1].upto), tmp_path / "images")
         synced = [name for call, name in seen if call == "fsync"]

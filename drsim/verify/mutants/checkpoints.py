@@ -7,7 +7,7 @@ from typing import Any
 from drsim.core.catalog import Catalog
 from drsim.core.effects import Arm, Effect, ReleaseGuests, Send
 from drsim.core.messages import Age, Await, Checkpoint, Cut, Held, Hold, Listed, Missed, Reached
-from drsim.core.names import Address, StreamId
+from drsim.core.names import Address
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.sender import Sender
@@ -191,16 +191,17 @@ def registered_at_a_trimmed_position() -> Patch:
     return patched(Receiver, "_fate", mutated)
 
 
-@mutant("B13", by=("P11", "P5", "P20"), cites="abbbi/virtnbdbackup #17")
-def listed_in_order_of_names() -> Patch:
-    """The list of checkpoints is read back in the order of their names, in which 10 comes before 2."""
-    init = Catalog.__init__
+@mutant("B13", by=("P20", "P11"), cites="abbbi/virtnbdbackup #17")
+def compared_by_name() -> Patch:
+    """Checkpoints are compared by their names, in which 10 comes before 9: the tenth is taken for an old one."""
+    sealed = Catalog._sealed
 
-    def mutated(self: Catalog, *args: Any, kept: Any = None, **options: Any) -> None:
-        kept = None if kept is None else sorted(kept, key=lambda checkpoint: str(checkpoint.id))
-        init(self, *args, kept=kept, **options)
+    def mutated(self: Catalog, checkpoint: Checkpoint) -> list[Effect]:
+        if self.listed and str(checkpoint.id) <= str(self.listed[-1].id):
+            return []
+        return sealed(self, checkpoint)
 
-    return patched(Catalog, "__init__", mutated)
+    return patched(Catalog, "_sealed", mutated)
 
 
 @mutant(by=("P5", "P11"))
@@ -251,15 +252,3 @@ def aged_before_marked() -> Patch:
         return age(self, message if known else replace(message, checkpoint=None))
 
     return several(patched(Catalog, "_ask_again", mutated), patched(Receiver, "age", aged))
-
-
-@mutant(by=("P11",))
-def keeping_not_marked() -> Patch:
-    """A VRA that lost its marks does not get back those of a checkpoint on its way to the durable list."""
-    marks = Catalog._marks
-
-    def mutated(self: Catalog, stream: StreamId) -> Any:
-        message = marks(self, stream)
-        return replace(message, marks={id_: cut for id_, cut in message.marks.items() if id_ not in self._keeping})
-
-    return patched(Catalog, "_marks", mutated)

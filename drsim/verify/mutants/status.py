@@ -1,5 +1,6 @@
 """Mutants of what managers say: the RPO they count, the state they show, the schedule they keep."""
 
+from dataclasses import replace
 from typing import Any
 
 from drsim.core import status
@@ -52,7 +53,7 @@ def stale_state_kept() -> Patch:
     return patched(Vpg, "handle", mutated)
 
 
-@mutant("B47", by=("P6",), cites="ceph/ceph #8442")
+@mutant("B47", by=("P6", "P22"), cites="ceph/ceph #8442")
 def negative_lag() -> Patch:
     """A listed checkpoint carries the clock of the recovery site, and with a clock ahead the lag is negative."""
     handle, newest = Catalog.handle, Catalog._newest
@@ -65,7 +66,7 @@ def negative_lag() -> Patch:
     def mutated(self: Catalog) -> Send:
         told = newest(self).message
         assert isinstance(told, Listed)
-        return Send(self.manager, Listed(self.vpg, told.checkpoint, Ns(clock[0]), told.oldest_taken))
+        return Send(self.manager, replace(told, taken=Ns(clock[0])))
 
     return several(patched(Catalog, "handle", remember), patched(Catalog, "_newest", mutated))
 

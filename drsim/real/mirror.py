@@ -1,0 +1,108 @@
+"""Mirror: one volume's mirror disk in a file, with a checksum of every sector beside it.
+
+    volume-N.mirror    the volume
+    volume-N.sums      a CRC-32 of each sector, seeded with where it lies; 0: never written, so all zeros
+
+Rows overwrite whole sectors, so a sum never depends on what was there before, and applying a row again after a crash
+ends the same. Data and sums become durable together at `sync`, in no order: between two syncs a sector that was
+being written may not verify. It does not matter, because whoever reads then applies those rows on top (`Image`).
+What does not verify and is not covered by a later row has rotted, was lost, or was written elsewhere.
+"""
+
+import os
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from drsim.core.batch import Payload
+from drsim.core.errors import PlatformError
+from drsim.core.units import SECTOR
+from drsim.real.files import create_sparse, read_exactly, write_all
+
+_SUM = np.dtype("<u4")
+_CHUNK = 2048
+"""Sectors read at a time."""
+
+
+def _sums(data: Payload, lba: int) -> list[int]:
+    view = memoryview(data)
+    return [
+        crc32(view[at : at + SECTOR], (lba + n) & 0xFFFFFFFF) or 1 for n, at in enumerate(range(0, len(view), SECTOR))
+    ]
+
+
+class Image:
+    """A mirror's copy on its way to a recovered volume. `bad`: sectors whose content is not known to be right."""
+
+    def __init__(self, path: Path, sectors: int, origin: Path) -> None:
+        self.origin, self.bad = origin, set[int]()
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.ftruncate(self.fd, sectors * SECTOR)
+
+    def write(self, lba: int, data: Payload) -> None:
+        """Put whole sectors at `lba`. Raises OSError."""
+        write_all(self.fd, data, lba * SECTOR)
+        if self.bad:
+            self.bad.difference_update(range(lba, lba + len(data) // SECTOR))
+
+    def finish(self) -> None:
+        """Make it durable. Raises PlatformError when a bad sector is left, and OSError."""
+        if self.bad:
+            where = f"sector {min(self.bad)}" + (f" and {len(self.bad) - 1} more" if len(self.bad) > 1 else "")
+            hint = "the mirror is corrupt here; what it holds can only come from the protected site again"
+            raise PlatformError(f"{where}: checksum of the content is wrong", place=str(self.origin), hint=hint)
+        os.fsync(self.fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.fd)
+
+
+class Mirror:
+    """One volume's mirror disk, created when it is not there. All methods raise OSError for what the disk does."""
+
+    def __init__(self, path: Path, sectors: int) -> None:
+        self.path, self.sectors = path, sectors
+        self._fd = create_sparse(path, sectors * SECTOR)
+        try:
+            self._sums = create_sparse(path.with_suffix(".sums"), sectors * _SUM.itemsize)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def write(self, lba: int, data: Payload) -> None:
+        """Put whole sectors at `lba`; durable after `sync`."""
+        write_all(self._fd, data, lba * SECTOR)
+        write_all(self._sums, np.array(_sums(data, lba), _SUM).tobytes(), lba * _SUM.itemsize)
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        os.fdatasync(self._fd)
+        os.fdatasync(self._sums)
+
+    def copy(self, path: Path) -> Image:
+        """A new image file with everything that the mirror holds; what does not verify is in its `bad`."""
+        image = Image(path, self.sectors, self.path)
+        try:
+            for lba in range(0, self.sectors, _CHUNK):
+                self._copy(image, lba, min(_CHUNK, self.sectors - lba))
+        except BaseException:
+            image.close()
+            raise
+        return image
+
+    def _copy(self, image: Image, lba: int, n: int) -> None:
+        data = read_exactly(self._fd, n * SECTOR, lba * SECTOR, self.path)
+        sums = read_exactly(self._sums, n * _SUM.itemsize, lba * _SUM.itemsize, self.path.with_suffix(".sums"))
+        wanted, used = np.frombuffer(sums, _SUM), np.frombuffer(data, np.uint8).reshape(n, SECTOR).any(axis=1)
+        if not wanted.any() and not used.any():
+            return  # never written: a hole in the image too
+        wrong = np.where(wanted == 0, used, wanted != np.array(_sums(data, lba), _SUM))
+        image.bad.update((np.flatnonzero(wrong) + lba).tolist())
+        write_all(image.fd, data, lba * SECTOR)
+
+    def close(self) -> None:
+        """Close the files."""
+        os.close(self._fd)
+        os.close(self._sums)
