@@ -19,7 +19,7 @@ from drsim.verify.judge import judge as judged
 from drsim.verify.levels import Level
 from drsim.verify.words import clock, epoch
 
-MOST_VMS = 4
+MOST_VMS = 3
 """VMs of a point whose cut is shown; the rest is counted."""
 
 
@@ -94,7 +94,7 @@ def _print(verdicts: tuple[Verdict, ...], zero: int) -> None:
 def _cut(v: Verdict) -> str:
     if v.cut is None:
         return "-"
-    parts = [f"{vm} {k} of {n}" for vm, (k, n) in v.cut.items()]
+    parts = [f"{vm}: {k} of {n}" for vm, (k, n) in v.cut.items()]
     more = [f"and {plural(len(parts) - MOST_VMS, 'VM')}"] if len(parts) > MOST_VMS else []
     return ", ".join(parts[:MOST_VMS] + more)
 

@@ -13,6 +13,7 @@ import drsim
 from drsim.cli.explain import explain
 from drsim.cli.fit import fit
 from drsim.cli.judge import judge
+from drsim.cli.mutants import mutants
 from drsim.cli.run import run
 from drsim.cli.show import check, schema, show
 from drsim.cli.verify import replay, verify
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, check, schema, fit, judge, verify, replay, explain):
+for command in (run, show, check, schema, fit, judge, verify, replay, explain, mutants):
     app.command()(command)
 
 

@@ -215,7 +215,7 @@ class Diagram(Layout):
     def _writes(self) -> None:
         witness = (self.broken.present, self.broken.missing) if self.broken else ()
         for wrote in self.x.writes:
-            if wrote.issued < self.first and (wrote.acked or self.end) < self.first:
+            if not self.visible(wrote):
                 continue
             write, inside = wrote.write, self._inside(wrote.write)
             x, y, width, height = self.box(wrote)
@@ -227,7 +227,7 @@ class Diagram(Layout):
                           anchor="middle", bold=True)  # fmt: skip
             self.pen.keep_clear(x - 2, y - 2, width + 4, height + 4)
         for wrote in self.x.writes:
-            if wrote.issued >= self.first and any(wrote.write is each for each in witness):
+            if self.visible(wrote) and any(wrote.write is each for each in witness):
                 self.pen.box(*self.box(wrote), fill="none", stroke=BAD, weight=2.4, round_=4)
 
     def _cut(self) -> None:
@@ -260,7 +260,7 @@ class Diagram(Layout):
         broken = self.broken
         if broken is None:
             return
-        boxes = {id(w.write): self.box(w) for w in self.x.writes}
+        boxes = {id(w.write): self.box(w) for w in self.x.writes if self.visible(w)}
         missing = boxes.get(id(broken.missing))
         present = boxes.get(id(broken.present))
         match broken.prop:

@@ -25,7 +25,7 @@ from drsim.core.messages import (
     SyncDone,
 )  # fmt: skip
 from drsim.core.names import Address
-from drsim.verify.recorder import Carried, Wrote
+from drsim.verify.spans import Carried, Wrote
 from drsim.verify.story import Story
 
 WIDTH, LEFT, RIGHT, TOP = 1200.0, 176.0, 40.0, 132.0
@@ -71,6 +71,10 @@ class Layout:
         self.columns = self._columns([c for c in columns if c[0] >= self.first])
         self.lanes = self._lanes()
         self.bottom = max(lane.y + lane.height for lane in self.lanes.values())
+
+    def visible(self, wrote: Wrote) -> bool:
+        """Whether a write lasts into what is shown."""
+        return (wrote.acked or self.end) >= self.first
 
     def shown(self) -> Iterable[Carried]:
         """The messages that are drawn."""
@@ -144,7 +148,7 @@ class Layout:
         return lanes
 
     def _used(self) -> set[int | Address]:
-        used: set[int | Address] = {w.write.guest.vm for w in self.x.writes if w.issued >= self.first}
+        used: set[int | Address] = {w.write.guest.vm for w in self.x.writes if self.visible(w)}
         for carried in self.shown():
             if max(carried.sent, carried.arrived or 0) >= self.first:
                 used |= {carried.sender, carried.to}

@@ -330,9 +330,14 @@ def start(x: Explorer, a: int, b: int) -> None:
 
 
 def clock(x: Explorer, a: int, b: int) -> None:
-    """A site's clocks jump ahead."""
-    x.step_clock(("west", "east")[a % 2], 8 * b)
-    x.probes.add("a clock jumped")
+    """A site's clocks jump ahead; or a manager that is ahead is restarted, with its clock put right."""
+    ahead = [m for m in x.estate.managers.values() if x.skew.get(m) and m not in x.down]
+    if a % 4 == 3 and ahead:
+        x.crash(ahead[b % len(ahead)], b % 3)
+        x.boot(ahead[b % len(ahead)])
+    else:
+        x.step_clock(("west", "east")[a % 2], 8 * b)
+        x.probes.add("a clock jumped")
 
 
 OPERATIONS = (
@@ -368,7 +373,7 @@ OPERATIONS = (
     Operation("start", 4, start),
     Operation("tag", 1, tag),
     Operation("pin", 3, pin, "pins"),
-    Operation("clock", 2, clock, "clocks"),
+    Operation("clock", 3, clock, "clocks"),
 )
 TABLE = tuple(op for op in OPERATIONS for _ in range(op.weight))
 FAULTS = tuple(dict.fromkeys(op.fault for op in OPERATIONS if op.fault))

@@ -6,9 +6,8 @@ moments, for the time diagram. Words are found when the story is told, because a
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 from drsim.core.effects import Append, Effect, Forget, HoldGuests, Keep, Promote, Publish, ReleaseGuests
@@ -23,62 +22,7 @@ from drsim.verify.estate import Shape
 from drsim.verify.explorer import Explorer
 from drsim.verify.guests import Write
 from drsim.verify.plain import Words
-
-Say = Callable[[], str]
-
-
-@dataclass(slots=True)
-class Step:
-    """One choice. `then` is what came of it; `folded`: so much came of it that only what is notable is in `then`."""
-
-    say: Say
-    first: int
-    healing: bool
-    folded: bool = False
-    last: int = 0
-    then: list[Say] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Wrote:
-    """A guest's write: when it was issued, landed and acknowledged."""
-
-    write: Write
-    issued: int
-    landed: int | None = None
-    acked: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Carried:
-    """A message: when it was sent, and when it arrived or was lost."""
-
-    sender: Address
-    to: Address
-    message: Message
-    sent: int
-    arrived: int | None = None
-    lost: int | None = None
-
-
-@dataclass(slots=True)
-class Span:
-    """Something that lasts: a hold, a broken connection, a component that is down. `of` is who."""
-
-    kind: str
-    of: Address | Link
-    first: int
-    last: int | None = None
-
-
-@dataclass(slots=True)
-class Point:
-    """Something at one machine at one moment."""
-
-    at: int
-    address: Address
-    kind: str
-    say: Say
+from drsim.verify.spans import Carried, Point, Say, Span, Step, Wrote
 
 
 class Recorder(Explorer):
@@ -168,8 +112,14 @@ class Recorder(Explorer):
 
     def deliver(self, link: Link) -> None:
         message = self.queues[link][0]
-        self._flying[id(message)].popleft().arrived = self.moment + 1
+        self._landed(link, message).arrived = self.moment + 1
         super().deliver(link)
+
+    def _landed(self, link: Link, message: Message) -> Carried:
+        """The span of a message that is no longer under way."""
+        if not self._flying.get(id(message)):
+            self._appears(link, message, self.moment)
+        return self._flying[id(message)].popleft()
 
     def _appears(self, link: Link, message: Message, sent: int) -> Carried:
         """A message is under way that nobody sent like this: doubled, cut in two or joined."""
@@ -178,10 +128,10 @@ class Recorder(Explorer):
         self._flying.setdefault(id(message), deque()).append(carried)
         return carried
 
-    def _instead(self, link: Link, before: Sequence[Message], after: int) -> None:
-        """The first `after` messages of a queue have taken the place of those that were there."""
-        gone = [self._flying[id(message)].popleft() for message in before]
-        for message in list(self.queues[link])[:after]:
+    def _instead(self, link: Link, before: Sequence[Message], after: Sequence[Message]) -> None:
+        """Messages in a queue have taken the place of others."""
+        gone = [self._landed(link, message) for message in before]
+        for message in after:
             self._appears(link, message, gone[0].sent)
         for carried in gone:
             self.carried.remove(carried)
@@ -189,12 +139,9 @@ class Recorder(Explorer):
     def sever(self, link: Link) -> None:
         for way in (link, link[::-1]):
             for message in self.queues.get(way, ()):
-                self._gone(message)
+                self._landed(way, message).lost = self.moment + 1
         self.spans.append(Span("lost", link, self.moment + 1))
         super().sever(link)
-
-    def _gone(self, message: Message) -> None:
-        self._flying[id(message)].popleft().lost = self.moment + 1
 
     def _end(self, kind: str, of: object) -> None:
         for span in self.spans:
@@ -338,7 +285,7 @@ class Recorder(Explorer):
         with self._choice(
             lambda: f"{self.words.message(message)} was lost on its way to {self.words.place(link[1])}", quiet=True
         ):
-            self._gone(message)
+            self._landed(link, message).lost = self.moment + 1
             super().drop(link)
 
     def again(self, link: Link) -> None:
@@ -354,17 +301,28 @@ class Recorder(Explorer):
         with self._choice(lambda: f"{self.words.message(b)} overtook {self.words.message(a)}", quiet=True):
             super().overtake(link)
 
+    def overlap(self, link: Link) -> None:
+        b = self.queues[link][1]
+        with self._choice(lambda: f"{self.words.message(b)} will bring what is in the one before it again", quiet=True):
+            super().overlap(link)
+            self._instead(link, [b], [self.queues[link][1]])
+
+    def prefer(self, link: Link, at: int) -> None:
+        a, b = self.queues[link][0], self.queues[link][at]
+        with self._choice(lambda: f"{self.words.message(b)} overtook {self.words.message(a)}", quiet=True):
+            super().prefer(link, at)
+
     def cut_frame(self, link: Link, at: int) -> None:
         frame = self.queues[link][0]
         with self._choice(lambda: f"{self.words.message(frame)} was cut in two", quiet=True):
             super().cut_frame(link, at)
-            self._instead(link, [frame], 2)
+            self._instead(link, [frame], list(self.queues[link])[:2])
 
     def join_frames(self, link: Link) -> None:
         a, b = list(self.queues[link])[:2]
         with self._choice(lambda: f"{self.words.message(a)} and {self.words.message(b)} were joined", quiet=True):
             super().join_frames(link)
-            self._instead(link, [a, b], 1)
+            self._instead(link, [a, b], [self.queues[link][0]])
 
     def replay(self, frame: Frame) -> None:
         link = (frame.stream.source, frame.stream.target)

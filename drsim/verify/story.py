@@ -9,7 +9,8 @@ from drsim.verify.guests import Guest, Write
 from drsim.verify.hunt import HUNTERS, judge
 from drsim.verify.plain import listing
 from drsim.verify.program import run
-from drsim.verify.recorder import Recorder, Step
+from drsim.verify.recorder import Recorder
+from drsim.verify.spans import Step
 from drsim.verify.store_programs import HEAD, MASKED, TABLE
 from drsim.verify.violation import Violation
 

@@ -1,10 +1,11 @@
 """How fast is drsim? Writes per second of both fidelities against the plain SimPy yardstick, in one run.
 
-    python experiments/speed/run.py [--json] [--repeat N]
+    python experiments/speed/run.py [--json] [--repeat N] [--only simulation|verification]
 
 All three simulate the same steady two-site path on one core: 10 VMs on one protected host, 2,000 writes/s of 4 KiB
 each, 1 Gbit/s. Runs alternate, so that a noisy machine disturbs all alike; medians are printed, and the ratios of
 medians. Counted are guest writes that reached the journal; building the model is part of the time.
+The verification's figures are in verification.py.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import verification
 import yardstick
 
 from drsim.sim.run import simulate
@@ -91,10 +93,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument("--only", choices=("simulation", "verification"), help="one half of the figures")
     options = parser.parse_args()
-    figures = measure(options.repeat)
+    figures = measure(options.repeat) if options.only != "verification" else {}
+    if options.only != "simulation":
+        figures["verification"] = verification.measure(options.repeat)
     if options.json:
         print(json.dumps(figures, indent=2))
+        return
+    _show(figures)
+
+
+def _show(figures: dict[str, Any]) -> None:
+    verified = figures.get("verification", {})
+    for name, asked in verified.get("required", {}).items():
+        print(f"{name:<22} {verified[name]:>10,}  required {asked}")
+    if verified:
+        print(f"{'mutants_killed':<22} {verified['mutants_killed']:>10}")
+    if "writes_per_s" not in figures:
         return
     for name, value in figures["writes_per_s"].items():
         ratio = figures["ratio_to_yardstick"].get(name)

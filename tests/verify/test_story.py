@@ -10,7 +10,14 @@ from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
-from verify.test_litmus import early_ack, everything_ages, first_journal_lists, in_flight_forgotten, naive_marker
+from verify.test_litmus import (
+    early_ack,
+    ended_epoch_reached,
+    everything_ages,
+    first_journal_lists,
+    in_flight_forgotten,
+    naive_marker,
+)  # fmt: skip
 
 from drsim.core.facts import Fact
 from drsim.core.messages import Frame, Message
@@ -220,6 +227,41 @@ def test_listed_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
     assert story.lines()[3] == "The connection from VRA h2 to recovery VRA r1 carried nothing."
     assert "checkpoint 1 is listed and a journal does not have it" in story.verdict.lower()
     assert "(crm:VRA h2>recovery VRA r1)" in story.verdict
+
+
+def test_other_content_than_it_ought_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended_epoch_reached(monkeypatch)
+
+    def script(x: Recorder) -> None:
+        write(x, 1)
+        x.tick("crm")
+        x.arrive((MANAGER, H1))  # type: ignore[arg-type]
+        x.arrive((H1, MANAGER))  # type: ignore[arg-type]
+        x.break_link((H1, R1))  # type: ignore[arg-type]
+        write(x, 1)
+        x.renew((H1, R1))  # type: ignore[arg-type]
+        x.drain()
+
+    story = broken(script, ONE)
+    assert story.broken is not None
+    assert story.broken.prop == "P5"
+    assert story.broken.why == (
+        "Checkpoint 1 is VM 1 after write 1. Recovered from it now, sector 0 of the VM holds nothing; it ought to hold "
+        "the data of write 1 of VM 1"
+    )
+
+
+def test_a_checkpoint_that_lacks_what_was_done_before_it_was_asked_for() -> None:
+    x = Recorder(ONE)
+    made = write(x, 1)
+    x.tick("crm")
+    x.drain()
+    x.checks.cuts["crm", CheckpointId(1)] = {VmId(1): 0}
+    seen = why(x, Violation("P5", "stale", vpg="crm", checkpoint=CheckpointId(1), vm=VmId(1)))
+    assert seen.missing is made
+    assert seen.why == (
+        "Checkpoint 1 lacks write 1 of VM 1, which had been acknowledged at step 1, before the checkpoint was asked for"
+    )
 
 
 def test_the_core_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from drsim.core.catalog import Catalog
-from drsim.core.effects import Arm, Effect, ReleaseGuests, Send
+from drsim.core.effects import Effect, ReleaseGuests, Send
 from drsim.core.messages import Age, Await, Checkpoint, Cut, Held, Hold, Listed, Missed, Reached
 from drsim.core.names import Address
 from drsim.core.protected_vra import ProtectedVra
@@ -33,24 +33,20 @@ def naive_marker() -> Patch:
 @mutant("18", "B10", by=("P4",))
 def cut_by_wall_clocks() -> Patch:
     """Each host takes its part of a checkpoint when its own clock strikes the agreed time; no guest is held."""
-    hold, fired = ProtectedVra._hold, ProtectedVra._fired
-    due: dict[tuple[Address, str], Hold] = {}
+    hold = ProtectedVra._hold
+    agreed: set[tuple[Address, str, int]] = set()
 
     def mutated(self: ProtectedVra, message: Hold) -> list[Effect]:
-        if message.alone:
-            return hold(self, message)
-        due[self.address, message.vpg] = message
-        return [Arm(f"strikes {message.vpg}", Ns(1))]
+        time = (self.address, message.vpg, message.checkpoint)
+        if message.alone or time in agreed:
+            agreed.discard(time)
+            effects = hold(self, message)
+            held = [ReleaseGuests(message.vpg, message.checkpoint)] if message.vpg in self._holds else []
+            return [*effects, *held]
+        agreed.add(time)
+        return [Send(self.address, message)]  # the clock strikes sooner or later
 
-    def strikes(self: ProtectedVra, timer: str) -> list[Effect]:
-        if not timer.startswith("strikes "):
-            return fired(self, timer)
-        message = due.pop((self.address, timer.removeprefix("strikes ")))
-        effects = hold(self, message)
-        held = [ReleaseGuests(message.vpg, message.checkpoint)] if message.vpg in self._holds else []
-        return [*effects, *held]
-
-    return several(patched(ProtectedVra, "_hold", mutated), patched(ProtectedVra, "_fired", strikes))
+    return patched(ProtectedVra, "_hold", mutated)
 
 
 @mutant(by=("P4",))
@@ -109,7 +105,7 @@ def first_journal_lists() -> Patch:
     return patched(Catalog, "_reached", mutated)
 
 
-@mutant("B12", by=("P6",))
+@mutant("B12", by=("P6", "P22"))
 def latest_of_any_vm() -> Patch:
     """The newest recovery point told is the newest that some VM has, not the newest that all have."""
     reached = Catalog._reached
