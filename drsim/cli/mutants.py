@@ -19,7 +19,9 @@ COLUMNS = ("number", "mutant", "what is broken", "property", "programs", "second
 
 
 def mutants(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or numbers of mutants; all when none is given.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names or numbers of mutants; all when none is given.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each may live.")] = SECONDS,
     seed: Annotated[int, typer.Option(min=0, help="Number of the first program.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are cores.")] = None,
@@ -97,7 +99,9 @@ def _print(kills: list[Kill], *, complete: bool) -> None:
         if not kill.killed:
             console.print(f"{kill.mutant} survives. {f'First seen: {kill.also}' if kill.also else 'Nothing was seen.'}")
     if complete:
-        console.print(f"{len(LATER)} numbers of the lists wait for parts that the core does not have yet (--json names them).")
+        console.print(
+            f"{len(LATER)} numbers of the lists wait for parts that the core does not have yet (--json names them)."
+        )
     spent = [kill.seconds for kill in kills if kill.killed]
     middle = f", median {median(spent):.2f} s, slowest {max(spent):.1f} s" if spent else ""
     console.print(f"{len(spent)} of {len(kills)} killed{middle}")

@@ -438,9 +438,7 @@ class Checkers:
         if not self.enabled:
             return
         match fact:
-            case CheckpointSealed(vpg=vpg, checkpoint=checkpoint, tag=tag):
-                if tag:
-                    self.x.tags[vpg].remove(tag)
+            case CheckpointSealed(vpg=vpg, checkpoint=checkpoint):
                 cut = self.cuts[vpg, checkpoint]
                 guests = [(g, cut[g.vm]) for g in self.guests_of[vpg]]
                 closed(guests, checkpoint)

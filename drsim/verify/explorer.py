@@ -39,7 +39,7 @@ from drsim.core.effects import (
 )  # fmt: skip
 from drsim.core.errors import DrsimError, PlatformError, StoreFull
 from drsim.core.events import Event, GuestWrote, PinAsked, Received, Started, TagAsked
-from drsim.core.facts import Fact
+from drsim.core.facts import CheckpointSealed, Fact
 from drsim.core.kernel import Sink
 from drsim.core.messages import Checkpoint, Frame, Held, Message
 from drsim.core.names import Address, CheckpointId, StreamId, VmId
@@ -168,6 +168,8 @@ class Explorer(Bags):
                 self._acknowledge(address, vpg)
             case Publish(fact):
                 self.facts.append(fact)
+                if isinstance(fact, CheckpointSealed) and fact.tag:
+                    self.tags[fact.vpg].remove(fact.tag)
                 self.checks.published(address, fact)
 
     def perform(self, effect: Effect) -> object:

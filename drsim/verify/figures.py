@@ -55,7 +55,7 @@ def model_of(program: bytes) -> Model:
     a, b, c, d, e, f, *_ = program
     hosts = 1 + c % 2
     link: dict[str, Any] = {
-        "between": ["london", "leeds"], "bandwidth": ("100 Mbit/s", "2 Mbit/s", "500 kbit/s")[d % 3],
+        "between": ["london", "leeds"], "bandwidth": ("100 Mbit/s", "2 Mbit/s", "1 Mbit/s")[d % 3],
         "latency": f"{1 + d // 3} ms",
     }  # fmt: skip
     if program[10] % 4 == 1:
@@ -66,7 +66,7 @@ def model_of(program: bytes) -> Model:
             "sites": {"london": {}, "leeds": {}},
             "datastores": {"san-1": {"site": "london"}, "san-2": {"site": "leeds"}},
             "hosts": {
-                **{f"london-{n + 1}": {"site": "london", "vra": {"ram": "1 GiB"}} for n in range(hosts)},
+                **{f"london-{n + 1}": {"site": "london", "vra": {"ram": 1}} for n in range(hosts)},
                 "leeds-1": {"site": "leeds"},
             },
             "links": {"wan": link},
@@ -108,8 +108,8 @@ class Counted(Direction):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.handed = {"data": 0.0, "sync": 0.0}
-        self.unsent = {"data": 0.0, "sync": 0.0}
+        self.handed = dict.fromkeys(self.sent, 0.0)
+        self.unsent = dict.fromkeys(self.sent, 0.0)
 
     def carry(self, stream: Any, priority: str, nbytes: float, kind: str, deliver: Callable[[], None]) -> None:
         """Count and carry."""
@@ -125,7 +125,7 @@ class Counted(Direction):
 
     def left(self, stream: Any = None) -> dict[str, float]:
         """Bytes that have not left yet, of one stream or of all."""
-        left = {"data": 0.0, "sync": 0.0}
+        left = dict.fromkeys(self.sent, 0.0)
         for id_, flow in self._flows.items():
             if stream is None or id_ == stream:
                 for job in flow.jobs:
@@ -165,7 +165,9 @@ class Watch(TraceDigest):
                     held = world.included[VPG, checkpoint].writes
                     if held < truth.acknowledged[checkpoint]:
                         more = truth.acknowledged[checkpoint] - held
-                        raise Violation("P6", f"{more} writes acknowledged before checkpoint {checkpoint} are not in it")
+                        raise Violation(
+                            "P6", f"{more} writes acknowledged before checkpoint {checkpoint} are not in it"
+                        )
                     truth.newest.append((now, truth.taken[checkpoint]))
                 case Publish(CheckpointsRetired(before=None)):
                     truth.newest.append((now, 0))
@@ -201,7 +203,8 @@ def wan(run: Run, links: dict[tuple[str, str], Counted]) -> None:
         other = run.model.links[name].between[run.model.links[name].between[0] == end]
         reported = run.recorder.samples[-1].wan[f"{name} {end}>{other}"]
         left = direction.left()
-        for kind, handed in direction.handed.items():
+        for kind in ("data", "sync"):
+            handed = direction.handed[kind]
             truth = handed - direction.unsent[kind] - left[kind]
             if abs(reported[kind] - truth) > 1e-3 + 1e-9 * handed:
                 said = f"{name} from {end}: {reported[kind]:.0f} bytes of {kind} are reported, {truth:.0f} were sent"

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from drsim.core.kernel import Sink
 from drsim.core.trace import TraceDigest
+from drsim.verify.figures import LENGTH as FIGURES_LENGTH
+from drsim.verify.figures import play as play_figures
+from drsim.verify.figures import random_figures
 from drsim.verify.probes import reached
 from drsim.verify.program import HEAD, LENGTH, random_program, run
 from drsim.verify.store_programs import HEAD as STORE_HEAD
@@ -85,11 +88,23 @@ def _stored(program: bytes) -> str:
     return run_store_program(program).digest
 
 
+def _figures(program: bytes) -> Played:
+    play_figures(program)
+    return Played()
+
+
+def _figured(program: bytes) -> str:
+    return play_figures(program).trace_digest
+
+
 HUNTERS = {
     "explorer": Hunter(
         "explorer", LENGTH, HEAD, 3, random_program, _explore, _explored, share=12, batch=50, trace=_trace
     ),
     "twins": Hunter("twins", LENGTH, HEAD, 3, random_program, _twins, _explored, share=1, batch=25, trace=_trace),
+    "figures": Hunter(
+        "figures", FIGURES_LENGTH, FIGURES_LENGTH, 1, random_figures, _figures, _figured, share=1, batch=10
+    ),
     "store": Hunter(
         "store", STORE_LENGTH, STORE_HEAD, 3, random_store_program, _store, _stored, share=1, batch=25
     ),

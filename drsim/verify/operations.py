@@ -341,7 +341,7 @@ def clock(x: Explorer, a: int, b: int) -> None:
 
 
 OPERATIONS = (
-    Operation("deliver", 44, deliver),
+    Operation("deliver", 43, deliver),
     Operation("write", 38, write),
     Operation("pair", 22, pair),
     Operation("perform", 38, perform),

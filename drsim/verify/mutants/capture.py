@@ -85,7 +85,7 @@ def frame_cut_where_a_batch_ends() -> Patch:
 
 @mutant(by=("P10",), hunter="twins")
 def overflow_takes_the_whole_batch() -> Patch:
-    """When the buffer is full, rows of the batch that still had room are marked dirty with the rest."""
+    """When the buffer is full, rows of the batch that were captured while there was room are captured once more."""
     overflow = ProtectedVra._overflow
 
     def mutated(self: ProtectedVra, sender: Sender, event: GuestWrote, taken: int) -> object:

@@ -188,7 +188,9 @@ def truncation_races_an_append() -> Patch:
     def mutated(self: StreamDisks, effect: Promote) -> None:
         _, durable = there.pop(id(effect), (effect, self.end))
         keep = {vm: bisect_right(d.lsns, n) for (vm, d), n in zip(self.vms.items(), durable, strict=True)}
-        kept = {vm: keep[vm] - bisect_right(d.lsns, n) for (vm, d), n in zip(self.vms.items(), effect.upto, strict=True)}
+        kept = {
+            vm: keep[vm] - bisect_right(d.lsns, n) for (vm, d), n in zip(self.vms.items(), effect.upto, strict=True)
+        }
         promote(self, effect)
         for vm, disks in self.vms.items():
             n = max(0, len(disks.lsns) - kept[vm])
@@ -248,5 +250,3 @@ def rollback_keeps_the_count() -> Patch:
         self.appended = self.durable
 
     return patched(Journal, "rollback", mutated)
-
-

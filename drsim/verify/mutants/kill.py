@@ -64,9 +64,7 @@ def kill(mutant: Mutant, *, seconds: float = SECONDS, seed: int = 0) -> Kill:
             spent = time.monotonic() - began
             if isinstance(seen, Violation) and seen.prop in mutant.properties:
                 token = str(Token(hunter.name, program))
-                return Kill(
-                    mutant.name, True, seen.prop, seen.message, also, played, spent, token, asserted=__debug__
-                )
+                return Kill(mutant.name, True, seen.prop, seen.message, also, played, spent, token, asserted=__debug__)
             if seen is not None and not also:
                 also = f"{type(seen).__name__}: {seen}"
             if spent >= seconds:

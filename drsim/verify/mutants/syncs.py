@@ -306,5 +306,3 @@ def only_durable_told() -> Patch:
         return [Send(self.spec.id.source, Standing(self.spec.id, self.generation, self.epoch, self.durable))]
 
     return patched(Receiver, "where", mutated)
-
-
