@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from drsim.verify.mutants import BY_NAME, LATER, Mutant
+from drsim.verify.mutants import BY_NAME, LATER
+from drsim.verify.mutants.base import Mutant
 from drsim.verify.mutants.kill import SECONDS, Kill, kill_apart, named
 
 COLUMNS = ("number", "mutant", "what is broken", "property", "programs", "seconds")

@@ -146,7 +146,7 @@ class DirtyBitmap:
         The same array until something changes.
         """
         self._merge()
-        return self._keys, tuple(self._runs)
+        return self._keys, tuple(self._runs) if self._runs else ()
 
     def covers(self, volume: int, lba: int) -> bool:
         """Whether the region of this sector is dirty."""

@@ -68,4 +68,6 @@ class Kernel:
             return []
         n = self._issued[address]
         self._issued[address] = n + len(effects)
+        if len(effects) == 1:
+            return [(EffectId(address, n), effects[0])]
         return [(EffectId(address, n + k), effect) for k, effect in enumerate(effects)]

@@ -25,7 +25,7 @@ claims no service level until the catalogue tells what is listed, and learns fro
 sealed and not yet listed is lost with its memory; nobody was promised it.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from drsim.core.effects import Arm, Effect, Publish, Send
 from drsim.core.errors import PeerError
@@ -230,8 +230,9 @@ class Vpg:
         """Derive the regions anew; publish them when they changed."""
         worst = next(iter(self._syncing.values()), None)
         paused = worst is not None and worst.waiting and self._connected
-        regions = replace(
-            self.regions,
+        regions = Regions(
+            lifecycle=self.regions.lifecycle,
+            phase=self.regions.phase,
             sync=Sync.IN_SYNC if worst is None else Sync.PAUSED_SYSTEM if paused else Sync.BITMAP,
             peer=self._peer(),
             health=Health.JOURNAL_STORAGE if self._stores else Health.OK,

@@ -77,6 +77,9 @@ class Bags:
     def told(self, address: Address, effect: Unanswered) -> None:
         """An effect that needs no answer."""
 
+    def stepped(self, address: Address, event: Event) -> None:
+        """A machine took a step, and its effects are in the bags."""
+
     # -- one step ---------------------------------------------------------------------------------------------
 
     def post(self, address: Address, event: Event) -> None:
@@ -93,14 +96,18 @@ class Bags:
                 self.timers[address, effect.timer] = self.now + effect.delay  # type: ignore[union-attr]
             else:
                 self.told(address, effect)  # type: ignore[arg-type]
+        self.stepped(address, event)
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
         """A message goes on its way, if there is one."""
-        if (sender, to) in self.cut or (to, sender) in self.cut or to in self.down:
+        link = sender, to
+        if self.cut and (link in self.cut or (to, sender) in self.cut):
             return
-        queue = self.queues.get((sender, to))
+        if to in self.down:
+            return
+        queue = self.queues.get(link)
         if queue is None:
-            queue = self.queues[sender, to] = deque()
+            queue = self.queues[link] = deque()
         queue.append(message)
 
     def _begin(self, key: Key, id_: EffectId, effect: Effect) -> None:

@@ -6,7 +6,6 @@ each is asked: after every step of a protected VRA, at every message, fact and e
 """
 
 from collections.abc import Iterable
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from drsim.core.effects import Promote
@@ -17,15 +16,15 @@ from drsim.core.messages import Ack, Checkpoint, Frame, Held, Hold, Listed, Mess
 from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId
 from drsim.core.sender import Sender
 from drsim.core.status import ALLOWED, Lifecycle, Peer, Regions, Sync, project
+from drsim.core.units import SECTOR
 from drsim.core.window import reaches
 from drsim.verify.estate import VpgEstate
-from drsim.verify.guests import NEVER, Guest, Write, bits
+from drsim.verify.guests import NEVER, Guest, Write
+from drsim.verify.superset import Superset
 from drsim.verify.violation import Violation
 
 if TYPE_CHECKING:
     from drsim.verify.explorer import Explorer
-
-Masks = dict[int, tuple[Frame, list[tuple[VmId, int]]]]  # by identity of the frame, which is kept so that it stays
 
 PROPERTIES = {
     "P1": "capture soundness: nothing is acknowledged before it is captured, in the order in which the disk has it",
@@ -63,7 +62,7 @@ LATER = {
 }
 
 
-# -- P1, P12: the source side -------------------------------------------------------------------------------------
+# -- P1: the source side -------------------------------------------------------------------------------------
 
 
 def capture(write: Write) -> None:
@@ -73,77 +72,6 @@ def capture(write: Write) -> None:
         raise Violation("P1", f"VM {guest.vm}: a write was acknowledged before it was captured")
     if guest.disk != guest.image:
         raise Violation("P1", f"VM {guest.vm}: its disk is not what its writes make in the order of their capture")
-
-
-def superset(x: "Explorer", spec: StreamSpec) -> None:
-    """P12, after every step of a protected VRA: sectors that differ are dirty, in flight or queued.
-
-    Compares the content that is durable at the other side; not how much more is marked than differs.
-    """
-    differ: dict[VmId, int] = {}
-    disks = x.disks[spec.id].vms
-    for vm in spec.vms:
-        guest = x.guests[vm]
-        if guest.disk != disks[vm].tip:
-            differ[vm] = int.from_bytes(guest.disk, "little") ^ int.from_bytes(disks[vm].tip, "little")
-    if not differ:
-        return
-    sender = x.sender(spec.id)
-    _take_away(x, spec, sender, differ)
-    if any(differ.values()):
-        dirty = _dirty(x, spec.id, sender)
-        for vm, left in differ.items():
-            left &= ~dirty.get(vm, 0)
-            if left:
-                sector = ((left & -left).bit_length() - 1) // 16
-                said = f"VM {vm} sector {sector} differs and nobody will send it ({spec.id})"
-                raise Violation("P12", said, stream=spec.id, vm=vm, sector=sector)
-
-
-def _dirty(x: "Explorer", stream: StreamId, sender: Sender) -> dict[VmId, int]:
-    """The sectors of each VM that the bitmap covers; computed anew only when it has changed."""
-    keys, runs = sender.bitmap.regions()
-    cached = x.checks.dirty.get(stream)
-    if cached is not None and cached[0] is keys and cached[1] == runs:
-        return cached[2]
-    masks: dict[VmId, int] = {}
-    for key in chain(keys.tolist(), *(range(*run) for run in runs)):
-        vm, mask = x.estate.regions[key]
-        masks[vm] = masks.get(vm, 0) | mask
-    x.checks.dirty[stream] = keys, runs, masks
-    return masks
-
-
-def _take_away(x: "Explorer", spec: StreamSpec, sender: Sender, differ: dict[VmId, int]) -> None:
-    """Leave of what differs only what is neither open, queued nor in flight."""
-    writes = x.rows[spec.id].writes
-    for part in sender._open.parts:
-        for row in part.issued.tolist():
-            write = writes[row]
-            if write.guest.vm in differ:
-                differ[write.guest.vm] &= ~write.mask
-    known = x.checks.masks
-    for frame in (*sender.window, *sender._queue):
-        _, masks = known.get(id(frame)) or _masks(x, frame, known)
-        for vm, mask in masks:
-            if vm in differ:
-                differ[vm] &= ~mask
-
-
-def _masks(x: "Explorer", frame: Frame, known: Masks) -> tuple[Frame, list[tuple[VmId, int]]]:
-    """The sectors of a frame's rows; computed once, because a frame stays in the window for many steps."""
-    if frame.sync:
-        batch = frame.batch
-        columns = (batch.vm.tolist(), batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist())
-        masks = [
-            (VmId(vm), bits(x.guests[VmId(vm)].offset[volume] + lba, n))
-            for vm, volume, lba, n in zip(*columns, strict=True)
-        ]
-    else:
-        writes = x.rows[frame.stream].writes
-        masks = [(writes[row].guest.vm, writes[row].mask) for row in frame.batch.issued.tolist()]
-    known[id(frame)] = frame, masks
-    return known[id(frame)]
 
 
 # -- P2, P9, P16, P11: the journals -------------------------------------------------------------------------------
@@ -161,8 +89,9 @@ def fidelity(x: "Explorer", frame: Frame, newest: dict[VmId, int]) -> None:
         raise Violation("P22", f"a frame says {frame.sizes} bytes, its rows have {sizes} ({frame.stream})")
     if frame.batch.payload is not None:
         return
+    writes = x.rows[frame.stream].writes
     for row in frame.batch.issued.tolist():
-        write = x.rows[frame.stream].writes[row]
+        write = writes[row]
         vm = write.guest.vm
         last = disks.vms[vm].last
         if write.index <= newest[vm]:
@@ -182,9 +111,11 @@ def fresh(x: "Explorer", message: Resync) -> None:
 
 def within_limit(x: "Explorer", stream: StreamId) -> None:
     """P11: a journal never passes its hard limit. Compares the store's bytes, not the core's account of them."""
-    spec = x.estate.streams[stream]
-    for vm in spec.vms:
-        if spec.limit is not None and x.disks[stream].nbytes(vm) > spec.limit:
+    limit = x.shape.limit
+    if limit is None:
+        return
+    for vm in x.estate.streams[stream].vms:
+        if x.disks[stream].nbytes(vm) > limit * SECTOR:
             raise Violation("P11", f"the journal of VM {vm} has passed its hard limit")
 
 
@@ -392,11 +323,11 @@ class Checkers:
         self.guests_of = {vpg.name: [x.guests[vm] for s in vpg.streams for vm in s.vms] for vpg in x.estate.vpgs}
         self._newest = dict.fromkeys(x.guests, 0)
         self._mirrors: dict[VmId, bytes] = {}
-        self.masks: Masks = {}
-        self.dirty: dict[StreamId, tuple[object, object, dict[VmId, int]]] = {}
         estate = x.estate
         sources = estate.sources if enabled else ()
-        self._streams = {a: {s.id: s for s in estate.streams.values() if s.id.source == a} for a in sources}
+        self._streams = {
+            a: {id_: Superset(x, spec) for id_, spec in estate.streams.items() if id_.source == a} for a in sources
+        }
         self._managers = {vpg.manager: vpg.name for vpg in estate.vpgs} if enabled else {}
 
     def stepped(self, address: Address, event: Event) -> None:
@@ -405,10 +336,10 @@ class Checkers:
         if streams is not None:
             stream = getattr(event.message if isinstance(event, Received) else event, "stream", None)
             if stream is not None:
-                superset(self.x, streams[stream])
+                streams[stream].check()
             else:
-                for spec in streams.values():
-                    superset(self.x, spec)
+                for superset in streams.values():
+                    superset.check()
         elif address in self._managers:
             honest(self.x, self._managers[address])
 

@@ -145,9 +145,7 @@ class Explorer(Bags):
 
     # -- the bags' effects ------------------------------------------------------------------------------------
 
-    def post(self, address: Address, event: Event) -> None:
-        """An event reaches a machine; then what must hold after every step is looked at."""
-        super().post(address, event)
+    def stepped(self, address: Address, event: Event) -> None:
         self.checks.stepped(address, event)
 
     def send(self, sender: Address, to: Address, message: Message) -> None:

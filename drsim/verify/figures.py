@@ -198,7 +198,7 @@ def play(program: bytes) -> Run:
 
 
 def wan(run: Run, links: dict[tuple[str, str], Counted]) -> None:
-    """P22: bytes on each link are those handed to it, less those that have not left and never will. One in a billion."""
+    """P22: bytes on each link are those handed to it, less those that have not left and never will."""
     for (name, end), direction in links.items():
         other = run.model.links[name].between[run.model.links[name].between[0] == end]
         reported = run.recorder.samples[-1].wan[f"{name} {end}>{other}"]

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from drsim.core.errors import PlatformError
 from drsim.core.kernel import Sink
@@ -66,9 +67,9 @@ class _Until(Recording):
 
     over = False
 
-    def record(self, *step: object) -> None:  # type: ignore[override]
+    def record(self, *step: Any) -> None:
         if not self.over:
-            super().record(*step)  # type: ignore[arg-type]
+            super().record(*step)
 
 
 def run_twins(program: bytes) -> Explorer:

@@ -1,4 +1,4 @@
-"""Store programs: clean on the real store, the same in any process; they reach what they should and see mistakes (mutants/stores.py)."""
+"""Store programs: clean on the real store, the same in any process, and they reach what they should."""
 
 import os
 import subprocess

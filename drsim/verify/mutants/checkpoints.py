@@ -67,13 +67,15 @@ def sealed_without_confirmation() -> Patch:
 @mutant(by=("P5",))
 def open_frame_left_out() -> Patch:
     """A checkpoint's cut is where the frames end that were cut, without the rows that still collect."""
+    hold, flush = ProtectedVra._hold, Sender.flush
 
     def mutated(self: ProtectedVra, message: Hold) -> list[Effect]:
-        flush = Sender.flush
-        with patched(Sender, "flush", lambda self: [] if self._open.rows else flush(self)):
+        with several(
+            patched(Sender, "flush", lambda sender: [] if sender._open.rows else flush(sender)),
+            patched(Sender, "cut", lambda sender: Cut(sender.epoch, sender.numbered)),
+        ):
             return hold(self, message)
 
-    hold = ProtectedVra._hold
     return patched(ProtectedVra, "_hold", mutated)
 
 
@@ -213,7 +215,7 @@ def numbers_given_again() -> Patch:
 
 @mutant("21", by=("P5", "P11", "P22"))
 def listed_by_stamp() -> Patch:
-    """The list is kept in the order of the stamps, and a clock that was set back puts a new checkpoint before old ones."""
+    """The list is in the order of the stamps, and a clock that was set back puts a new checkpoint before old ones."""
     listing = Catalog._list
 
     def mutated(self: Catalog, checkpoint: Checkpoint) -> list[Effect]:

@@ -187,10 +187,8 @@ def truncation_races_an_append() -> Patch:
 
     def mutated(self: StreamDisks, effect: Promote) -> None:
         _, durable = there.pop(id(effect), (effect, self.end))
-        keep = {vm: bisect_right(d.lsns, n) for (vm, d), n in zip(self.vms.items(), durable, strict=True)}
-        kept = {
-            vm: keep[vm] - bisect_right(d.lsns, n) for (vm, d), n in zip(self.vms.items(), effect.upto, strict=True)
-        }
+        stay = zip(self.vms.items(), effect.upto, durable, strict=True)
+        kept = {vm: bisect_right(d.lsns, end) - bisect_right(d.lsns, upto) for (vm, d), upto, end in stay}
         promote(self, effect)
         for vm, disks in self.vms.items():
             n = max(0, len(disks.lsns) - kept[vm])

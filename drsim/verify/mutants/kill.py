@@ -23,7 +23,8 @@ from typing import IO
 
 from drsim.core.errors import FileError, PlatformError
 from drsim.verify.hunt import HUNTERS
-from drsim.verify.mutants import BY_NAME, Mutant
+from drsim.verify.mutants import BY_NAME
+from drsim.verify.mutants.base import Mutant
 from drsim.verify.token import Token
 from drsim.verify.violation import Violation
 
