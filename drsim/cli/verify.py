@@ -17,10 +17,10 @@ from rich.table import Table
 
 from drsim.core.errors import FileError
 from drsim.core.trace import TraceLines
-from drsim.verify.checkers import LATER, PROPERTIES
 from drsim.verify.complaint import complaint, demand
 from drsim.verify.hunt import HUNTERS, watch
 from drsim.verify.probes import PROBES
+from drsim.verify.properties import LATER, PROPERTIES
 from drsim.verify.store_programs import StoreProbes
 from drsim.verify.swarm import Tally, operations, swarm
 from drsim.verify.token import decode

@@ -1,6 +1,6 @@
 """Complaint: what a person reads when a program failed. The property, what was seen, and how to see it again."""
 
-from drsim.verify.checkers import PROPERTIES
+from drsim.verify.properties import PROPERTIES
 from drsim.verify.swarm import Found
 
 

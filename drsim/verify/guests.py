@@ -1,8 +1,9 @@
 """Guests: the truth at the guests' boundary. What each VM wrote, where it landed, when it was issued and acknowledged.
 
 The content of a sector is the *stamp* of its last write, the count of that write in its VM's capture order, as two
-bytes; zero before the first, and after a discard. So a disk is a short byte string, and the disk after every captured write can be kept: whether a recovered
-image is a past state of the VM is one comparison of bytes, exact and with no hash.
+bytes; zero before the first, and after a discard. So a disk is a short byte string, and the disk after every captured
+write can be kept: whether a recovered image is a past state of the VM is one comparison of bytes, exact and with no
+hash.
 
 A write in flight has been issued and has not landed. The tap passes it to the disk, which decides the order of
 overlapping ones, and captures in that order (PROTOCOL 2.1).

@@ -10,9 +10,9 @@ from drsim.core.messages import Refusal
 from drsim.core.sender import SendState
 from drsim.core.status import Health, Peer, Sync
 from drsim.core.vpg import TICK
-from drsim.verify.checkers import leaks
 from drsim.verify.estate import VpgEstate
 from drsim.verify.explorer import Explorer
+from drsim.verify.reports import leaks
 from drsim.verify.violation import Violation
 
 ROUNDS = 6  # healthy runs take one or two

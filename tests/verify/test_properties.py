@@ -7,7 +7,7 @@ import ast
 import re
 from pathlib import Path
 
-from drsim.verify.checkers import LATER, PROPERTIES
+from drsim.verify.properties import LATER, PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "properties.md"
@@ -71,8 +71,8 @@ def lookers() -> dict[str, list[str]]:
 
 def checks() -> list[tuple[str, str]]:
     """Checkers and what their docstrings say."""
-    path = ROOT / "drsim" / "verify" / "checkers.py"
-    said = [(f.name, " ".join((ast.get_docstring(f) or "").split())) for f in functions(path)]
+    paths = [ROOT / "drsim" / "verify" / f"{name}.py" for name in ("superset", "content", "reports")]
+    said = [(f.name, " ".join((ast.get_docstring(f) or "").split())) for path in paths for f in functions(path)]
     return [(name, text) for name, text in said if re.match(r"P\d", text)]
 
 

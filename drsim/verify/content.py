@@ -1,0 +1,166 @@
+"""Content: the properties of journals, images and checkpoints. The truth is compared with what the other side holds.
+
+Each function says what it compares, when it is asked (`checkers.py`), and what it does not compare.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from drsim.core.effects import Promote
+from drsim.core.errors import CoreError
+from drsim.core.facts import CheckpointsRetired
+from drsim.core.messages import Checkpoint, Frame, Resync
+from drsim.core.names import CheckpointId, StreamId, VmId
+from drsim.core.units import SECTOR
+from drsim.core.window import reaches
+from drsim.verify.guests import NEVER, Guest, Write
+from drsim.verify.violation import Violation
+
+if TYPE_CHECKING:
+    from drsim.verify.explorer import Explorer
+
+
+# -- P1: the source side -------------------------------------------------------------------------------------
+
+
+def capture(write: Write) -> None:
+    """P1, when a write is acknowledged. Compares disk and log, not how long a guest waited."""
+    guest = write.guest
+    if not 0 < write.index <= guest.captured:
+        raise Violation("P1", f"VM {guest.vm}: a write was acknowledged before it was captured")
+    if guest.disk != guest.image:
+        raise Violation("P1", f"VM {guest.vm}: its disk is not what its writes make in the order of their capture")
+
+
+# -- P2, P9, P16, P11: the journals -------------------------------------------------------------------------------
+
+
+def fidelity(x: "Explorer", frame: Frame, newest: dict[VmId, int]) -> None:
+    """P2, P9, P16, when a frame is durable. Compares order and completeness; content is P3's matter."""
+    if frame.generation != 1:
+        raise Violation("P16", f"a frame of generation {frame.generation} was applied ({frame.stream})")
+    disks = x.disks[frame.stream]
+    counts, sizes = frame.batch.per_vm(disks.spec.vms)
+    if any(a + c != u for a, c, u in zip(frame.after, counts, frame.upto, strict=True)):
+        raise Violation("P2", f"a frame's rows are not those between its positions ({frame.stream})")
+    if sizes != frame.sizes:
+        raise Violation("P22", f"a frame says {frame.sizes} bytes, its rows have {sizes} ({frame.stream})")
+    if frame.batch.payload is not None:
+        return
+    writes = x.rows[frame.stream].writes
+    for row in frame.batch.issued.tolist():
+        write = writes[row]
+        vm = write.guest.vm
+        last = disks.vms[vm].last
+        if write.index <= newest[vm]:
+            raise Violation("P9", f"VM {vm}: write {write.index} was applied after write {newest[vm]}")
+        if last and write.index != last + 1:
+            raise Violation("P2", f"VM {vm}: write {write.index} follows write {last} in the journal")
+        disks.vms[vm].last = newest[vm] = write.index
+
+
+def fresh(x: "Explorer", message: Resync) -> None:
+    """P24, when an epoch is announced: its numbers begin beyond all that the journals hold, whoever restarted."""
+    disks = x.disks[message.stream]
+    if message.epoch <= disks.epoch or not reaches(message.after, disks.end):
+        held = f"which hold {disks.end} of epoch {disks.epoch}"
+        raise Violation("P24", f"epoch {message.epoch} begins at {message.after} in journals {held} ({message.stream})")
+
+
+def within_limit(x: "Explorer", stream: StreamId) -> None:
+    """P11: a journal never passes its hard limit. Compares the store's bytes, not the core's account of them."""
+    limit = x.shape.limit
+    if limit is None:
+        return
+    for vm in x.estate.streams[stream].vms:
+        if x.disks[stream].nbytes(vm) > limit * SECTOR:
+            raise Violation("P11", f"the journal of VM {vm} has passed its hard limit")
+
+
+def not_aged_past(x: "Explorer", effect: Promote) -> None:
+    """P11, before data goes to a mirror: no checkpoint that is listed, or may be again, lies before it."""
+    disks = x.disks[effect.stream]
+    if not reaches(disks.end, effect.upto):
+        raise Violation("P11", f"the mirror is asked for what is not durable ({effect.stream})")
+    for checkpoint in x.kept[effect.stream.vpg].values():
+        if not reaches(checkpoint.cut[effect.stream].position, effect.upto):
+            said = f"data beyond checkpoint {checkpoint.id} is aged although it is listed"
+            cut = zip(disks.vms.values(), checkpoint.cut[effect.stream].position, effect.upto, strict=True)
+            swept = any(
+                write is None for d, k, n in cut for lsn, write in zip(d.lsns, d.writes, strict=True) if k < lsn <= n
+            )
+            raise Violation(
+                "P12" if swept else "P11", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, stream=effect.stream
+            )
+
+
+def young(x: "Explorer", fact: CheckpointsRetired) -> None:
+    """P11: for its age a checkpoint leaves the list only when the history does without it."""
+    taken = [c.taken for c in x.kept[fact.vpg].values()]
+    lost = [c.taken for c in x.kept[fact.vpg].values() if fact.before is not None and c.id < fact.before]
+    if lost and max(lost) >= max(taken) - x.shape.history:
+        raise Violation("P11", f"{fact.vpg}: a checkpoint leaves the list for its age, younger than the history")
+
+
+def given_up(x: "Explorer", vpg: str) -> None:
+    """P11: all checkpoints are withdrawn only for a sync window that none of them closes."""
+    newest = max(x.kept[vpg].values(), key=lambda c: c.id, default=None)
+    if newest is not None and all(x.disks[stream].epoch <= cut.epoch for stream, cut in newest.cut.items()):
+        raise Violation("P11", f"{vpg}: all checkpoints are withdrawn, and no sync asks for it")
+
+
+def images(x: "Explorer", checkpoint: Checkpoint, blame: str) -> None:
+    """P3, P5, P11: each VM's image at a kept checkpoint is its disk after the writes of the cut.
+
+    Compares content, byte for byte; not how it would be booted. `blame` is the property when it is another point.
+    """
+    truth = x.checks.cuts.get((checkpoint.vpg, checkpoint.id), {})
+    for stream, cut in checkpoint.cut.items():
+        disks = x.disks[stream]
+        if not reaches(disks.end, cut.position):
+            said = f"checkpoint {checkpoint.id} is listed and a journal does not have it ({stream})"
+            raise Violation("P5", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, stream=stream)
+        for vm, upto in zip(disks.vms, cut.position, strict=True):
+            guest = x.guests[vm]
+            image = disks.image(vm, upto)
+            if image != guest.images[truth[vm]]:
+                known = image in guest.images
+                say = "those of another point" if known else "no past state of it"
+                said = f"checkpoint {checkpoint.id}: VM {vm}'s disks are {say}"
+                raise Violation(blame if known else "P3", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, vm=vm)
+
+
+def marked(x: "Explorer", checkpoint: Checkpoint) -> None:
+    """P11, at rest: the recovery VRAs know how to rebuild what is listed."""
+    for stream, cut in checkpoint.cut.items():
+        for (vm, journal), upto in zip(x.receiver(stream).journals.items(), cut.position, strict=True):
+            try:
+                plan = journal.plan(checkpoint.id)
+            except CoreError as error:
+                raise Violation("P11", f"checkpoint {checkpoint.id} is listed: {error}") from error
+            if plan.upto != upto:
+                raise Violation(
+                    "P5", f"checkpoint {checkpoint.id}: VM {vm}'s journal has it at {plan.upto}, not {upto}"
+                )
+
+
+# -- P4, P5, P12: checkpoints -------------------------------------------------------------------------------------
+
+
+def closed(guests: Iterable[tuple[Guest, int]], checkpoint: CheckpointId) -> None:
+    """P4, when a checkpoint is sealed: acknowledgements to come are later than everything issued, so this is final."""
+    inside, outside = 0, NEVER
+    for guest, k in guests:
+        inside = max(inside, max(guest.issued[:k], default=0))
+        outside = min(outside, min(guest.acked[k:], default=NEVER))
+    if inside > outside:
+        said = f"checkpoint {checkpoint} has a write issued at {inside}, not one acknowledged at {outside}"
+        raise Violation("P4", said, vpg=guest.stream.vpg, checkpoint=checkpoint)
+
+
+def includes(guests: Iterable[tuple[Guest, int]], checkpoint: CheckpointId, asked: int) -> None:
+    """P5: what was acknowledged before a checkpoint was asked for is in it."""
+    for guest, k in guests:
+        if min(guest.acked[k:], default=NEVER) < asked:
+            said = f"checkpoint {checkpoint}: VM {guest.vm} had acknowledged more before it was asked for"
+            raise Violation("P5", said, vpg=guest.stream.vpg, checkpoint=checkpoint, vm=guest.vm)
