@@ -201,6 +201,8 @@ class Sender:
             self._queue.popleft()
             self._queued_bytes -= frame.nbytes
             self.window.add(frame)
+            if frame.sync:
+                self._sync_sent += frame.nbytes
             effects.append(Send(self.spec.id.target, frame))
         return effects + self._sweep()
 
@@ -271,7 +273,6 @@ class Sender:
             batch = self.bitmap.take(self.tweaks.sync_bytes, Ns(0))
             self._reading = self._enqueue(batch, sync=True)
             self._swept = self._reading.upto
-            self._sync_sent += self._reading.nbytes
             effects.append(ReadRegions(self.spec.id, batch))
         else:
             # Every region was read before now, so everything numbered until now repairs the image.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from drsim.core.effects import Promote
 from drsim.core.events import Event, Received
-from drsim.core.facts import CheckpointSealed, CheckpointsRetired, Fact, StateChanged, SyncEnded
+from drsim.core.facts import CheckpointSealed, CheckpointsRetired, Fact, StateChanged, SyncEnded, SyncStarted
 from drsim.core.messages import Ack, Checkpoint, Frame, Held, Hold, Listed, Message, Resync
-from drsim.core.names import Address, CheckpointId, VmId
+from drsim.core.names import Address, CheckpointId, StreamId, VmId
 from drsim.core.window import reaches
 from drsim.verify.guests import NEVER, Write
 from drsim.verify.superset import Superset
@@ -33,7 +33,7 @@ from drsim.verify.content import (
 )
 from drsim.verify.reports import account, honest, reported, shown, synced, truthful, unsynced
 
-WATCHED = frozenset((Ack, Held, Hold, Resync, Listed))
+WATCHED = frozenset((Ack, Frame, Held, Hold, Resync, Listed))
 """Messages that a property is about."""
 
 
@@ -49,6 +49,7 @@ class Checkers:
         self.guests_of = {vpg.name: [x.guests[vm] for s in vpg.streams for vm in s.vms] for vpg in x.estate.vpgs}
         self._newest = dict.fromkeys(x.guests, 0)
         self._mirrors: dict[VmId, bytes] = {}
+        self._sync_sent: dict[StreamId, int] = {}  # bytes of sync frames since a stream fell out of sync
         estate = x.estate
         sources = estate.sources if enabled else ()
         self._streams = {
@@ -89,6 +90,8 @@ class Checkers:
                 fresh(self.x, message)
             case Listed() if self.enabled:
                 reported(self.x, message)
+            case Frame(stream=stream, sync=True):
+                self._sync_sent[stream] = self._sync_sent.get(stream, 0) + message.nbytes
 
     def published(self, address: Address, fact: Fact) -> None:
         """A machine made something known."""
@@ -102,7 +105,13 @@ class Checkers:
                 includes(guests, checkpoint, self.asked[vpg, checkpoint])
             case StateChanged(regions=regions):
                 shown(address, regions)
-            case SyncEnded(stream=stream):
+            case SyncStarted(stream=stream):
+                self._sync_sent[stream] = 0
+            case SyncEnded(stream=stream, sent_bytes=sent):
+                if sent != self._sync_sent.get(stream, sent):
+                    raise Violation(
+                        "P22", f"{stream}: {sent} bytes of the sync reported, {self._sync_sent[stream]} sent"
+                    )
                 if unsynced(self.x.sender(stream)):
                     raise Violation("P12", f"{stream}: the sync is over, and not all that it sent is durable")
             case CheckpointsRetired(reason="history"):

@@ -395,13 +395,17 @@ class Explorer(Bags):
                 self.skew[address] = self.skew.get(address, 0) + by
 
     def halt(self, address: Address, unanswered: int) -> None:
-        """A component goes down in good order. What recovers keeps nothing in memory that it could not lose."""
+        """A component goes down in good order, and goes on from its memory, if that can be right.
+
+        On the recovery side it cannot be when an effect was performed and not answered: then it is built again.
+        """
         if address not in self.down:
             self.now += 1
             self._note_death(address, unanswered)
             self.stop(address, self.links, unanswered=unanswered)
             self._bury(address)
-            if address in self.estate.targets or address in self.estate.catalogs.values():
+            recovers = address in self.estate.targets or address in self.estate.catalogs.values()
+            if unanswered and recovers:
                 self._rebuild(address)
 
     def crash(self, address: Address, unanswered: int) -> None:

@@ -14,7 +14,7 @@ from drsim.verify.figures import LENGTH as FIGURES_LENGTH
 from drsim.verify.figures import play as play_figures
 from drsim.verify.figures import random_figures
 from drsim.verify.probes import reached
-from drsim.verify.program import HEAD, LENGTH, random_program, run
+from drsim.verify.program import HEAD, LENGTH, random_program, run, weighed
 from drsim.verify.store_programs import HEAD as STORE_HEAD
 from drsim.verify.store_programs import LENGTH as STORE_LENGTH
 from drsim.verify.store_programs import random_store_program, run_store_program
@@ -36,7 +36,7 @@ class Hunter:
     """One kind of program. `length` in bytes; the first `head` are configuration, the rest `unit` an operation.
 
     `share` of a swarm's batches, which are of `batch` programs; `digest` plays a program and identifies its steps;
-    `trace` tells them, where it is the core that takes them.
+    `trace` tells them, where it is the core that takes them; `weighed` makes a program of random bytes.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Hunter:
     share: int = 1
     batch: int = 50
     trace: Callable[[bytes, Sink], None] | None = None
+    weighed: Callable[[bytes], bytes] = bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,12 @@ def _figured(program: bytes) -> str:
 
 HUNTERS = {
     "explorer": Hunter(
-        "explorer", LENGTH, HEAD, 3, random_program, _explore, _explored, share=12, batch=50, trace=_trace
+        "explorer", LENGTH, HEAD, 3, random_program, _explore, _explored, share=12, batch=50, trace=_trace,
+        weighed=weighed
     ),
-    "twins": Hunter("twins", LENGTH, HEAD, 3, random_program, _twins, _explored, share=1, batch=25, trace=_trace),
+    "twins": Hunter(
+        "twins", LENGTH, HEAD, 3, random_program, _twins, _explored, share=1, batch=25, trace=_trace, weighed=weighed
+    ),
     "figures": Hunter(
         "figures", FIGURES_LENGTH, FIGURES_LENGTH, 1, random_figures, _figures, _figured, share=1, batch=10
     ),

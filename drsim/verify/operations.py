@@ -1,5 +1,8 @@
 """Operations: what one byte of a program does to the explorer. A table of weights, and one small function each.
 
+A program holds the code of each operation, its place in `OPERATIONS`, so that a token means the same after weights
+change; random bytes become codes by weight (`program.weighed`).
+
 Each function gets the explorer and two bytes, from which it picks among what is possible now; when nothing is, it
 does nothing. Byte 0 is the most harmless operation and 0 the simplest pick, so shrinking towards zeros simplifies.
 A class of faults has a bit in the swarm mask: a program that does without it looks deeper elsewhere (verification.md
@@ -375,7 +378,8 @@ OPERATIONS = (
     Operation("pin", 3, pin, "pins"),
     Operation("clock", 3, clock, "clocks"),
 )
-TABLE = tuple(op for op in OPERATIONS for _ in range(op.weight))
+"""An operation's place is its code in programs, and so in tokens: append only, never reorder, never remove."""
+TABLE = tuple(code for code, op in enumerate(OPERATIONS) for _ in range(op.weight))
 FAULTS = tuple(dict.fromkeys(op.fault for op in OPERATIONS if op.fault))
 assert len(FAULTS) <= 16, "the swarm mask has 16 bits"
-assert len(TABLE) <= 256, "an operation is a byte"
+assert len(TABLE) <= 256, "a byte picks by weight"

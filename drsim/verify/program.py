@@ -15,6 +15,7 @@ from drsim.verify.estate import Shape
 from drsim.verify.explorer import Explorer
 from drsim.verify.heal import heal
 from drsim.verify.operations import FAULTS, TABLE
+from drsim.verify.operations import OPERATIONS as STEPS
 
 HEAD = 10
 OPERATIONS = 120
@@ -22,9 +23,17 @@ LENGTH = HEAD + 3 * OPERATIONS
 SAMPLE = 3 * 20  # bytes between two looks at the state
 
 
+def weighed(raw: bytes) -> bytes:
+    """A program of random bytes: each operation's first byte becomes the code that it picks by weight."""
+    program = bytearray(raw)
+    for at in range(HEAD, len(raw) - 2, 3):
+        program[at] = TABLE[raw[at] * len(TABLE) // 256]
+    return bytes(program)
+
+
 def random_program(seed: int, *, operations: int = OPERATIONS) -> bytes:
     """The program of a seed."""
-    return random.Random(seed).randbytes(HEAD + 3 * operations)
+    return weighed(random.Random(seed).randbytes(HEAD + 3 * operations))
 
 
 def shape_of(program: bytes) -> Shape:
@@ -43,9 +52,9 @@ def run(program: bytes, *, trace: Sink | None = None, explorer: type[Explorer] =
     mask = program[6] | program[7] << 8
     without = {fault for n, fault in enumerate(FAULTS) if mask >> n & 1}
     for at in range(HEAD, len(program) - 2, 3):
-        operation = TABLE[program[at] * len(TABLE) // 256]
-        if operation.fault not in without:
-            operation.step(x, program[at + 1], program[at + 2])
+        code = program[at]
+        if code < len(STEPS) and STEPS[code].fault not in without:
+            STEPS[code].step(x, program[at + 1], program[at + 2])
         if at % SAMPLE == HEAD % SAMPLE:
             x.note_state()
     x.checks.whole()

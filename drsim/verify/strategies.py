@@ -31,7 +31,7 @@ def programs(hunter: str = "explorer", *, operations: int | None = None) -> st.S
         body = (program[at : at + kind.unit] for at in range(kind.head, length, kind.unit))
         return program[: kind.head] + b"".join(operation for operation in body if any(operation))
 
-    return st.binary(min_size=length, max_size=length).map(lean)
+    return st.binary(min_size=length, max_size=length).map(kind.weighed).map(lean)
 
 
 class Watched(Explorer):

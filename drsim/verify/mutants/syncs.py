@@ -306,3 +306,18 @@ def only_durable_told() -> Patch:
         return [Send(self.spec.id.source, Standing(self.spec.id, self.generation, self.epoch, self.durable))]
 
     return patched(Receiver, "where", mutated)
+
+
+@mutant(by=("P22",))
+def sync_bytes_counted_when_asked() -> Patch:
+    """The bytes that a sync has sent are counted when a read is asked for, also when it comes to nothing."""
+    sweep = Sender._sweep
+
+    def mutated(self: Sender) -> list[Effect]:
+        before = self._reading
+        effects = sweep(self)
+        if self._reading is not None and self._reading is not before:
+            self._sync_sent += self._reading.nbytes
+        return effects
+
+    return patched(Sender, "_sweep", mutated)
