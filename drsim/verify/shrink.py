@@ -64,11 +64,11 @@ def _simpler(head: bytes, operations: list[bytes], fails: Fails, deadline: float
 def _lower(part: bytes, same: Fails, deadline: float) -> bytes:
     """Each byte 0, or else as low as halving finds."""
     for at in range(len(part)):
-        low = 0
-        while part[at] > low and time.monotonic() < deadline:
-            tried = part[:at] + bytes([low]) + part[at + 1 :]
-            if same(tried):
-                part = tried
+        below = -1  # the highest that is known not to do
+        while part[at] - below > 1 and time.monotonic() < deadline:
+            tried = 0 if below < 0 else (below + part[at]) // 2
+            if same(part[:at] + bytes([tried]) + part[at + 1 :]):
+                part = part[:at] + bytes([tried]) + part[at + 1 :]
             else:
-                low += max(1, (part[at] - low) // 2)
+                below = tried
     return part

@@ -45,7 +45,7 @@ def decode(text: str) -> Token:
     if kind not in HUNTERS:
         raise FileError(f"no programs of kind {kind!r}", place=_short(text), hint=f"kinds: {', '.join(HUNTERS)}")
     try:
-        packed = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+        packed = base64.b64decode(payload + "=" * (-len(payload) % 4), altchars=b"-_", validate=True)
         program = zlib.decompress(packed[4:])
     except (binascii.Error, ValueError, zlib.error) as error:
         raise FileError("the token was cut or changed", place=_short(text), hint=HINT) from error
