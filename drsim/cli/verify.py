@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import drsim
 from drsim.core.errors import FileError
 from drsim.core.trace import TraceLines
 from drsim.verify.complaint import complaint, demand
@@ -43,19 +45,20 @@ def verify(
     """Let a swarm of byte programs attack the core, and check every property after every step.
 
     A step is one event handled by a machine of the core, with the oracle on. Exits with 1 when a property was
-    violated, or when a probe was never hit in a run that is long enough to hit all.
+    violated, or when a probe was never hit in a run that is long enough to hit all; with 130 when it was interrupted.
     """
     if seconds is not None and programs is not None:
         raise FileError("--seconds and --programs were both given", hint="one of them ends the run")
     if seconds is None and programs is None:
         seconds = 10.0
+    if save is not None:
+        _make(save)
     workers = workers or os.cpu_count() or 1
     began = time.monotonic()
     with _executor(workers, scheduler) as executor, _progress(seconds, programs, quiet=as_json) as show:
         tally = swarm(executor, workers=workers, seed=seed, seconds=seconds, programs=programs, progress=show)
     figures = _figures(tally, time.monotonic() - began, workers, seed)
-    if save is not None and tally.found:
-        save.mkdir(parents=True, exist_ok=True)
+    if save is not None:
         for found in tally.found:
             (save / f"{found.verdict.prop.lower()}-{found.kind}-{found.seed}.token").write_text(found.token + "\n")
     if as_json:
@@ -64,12 +67,23 @@ def verify(
         _report(tally, figures)
     if tally.found or figures["probes_missed"]:
         raise typer.Exit(1)
+    if tally.interrupted:
+        raise typer.Exit(130)
+
+
+def _make(directory: Path) -> None:
+    """Before anything is looked for: what is found must not be lost for want of a place."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot be made: {error.strerror}", place=str(directory), hint="choose another one") from error
 
 
 @contextmanager
 def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
     if scheduler is None:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        deaf = (signal.SIGINT, signal.SIG_IGN)  # an interrupt is ours to answer; theirs is to finish the batch
+        with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, deaf) as pool:
             yield pool
         return
     try:
@@ -100,7 +114,13 @@ def _progress(seconds: float | None, programs: int | None, *, quiet: bool) -> It
 
 
 def _figures(tally: Tally, wall: float, workers: int, seed: int) -> dict[str, Any]:
-    """What `--json` prints; stable."""
+    """What `--json` prints; stable.
+
+    `steps_per_s` is by the clock on the wall, `steps_per_s_per_core` by the time that processors spent on programs
+    whose steps are counted. `kinds` are programs of each kind, `played_twice` programs played in another process as
+    well, `properties` those that were checked, `properties_later` those that wait for parts of drsim, `probes_missed`
+    names that such a long run should have reached (none are named beside a violation, which ends a run early).
+    """
     expected = {name for name, kind in ALL_PROBES.items() if tally.kinds[kind] >= ENOUGH[kind]}
     missed = sorted(expected - tally.probes.keys())
     return {
@@ -114,6 +134,7 @@ def _figures(tally: Tally, wall: float, workers: int, seed: int) -> dict[str, An
         "first_seed": seed,
         "distinct_states": len(tally.states),
         "played_twice": tally.replayed,
+        "interrupted": tally.interrupted,
         "properties": sorted(PROPERTIES, key=lambda p: int(p[1:])),
         "properties_later": sorted(LATER, key=lambda p: int(p[1:])),
         "probes_hit": len(tally.probes.keys() & ALL_PROBES.keys()),
@@ -151,7 +172,8 @@ def _report(tally: Tally, figures: dict[str, Any]) -> None:
         for name in figures["probes_missed"]:
             console.print(f"  {name}", highlight=False)
     elif not tally.found:
-        console.print("\nno violation", style="bold green")
+        so_far = "interrupted; no violation so far" if tally.interrupted else "no violation"
+        console.print(f"\n{so_far}", style="bold yellow" if tally.interrupted else "bold green")
 
 
 def replay(
@@ -162,7 +184,7 @@ def replay(
     it = decode(token)
     hunter = HUNTERS[it.kind]
     if trace and hunter.trace is None:
-        raise FileError(f"programs of kind {it.kind!r} have no trace", hint="they drive a store, not the core")
+        raise FileError(f"programs of kind {it.kind!r} have no trace", hint="explorer and twins programs have")
     if trace and hunter.trace is not None:
         lines = TraceLines()
         hunter.trace(it.program, lines)
@@ -170,6 +192,8 @@ def replay(
             console.print(line, markup=False, highlight=False)
     verdict, played = watch(hunter, it.program)
     said = f"{it.kind} program of {operations(it.kind, it.program)} operations, written by drsim {it.version}"
+    if it.version != drsim.__version__:
+        said += f"; this is {drsim.__version__}, which may take other steps"
     console.print(said, highlight=False)
     if verdict is None or hunter.trace is not None:
         console.print(f"digest {hunter.digest(it.program)}", highlight=False)

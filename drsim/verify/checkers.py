@@ -78,6 +78,10 @@ class Checkers:
                 if self.enabled and epoch == disks.epoch and not reaches(disks.end, durable):
                     said = f"{stream}: acknowledged up to {durable}, durable up to {disks.end}"
                     raise Violation("P8", said, stream=stream)
+            case Frame():
+                if message.sync:
+                    stream = message.stream
+                    self._sync_sent[stream] = self._sync_sent.get(stream, 0) + message.nbytes
             case Held(vpg=vpg, checkpoint=checkpoint):
                 cut = self.cuts.setdefault((vpg, checkpoint), {})
                 cut.update(self.x.note_held(sender, message))
@@ -90,8 +94,6 @@ class Checkers:
                 fresh(self.x, message)
             case Listed() if self.enabled:
                 reported(self.x, message)
-            case Frame(stream=stream, sync=True):
-                self._sync_sent[stream] = self._sync_sent.get(stream, 0) + message.nbytes
 
     def published(self, address: Address, fact: Fact) -> None:
         """A machine made something known."""

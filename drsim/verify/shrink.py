@@ -24,7 +24,7 @@ def shrink(hunter: Hunter, program: bytes, prop: str, *, seconds: float = 5.0) -
     head, body = program[: hunter.head], program[hunter.head :]
     operations = [body[at : at + hunter.unit] for at in range(0, len(body) - hunter.unit + 1, hunter.unit)]
     while time.monotonic() < deadline:
-        before = head, operations
+        before = head, list(operations)
         operations = _fewer(head, operations, fails, deadline)
         head = _lower(head, lambda tried: fails(tried + b"".join(operations)), deadline)  # noqa: B023
         operations = _simpler(head, operations, fails, deadline)

@@ -4,16 +4,17 @@ Programs are numbered by seeds: seed n of a kind is the same program everywhere,
 spread over processes or machines, and what it finds is independent of both. Seeds are handed out in batches; a batch
 comes back as a `Tally`, and tallies add up.
 
-One batch in twenty is played again by an interpreter with another hash seed, and must give the same digests (P27).
+One batch in seventeen is played again by an interpreter with another hash seed, and must give the same digests (P27).
 """
 
 import gc
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from drsim.verify.hunt import HUNTERS, Hunter, Verdict, judge, watch
 from drsim.verify.shrink import shrink
 from drsim.verify.token import Token
 
-TWICE = 20  # every so many batches are played again elsewhere
+TWICE = 17  # every so many batches are played again elsewhere; prime to the sum of the shares: each kind has its turn
 SHARES = {name: hunter.share for name, hunter in HUNTERS.items()}
 
 
@@ -49,6 +50,7 @@ class Tally:
     states: set[int] = field(default_factory=set)
     found: list[Found] = field(default_factory=list)
     replayed: int = 0
+    interrupted: bool = False
 
     def __iadd__(self, other: "Tally") -> "Tally":
         self.programs += other.programs
@@ -60,6 +62,7 @@ class Tally:
         known = {(f.kind, f.verdict.prop) for f in self.found}
         self.found += [f for f in other.found if (f.kind, f.verdict.prop) not in known]
         self.replayed += other.replayed
+        self.interrupted |= other.interrupted
         return self
 
 
@@ -136,7 +139,7 @@ def _elsewhere(kind: str, seed: int, count: int) -> Tally:
         f"from drsim.verify.hunt import HUNTERS; h = HUNTERS[{kind!r}]; "
         f"print(*(h.digest(h.program(n)) for n in range({seed}, {seed + count})))"
     )
-    env = {"PYTHONHASHSEED": str(seed % 4294967295 + 1)}
+    env = {**os.environ, "PYTHONHASHSEED": str(seed % 4294967295 + 1)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     there = done.stdout.split()
     tally = Tally(replayed=count)
@@ -155,7 +158,10 @@ def swarm(
     executor: Executor, *, workers: int, seed: int = 0, seconds: float | None = None, programs: int | None = None,
     progress: Callable[[Tally], None] = lambda _: None,
 ) -> Tally:  # fmt: skip
-    """Play programs for some seconds, or that many, or until one of them fails. Returns what was done."""
+    """Play programs for some seconds, or that many, or until one of them fails. Returns what was done.
+
+    An interrupt ends it early; the tally says so. Raises PlatformError when a worker dies.
+    """
     tally, began = Tally(), time.monotonic()
     source, handed, number = batches(seed), 0, 0
     running: set[Future[Tally]] = set()
@@ -180,7 +186,10 @@ def swarm(
                 for future in running:
                     future.cancel()
                 running = {f for f in running if not f.cancelled()}
+    except BrokenExecutor as error:
+        raise PlatformError("a worker has died", hint="is there memory for that many? see --workers") from error
     except KeyboardInterrupt:
+        tally.interrupted = True
         for future in running:
             future.cancel()
     return tally

@@ -11,6 +11,7 @@ A token of another version plays as well; whether it still shows what it showed 
 
 import base64
 import binascii
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -37,10 +38,13 @@ class Token:
 
 
 def decode(text: str) -> Token:
-    """The token of a line. Raises FileError when it is none, or was cut or changed on its way."""
-    parts = text.strip().split(".")
-    if len(parts) != 4 or parts[0] != FORMAT:
+    """The token of a line, also of one that was wrapped. Raises FileError when it is none, or was cut or changed."""
+    text = "".join(text.split())
+    parts = text.split(".")
+    if len(parts) != 4 or not re.fullmatch(r"dr\d+", parts[0]):
         raise FileError("this is no reproduction token", place=_short(text), hint=HINT)
+    if parts[0] != FORMAT:
+        raise FileError(f"a token of format {parts[0]}", place=_short(text), hint=f"this drsim reads {FORMAT} only")
     _, kind, version, payload = parts
     if kind not in HUNTERS:
         raise FileError(f"no programs of kind {kind!r}", place=_short(text), hint=f"kinds: {', '.join(HUNTERS)}")
@@ -51,9 +55,11 @@ def decode(text: str) -> Token:
         raise FileError("the token was cut or changed", place=_short(text), hint=HINT) from error
     if zlib.crc32(program).to_bytes(4, "big") != packed[:4]:
         raise FileError("the token was changed", place=_short(text), hint=HINT)
+    if len(program) < HUNTERS[kind].head:
+        said = f"a program of {len(program)} bytes, and {kind} programs begin with {HUNTERS[kind].head}"
+        raise FileError(said, place=_short(text), hint="it was written by another version of drsim")
     return Token(kind, program, version.replace("-", "."))
 
 
 def _short(text: str) -> str:
-    text = text.strip()
     return text if len(text) <= 40 else f"{text[:30]}...{text[-6:]}"

@@ -1,64 +1,112 @@
-"""Shrinking: a small program that fails in the same way."""
+"""A failure is shrunk to what matters, and still fails in the same way."""
+
+from collections.abc import Callable
 
 import pytest
 
 from drsim.verify.hunt import HUNTERS, Hunter, Played, judge
 from drsim.verify.mutants import BY_NAME
 from drsim.verify.shrink import shrink
+from drsim.verify.swarm import operations
 from drsim.verify.violation import Violation
 
+HEAD, UNIT = 2, 3
 
-def _hunter(fails: set[bytes]) -> Hunter:
-    """One whose programs fail as P1 when they hold all of these operations in any order, as P2 when only the first."""
-    first = min(fails)
+
+def hunter(prop_of: Callable[[bytes, list[bytes]], str]) -> Hunter:
+    """Programs of two bytes and operations of three, which violate the property that `prop_of` names, if any."""
 
     def play(program: bytes) -> Played:
-        operations = {program[at : at + 2] for at in range(1, len(program), 2)}
-        if fails <= operations:
-            raise Violation("P1", "all of them")
-        if first in operations:
-            raise Violation("P2", "one of them")
+        body = program[HEAD:]
+        prop = prop_of(program[:HEAD], [body[at : at + UNIT] for at in range(0, len(body) - UNIT + 1, UNIT)])
+        if prop:
+            raise Violation(prop, "so it is")
         return Played()
 
-    return Hunter("toy", 41, 1, 2, lambda _: b"", play, lambda _: "")
+    return Hunter("toy", 62, HEAD, UNIT, lambda seed: bytes(62), play, lambda program: "")
 
 
-def test_only_what_is_needed_is_left() -> None:
-    needed = {b"\x07\x09", b"\x08\x01"}
-    program = b"\xff" + b"\x50\x50" * 7 + b"\x08\x01" + b"\x51\x52" * 8 + b"\x07\x09" + b"\x01\x01" * 3
-    small = shrink(_hunter(needed), program, "P1")
-    assert small == b"\x00" + b"\x08\x01" + b"\x07\x09"
+def program(head: bytes, *made: bytes) -> bytes:
+    return head + b"".join(made)
 
 
-def test_it_still_fails_in_the_same_way() -> None:
-    """One operation alone fails too, but as another property."""
-    needed = {b"\x07\x09", b"\x08\x01"}
-    hunter = _hunter(needed)
-    small = shrink(hunter, b"\xff" + b"\x08\x01" + b"\x07\x09" * 9, "P1")
-    verdict = judge(hunter, small)
-    assert verdict is not None
-    assert verdict.prop == "P1"
+NOISE = [bytes([n, 3 * n, 5 * n]) for n in range(10, 28)]
 
 
-def test_bytes_get_as_low_as_they_can() -> None:
-    def play(program: bytes) -> Played:
-        if len(program) >= 3 and program[1] >= 37:
-            raise Violation("P1", "large")
-        return Played()
+def test_what_does_not_matter_goes() -> None:
+    """Two operations in this order, far apart, one of their bytes, and one byte of the estate."""
 
-    hunter = Hunter("toy", 3, 1, 2, lambda _: b"", play, lambda _: "")
-    assert shrink(hunter, b"\x10\xf0\x33", "P1") == b"\x00\x25\x00"
+    def prop(head: bytes, made: list[bytes]) -> str:
+        first = next((n for n, op in enumerate(made) if op[0] == 200), len(made))
+        return "P3" if head[1] % 2 and any(op[1] >= 9 for op in made[first + 1 :]) else ""
+
+    big = program(b"\x63\x63", *NOISE[:5], b"\xc8\x55\x55", *NOISE[5:], b"\x42\xf0\x42")
+    assert shrink(hunter(prop), big, "P3") == program(b"\x00\x01", b"\xc8\0\0", b"\0\x09\0")
 
 
-@pytest.mark.parametrize("name", ["naive-marker", "pin-ignored", "clean-when-read", "history-by-the-wall-clock"])
-def test_counterexamples_of_the_explorer_get_short(name: str) -> None:
-    mutant, hunter = BY_NAME[name], HUNTERS["explorer"]
+def test_a_program_without_operations_is_enough_if_it_is() -> None:
+    always = hunter(lambda head, made: "P1")
+    assert shrink(always, program(b"\x09\x09", *NOISE), "P1") == b"\0\0"
+    assert shrink(always, b"\x09\x09", "P1") == b"\0\0"
+
+
+def test_it_goes_on_while_anything_becomes_smaller() -> None:
+    """One operation that cannot be spared, and a byte that halving lowers a little in each round."""
+    five = hunter(lambda head, made: "P1" if any(op[2] >= 5 for op in made) else "")
+    assert shrink(five, program(b"\0\0", b"\0\0\xff"), "P1") == program(b"\0\0", b"\0\0\x05")
+
+
+def test_what_became_simpler_may_then_be_spared() -> None:
+    """An operation makes another one necessary until one of its bytes is lowered."""
+
+    def prop(head: bytes, made: list[bytes]) -> str:
+        needs = [op for op in made if op[0] == 7]
+        return "P1" if needs and (needs[0][1] == 0 or b"\x02\x02\x02" in made) else ""
+
+    assert shrink(hunter(prop), program(b"\0\0", b"\x02\x02\x02", b"\x07\x40\0"), "P1") == b"\0\0\x07\0\0"
+
+
+def test_it_stays_the_same_failure() -> None:
+    """A smaller program violates another property: that is another story."""
+
+    def prop(head: bytes, made: list[bytes]) -> str:
+        if any(op[0] == 1 for op in made):
+            return "P5" if any(op[0] == 2 for op in made) else "P3"
+        return "core"
+
+    both = program(b"\0\0", *NOISE, b"\x01\0\0", b"\x02\0\0")
+    assert shrink(hunter(prop), both, "P5") == program(b"\0\0", b"\x01\0\0", b"\x02\0\0")
+    assert shrink(hunter(prop), both[:-UNIT], "P3") == program(b"\0\0", b"\x01\0\0")
+
+
+def test_without_time_the_program_stays_as_it_is() -> None:
+    played: list[bytes] = []
+    spied = hunter(lambda head, made: played.append(head) or "P1")  # type: ignore[func-returns-value]
+    whole = program(b"\x09\x09", *NOISE)
+    assert shrink(spied, whole, "P1", seconds=0) == whole
+    assert not played
+
+
+def test_what_does_not_fail_stays_as_it_is() -> None:
+    whole = program(b"\x09\x09", *NOISE)
+    assert shrink(hunter(lambda head, made: ""), whole, "P1") == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [("cut-by-wall-clocks", 6), ("rollback-keeps-the-count", 167), ("gap-not-seen", 14),
+     ("sealed-without-confirmation", 246)],
+)  # fmt: skip
+def test_failures_of_the_core_become_small(name: str, seed: int) -> None:
+    """Of 120 operations at most 20 stay. The seeds are programs that kill the mutant, if they still do."""
+    mutant = BY_NAME[name]
+    explorer = HUNTERS[mutant.hunter]
     with mutant.patch():
-        for seed in range(3000):
-            verdict = judge(hunter, hunter.program(seed))
-            if verdict is not None and verdict.prop in mutant.properties:
-                break
-        else:
-            raise AssertionError("nobody noticed")
-        small = shrink(hunter, hunter.program(seed), verdict.prop, seconds=20)
-    assert (len(small) - hunter.head) // hunter.unit <= 20
+        seeds = (seed, *range(400))
+        verdicts = ((n, judge(explorer, explorer.program(n))) for n in seeds)
+        n, verdict = next((n, v) for n, v in verdicts if v is not None and v.prop in mutant.properties)
+        small = shrink(explorer, explorer.program(n), verdict.prop)
+        again = judge(explorer, small)
+    assert operations(mutant.hunter, small) <= 20
+    assert again is not None
+    assert again.prop == verdict.prop
