@@ -102,7 +102,8 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
 def _progress(seconds: float | None, programs: int | None, *, quiet: bool) -> Iterator[Any]:
     """A bar on a terminal's error output, nothing elsewhere."""
     columns = (TextColumn("verifying"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as bar:
         task = bar.add_task("", total=programs or seconds, said="")
         began = time.monotonic()
 

@@ -17,7 +17,7 @@ from drsim.core.facts import (
     SyncStarted,
 )  # fmt: skip
 from drsim.core.messages import Refusal, Trigger
-from drsim.core.status import Health, Peer, Sync, project
+from drsim.core.status import Health, Peer, Sync
 
 if TYPE_CHECKING:
     from drsim.verify.explorer import Explorer
@@ -117,6 +117,6 @@ def _shown(fact: StateChanged) -> set[str]:
         "status: peer gone": regions.peer is Peer.DISCONNECTED,
         "status: journal storage": regions.health is Health.JOURNAL_STORAGE,
         "status: paused": regions.sync is Sync.PAUSED_SYSTEM,
-        "status: RPO missed": not regions.rpo_ok and project(regions)[0] != "MeetingSLA",
+        "status: RPO missed": not regions.rpo_ok,
     }
     return {name for name, is_so in shown.items() if is_so}

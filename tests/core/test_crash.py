@@ -164,3 +164,18 @@ def test_guests_that_were_held_are_not_held_for_ever() -> None:
     up(bag)
     assert not bag.catalog.listed
     bag.heal()
+
+
+def test_dependent_writes_across_hosts_are_kept_together() -> None:
+    """The write that another VM depends on is in every checkpoint that holds the dependent one (PROTOCOL 3)."""
+    bag = Bag(Shape(protected=2, vms=1))
+    bag.tick()
+    to_first, to_second = ((bag.manager, source) for source in bag.sources)
+    bag.deliver(to_first)
+    assert not bag.write((1, 0, 0, 2)), "held: the guest is not told"
+    bag.write((2, 0, 0, 2))  # so this one cannot depend on it
+    bag.deliver(to_second)
+    bag.drain()
+    assert [c.id for c in bag.catalog.listed] == [1]
+    assert bag.cut_at[1] == {1: 0, 2: 1}
+    bag.check_checkpoints()

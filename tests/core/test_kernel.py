@@ -135,7 +135,7 @@ def test_lines_tell_event_and_effects() -> None:
 
 
 SCRIPT = """
-from programs import random_program, run
+from drsim.verify.program import random_program, run
 from drsim.core.trace import TraceDigest
 digest = TraceDigest()
 for seed in (3, 4):

@@ -20,10 +20,11 @@ from drsim.core.facts import (
 )  # fmt: skip
 from drsim.core.messages import Refusal, Trigger
 from drsim.core.names import Address, CheckpointId, StreamId
-from drsim.core.status import Health, Lifecycle, Peer, Regions, Sync
+from drsim.core.protected_vra import TRIGGER_OF
+from drsim.core.status import Health, Peer, Regions, Sync
 from drsim.core.units import Ns
 from drsim.verify import probes
-from drsim.verify.bags import KINDS
+from drsim.verify.bags import TARGETS
 from drsim.verify.probes import PROBES, RETIRED, SKIPPED, TRIGGERS, reached
 from drsim.verify.program import random_program, run
 
@@ -36,6 +37,10 @@ def nodes(folder: str, *, without: re.Pattern[str] = re.compile("$^")) -> Iterat
     for path in sorted((ROOT / folder).glob("*.py")):
         if not without.fullmatch(path.name):
             yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def functions(folder: str, *names: str) -> list[ast.FunctionDef]:
+    return [n for n in nodes(folder) if isinstance(n, ast.FunctionDef) and n.name in names]
 
 
 def pattern(node: ast.expr) -> str:
@@ -69,19 +74,23 @@ def test_every_name_that_is_hit_is_registered() -> None:
 
 def test_every_name_that_is_registered_is_hit() -> None:
     """Somewhere: by an operation, or in what `reached` reads."""
-    read = [pattern(n.args[0]) for n in ast.walk(ast.parse((ROOT / "verify" / "probes.py").read_text()))
-            if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == "add"
-            and not isinstance(n.args[0], ast.Name | ast.Attribute)]  # fmt: skip
-    shown = [re.escape(name) for name in PROBES if name.startswith("status: ")]
+    somewhere = hit()
+    for function in functions("verify", "reached", "_shown"):
+        for node in ast.walk(function):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="names"), attr="add"), args=[name]):
+                    somewhere.append(pattern(name))
+                case ast.Dict(keys=keys):
+                    somewhere += [pattern(key) for key in keys if key is not None]
     for name in PROBES:
-        assert any(re.fullmatch(one, name) for one in (*hit(), *read, *shown)), f"nothing hits {name!r}"
+        assert any(re.fullmatch(one, name) for one in somewhere), f"nothing hits {name!r}"
 
 
 def test_formats_give_registered_names_only() -> None:
     """The two places that put a name together: by the target of an effect, and by what a component is."""
-    for kind, _ in KINDS.values():
+    for kind, _ in TARGETS.values():
         assert f"an effect failed: {kind}" in PROBES
-    (role,) = (n for n in nodes("verify") if isinstance(n, ast.FunctionDef) and n.name == "_role")
+    (role,) = functions("verify", "_role")
     roles = [n.value for n in ast.walk(role) if isinstance(n, ast.Return)]
     assert len(roles) == 4
     for one in roles:
@@ -115,20 +124,27 @@ def test_each_reason_of_the_core_has_its_probe() -> None:
                 said.setdefault(name, set()).update(
                     n.value for n in args if isinstance(n, ast.Constant) and isinstance(n.value, str)
                 )
-            case ast.Assign(targets=[ast.Name(id="reason")], value=value):
-                said.setdefault("reason", set()).update(
-                    str(n.value) for n in ast.walk(value) if isinstance(n, ast.Constant)
-                )
+    (begin,) = (f for f in functions("core", "_begin") if any(a.arg == "tag" for a in f.args.args))
+    texts = (n.value for a in ast.walk(begin) if isinstance(a, ast.Assign)
+             for n in ast.walk(a.value) if isinstance(n, ast.Constant))  # fmt: skip
+    at_once = {text for text in texts if isinstance(text, str) and text}
     withdrawn = said["_withdraw"] | said["_retire"]
-    skipped = said["_void"] | said["Aborted"] | said["_let_go"] | said["CheckpointSkipped"] | said["reason"]
+    skipped = said["_void"] | said["Aborted"] | said["_let_go"] | said["CheckpointSkipped"] | at_once
     assert set(RETIRED) == withdrawn
-    assert set(SKIPPED) == (skipped | said["_withdraw"] | {"broken"}) - {""}, "a store's own words are `broken`"
+    assert set(SKIPPED) == skipped | said["_withdraw"] | {"broken"}, "a store's own words are `broken`"
     assert {name for name in PROBES if name.startswith("refused: ")} == {f"refused: {r.value}" for r in Refusal}
-    begins = {
-        n.attr for call in nodes("core") if isinstance(call, ast.Call) for arg in call.args for n in ast.walk(arg)
+
+
+def test_each_trigger_that_begins_a_synchronization_has_its_probe() -> None:
+    """What is given to `fold` or `lost`; a protected disk that cannot be read only prolongs one."""
+    (lost,) = functions("core", "lost")
+    given = [n for n in nodes("core") if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+             and n.func.attr in ("fold", "lost")]  # fmt: skip
+    triggers = {
+        Trigger[n.attr] for one in (*given, lost.args) for n in ast.walk(one)
         if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "Trigger"
     }  # fmt: skip
-    assert begins <= {t.name for t in TRIGGERS}, "what is given to `fold` or `lost` begins a synchronization"
+    assert set(TRIGGERS) == triggers | set(TRIGGER_OF.values())
 
 
 def test_every_probe_says_what_it_means() -> None:
@@ -146,6 +162,50 @@ def listed(vpg: str = "crm", tag: str = "") -> CheckpointListed:
     return CheckpointListed(vpg, CheckpointId(1), Ns(5), tag)
 
 
-def changed(**regions: object) -> StateChanged:
-    given: dict[str, object] = {"lifecycle": Lifecycle.PROTECTING, **regions}
-    return StateChanged("crm", Regions(**given), "")  # type: ignore[arg-type]
+def began(trigger: Trigger = Trigger.COMMUNICATION) -> SyncStarted:
+    return SyncStarted(STREAM, trigger, 512)
+
+
+def withdrawn(reason: str = "journal limit") -> CheckpointsRetired:
+    return CheckpointsRetired("crm", None, None, reason)
+
+
+SYNC, WITHDRAWN = f"sync began: {Trigger.COMMUNICATION.value}", "retired: journal limit"
+
+
+@pytest.mark.parametrize(
+    ("facts", "names"),
+    [
+        ([], set()),
+        ([listed()], set()),
+        ([listed(tag="before the update")], {"tag listed"}),
+        ([began(), listed()], {SYNC, "listed after a sync"}),
+        ([listed(), began()], {SYNC}),
+        ([began(), listed("erp")], {SYNC}),
+        ([SyncEnded(STREAM, 512)], {"sync ended"}),
+        ([withdrawn(), listed()], {WITHDRAWN, "listed after a withdrawal"}),
+        ([withdrawn(), listed("erp")], {WITHDRAWN}),
+        ([CheckpointsRetired("crm", CheckpointId(3), Ns(5), "journal limit"), listed()], {WITHDRAWN}),
+        ([CheckpointsRetired("crm", CheckpointId(3), Ns(5), "history")], {"retired: history"}),
+        ([FrameRefused(STREAM, "gap")], {"refused: gap"}),
+        ([CheckpointSkipped("crm", CheckpointId(3), "VRA stops")], {"skipped: VRA stops"}),
+    ],
+)
+def test_what_the_facts_say(facts: list[Fact], names: set[str]) -> None:
+    assert of(*facts) == names
+
+
+@pytest.mark.parametrize(
+    ("regions", "names"),
+    [
+        (Regions(), set()),
+        (Regions(peer=Peer.DISCONNECTED), {"status: peer gone"}),
+        (Regions(peer=Peer.DISCONNECTED_NO_POINTS), {"status: no recovery points"}),
+        (Regions(health=Health.JOURNAL_STORAGE), {"status: journal storage"}),
+        (Regions(sync=Sync.PAUSED_SYSTEM), {"status: paused"}),
+        (Regions(rpo_ok=False), {"status: RPO missed"}),
+        (Regions(history_ok=False), set()),
+    ],
+)
+def test_what_a_state_shows(regions: Regions, names: set[str]) -> None:
+    assert of(StateChanged("crm", regions, "")) == names
