@@ -1,4 +1,4 @@
-"""Programs that once broke a property hold for ever. `drsim verify --save` writes such files; see the folder's README."""
+"""Programs that once broke a property hold for ever. `drsim verify --save` writes such files; see the README beside."""
 
 import re
 from pathlib import Path
