@@ -90,8 +90,9 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
         from distributed import Client
     except ImportError as error:
         raise FileError("--scheduler needs Dask", hint="install drsim with its extra: drsim[cluster]") from error
+    connect: Any = Client  # it has no types
     try:
-        client = Client(scheduler, timeout="10s")
+        client = connect(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
         raise FileError(f"no scheduler at {scheduler}: {error}", hint="for example tcp://10.0.0.5:8786") from error
     with client, client.get_executor() as pool:

@@ -1,6 +1,7 @@
 """A failure is shrunk to what matters, and still fails in the same way."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,6 +88,26 @@ def test_without_time_the_program_stays_as_it_is() -> None:
     assert not played
 
 
+def test_when_the_time_is_over_the_best_so_far_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by one second with each play; nothing is played after its end."""
+    played: list[bytes] = []
+
+    def prop(head: bytes, made: list[bytes]) -> str:
+        played.append(head)
+        return "P1" if NOISE[7] in made else ""
+
+    monkeypatch.setattr("drsim.verify.shrink.time", SimpleNamespace(monotonic=lambda: len(played)))
+    whole = program(b"\x09\x09", *NOISE)
+    sizes = []
+    for seconds in (3, 9, 14):
+        played.clear()
+        small = shrink(hunter(prop), whole, "P1", seconds=seconds)
+        sizes.append(len(small))
+        assert len(played) == seconds
+        assert prop(b"", [small[at : at + UNIT] for at in range(HEAD, len(small), UNIT)]) == "P1"
+    assert len(whole) > sizes[0] > sizes[1] >= sizes[2]
+
+
 def test_what_does_not_fail_stays_as_it_is() -> None:
     whole = program(b"\x09\x09", *NOISE)
     assert shrink(hunter(lambda head, made: ""), whole, "P1") == whole
@@ -105,7 +126,7 @@ def test_failures_of_the_core_become_small(name: str, seed: int) -> None:
         seeds = (seed, *range(400))
         verdicts = ((n, judge(explorer, explorer.program(n))) for n in seeds)
         n, verdict = next((n, v) for n, v in verdicts if v is not None and v.prop in mutant.properties)
-        small = shrink(explorer, explorer.program(n), verdict.prop)
+        small = shrink(explorer, explorer.program(n), verdict.prop, seconds=60)
         again = judge(explorer, small)
     assert operations(mutant.hunter, small) <= 20
     assert again is not None
