@@ -1,357 +1,290 @@
-"""Golden conversations: commands to a bag (`support.py`), and what every machine then hears, says and does.
+"""Golden conversations: commands to an explorer, and what every machine then hears, says and does.
 
 A file starts with a comment that says why it is there. Lines that begin with "> " are commands; the indented lines
-below are what happened, and are written by `pytest --rewrite-golden`. Who is who: h1 h2 are the protected VRAs (vm1
-is on h1), r1 r2 the recovery VRAs.
+below are what happened, and are written by `pytest --rewrite-golden`. A comment further down begins a chapter. Who is
+who: h1 h2 are the protected VRAs (vm1 is on h1), r1 r2 the recovery VRAs; of several VPGs erp's managers are
+manager-erp and catalog-erp. The explorer checks its properties all along, and in the end faults stop and all is well
+again soon (`heal.py`), which is not told.
 
-    > bag protected=2 vms=1 ...    a new bag, sizes in sectors (`support.Shape`); must come first
+    > estate protected=2 ...       an estate of that `Shape`, sizes in sectors; must come first. Also: volumes=22,9
+                                   start=preseeded tweaks=tight
     > write vm1 lba=8 sectors=8    also: rows=3 for as many writes, one behind the other
     > tick, age, tag NAME          a checkpoint is due, the history is looked through, an operator wants a checkpoint
+    > tag NAME quiesce=1           the same with applications at rest
+    > pause, resume, force         an operator pauses replication, resumes it, wants everything compared
     > fire h1 flush                a timer of that name runs out (the beginning of its name will do)
     > deliver manager h1           the next message; `deliver all`: everything under way arrives and is done
     > do store r1                  the next effect on the store, mirror, disk or list of a machine; `fail` likewise
-    > repeat h1 r1, drop h1 r1     the last message comes twice; the next one is swallowed
+    > repeat h1 r1, drop h1 r1     the last frame comes again; the next message is swallowed
     > lose h1 r1, connect h1 r1    the connection goes, is back
     > stop h1, crash h1, start h1, full r1, fits r1, pin 1, unpin 1
     > status                       what the user sees, and where everything stands
+
+Where it matters which VPG, its name may follow: `tick erp`. `replay` gives the text with what happens now, `scene` the
+same conversation as data, to be drawn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any
 
-from support import Bag, Shape
+from support import write
+from terse import effect, epoch, event, fact, message
 
-from drsim.core.batch import WriteBatch
-from drsim.core.effects import (
-    Append,
-    Arm,
-    Effect,
-    Forget,
-    HoldGuests,
-    Keep,
-    Promote,
-    Publish,
-    ReadRegions,
-    ReleaseGuests,
-    Send,
-)
+from drsim.core.effects import Append, Effect, Promote, Publish, ReadDigests, ReadRegions
 from drsim.core.events import (
-    Connected,
     Done,
     Event,
     Failed,
     Fired,
     GuestWrote,
-    Lost,
+    PauseAsked,
     PinAsked,
     Received,
+    Reconfigured,
+    Started,
+    SyncAsked,
     TagAsked,
 )
-from drsim.core.facts import (
-    CheckpointListed,
-    CheckpointSealed,
-    CheckpointSkipped,
-    CheckpointsRetired,
-    FrameRefused,
-    StateChanged,
-    SyncEnded,
-    SyncStarted,
-)
-from drsim.core.messages import (
-    Aborted,
-    Ack,
-    Age,
-    Await,
-    Frame,
-    Held,
-    Hold,
-    JournalLimit,
-    Listed,
-    Marks,
-    Missed,
-    Nack,
-    Reached,
-    Release,
-    Released,
-    Resync,
-    Resynced,
-    Sealed,
-    Standing,
-    StoreState,
-    SyncChanged,
-    SyncDone,
-    Where,
-    Withdrawn,
-)
-from drsim.core.names import Address
+from drsim.core.facts import FrameRefused, StateChanged
+from drsim.core.messages import Compare, Compared, Frame, Resync, Resynced, Start, SyncDone
+from drsim.core.names import Address, CheckpointId
 from drsim.core.status import project
 from drsim.core.units import SECTOR, Ns
-
-QUIET = ("checkpoint", "age")  # timers that are armed again each time; not worth a line
-
-
-def span(batch: WriteBatch) -> str:
-    """Rows as "vm1 8+4": volume, if not the first, behind a slash."""
-    columns = (batch.vm.tolist(), batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist())
-    return ", ".join(
-        f"vm{vm}{f'/{volume % 10}' if volume % 10 else ''} {lba}+{sectors}"
-        for vm, volume, lba, sectors in zip(*columns, strict=True)
-    )
-
-
-def at(position: Sequence[int]) -> str:
-    return ",".join(map(str, position))
-
-
-def frame(f: Frame) -> str:
-    kind = "sync frame" if f.sync else "frame"
-    return f"{kind} {at(f.after)}..{at(f.upto)}{epoch(f.epoch)} [{span(f.batch)}]"
-
-
-def epoch(n: int) -> str:
-    return f" epoch {n}" if n > 1 else ""
-
-
-def time(ns: int) -> str:
-    return f"{ns // 10**6} ms" if ns >= 10**6 else f"{ns} ns"
-
-
-def message(m: object) -> str:
-    """A message in a few words."""
-    match m:
-        case Frame():
-            return frame(m)
-        case Ack():
-            return f"ack {at(m.durable)}{epoch(m.epoch)}"
-        case Nack():
-            return f"nack, expected {at(m.expected)}{epoch(m.epoch)}: {m.reason.value}"
-        case Resync():
-            return f"resync{epoch(m.epoch)} after {at(m.after)}"
-        case Resynced():
-            return f"resynced{epoch(m.epoch)}"
-        case SyncDone():
-            return f"sync done at {at(m.upto)}{epoch(m.epoch)}"
-        case Where():
-            return "where do we stand?"
-        case Standing():
-            return f"nothing is beyond {at(m.position)}, epoch {m.epoch}"
-        case Marks():
-            marks = (f"{n} at {at(cut.position)}{epoch(cut.epoch)}" for n, cut in m.marks.items())
-            return f"marks: {', '.join(marks) or 'none'}"
-        case Hold():
-            return f"hold {m.checkpoint}{' alone' if m.alone else ''}"
-        case Held():
-            return f"held {m.checkpoint} at {' '.join(at(c.position) + epoch(c.epoch) for c in m.cut.values())}"
-        case Release():
-            return f"release {m.checkpoint}"
-        case Released():
-            return f"released {m.checkpoint}"
-        case Aborted():
-            return f"aborted {m.checkpoint}: {m.reason}"
-        case SyncChanged():
-            return f"synchronizing: {m.trigger.value}{', waiting' if m.waiting else ''}" if m.syncing else "in sync"
-        case Sealed(checkpoint):
-            tag = f" {checkpoint.tag!r}" if checkpoint.tag else ""
-            return f"sealed {checkpoint.id}{tag} at {' | '.join(at(c.position) for c in checkpoint.cut.values())}"
-        case Await():
-            return f"await {m.checkpoint} at {at(m.cut.position)}{epoch(m.cut.epoch)}"
-        case Reached():
-            return f"reached {m.checkpoint}"
-        case Missed():
-            return f"missed {m.checkpoint}"
-        case Listed():
-            return f"listed {m.checkpoint}"
-        case Withdrawn():
-            return "no recovery point"
-        case Age():
-            return "age everything" if m.checkpoint is None else f"age up to checkpoint {m.checkpoint}"
-        case JournalLimit():
-            keep = "nothing helps" if m.keep_from is None else f"keep from {m.keep_from}"
-            return f"journal limit, {keep}{', sync window' if m.syncing else ''}"
-        case StoreState():
-            return "store ok" if m.ok else f"store not ok: {m.reason}"
-    raise TypeError(m)
-
-
-def fact(f: object) -> str:
-    match f:
-        case CheckpointSealed():
-            return f"checkpoint {f.checkpoint} sealed"
-        case CheckpointListed():
-            return f"checkpoint {f.checkpoint} listed"
-        case CheckpointSkipped():
-            return f"checkpoint {f.checkpoint} skipped: {f.reason}"
-        case CheckpointsRetired():
-            return f"checkpoints {'all' if f.before is None else f'before {f.before}'} retired: {f.reason}"
-        case SyncStarted():
-            return f"sync started, {f.dirty_bytes // SECTOR} sectors dirty: {f.trigger.value}"
-        case SyncEnded():
-            return f"sync ended, {f.sent_bytes // SECTOR} sectors sent"
-        case StateChanged():
-            return "state " + ", ".join(filter(None, (*project(f.regions), f.cause)))
-        case FrameRefused():
-            return f"frame refused: {f.reason}"
-    raise TypeError(f)
+from drsim.verify.bags import Link
+from drsim.verify.estate import TIGHT, TINY, Shape
+from drsim.verify.heal import heal
+from drsim.verify.recorder import Recorder
+from drsim.verify.sequence import Kind, Lifeline, Saying, Scene
 
 
 class Conversation:
-    """Plays commands; `lines` is what happened since the last one."""
+    """Plays commands; `lines` is what happened since the last one, `notes` what was not a message since the first."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.bag: Bag | None = None
+        self.notes: list[Saying] = []
+        self.x: Recorder | None = None
         self.names: dict[Address, str] = {}
-        self.last: dict[tuple[Address, Address], object] = {}
+        self.last: dict[Link, Frame] = {}
+        self.shown: dict[str, str] = {}  # the state that each manager shows
 
     # -- the trace --------------------------------------------------------------------------------------------
 
-    def record(self, now: Ns, address: Address, event: Event, effects: Sequence[Effect]) -> None:
+    def record(self, now: Ns, address: Address, heard: Event, effects: Sequence[Effect]) -> None:
         """One step of the kernel."""
-        if self.bag is None:
+        if self.x is None:
             return
-        if isinstance(event, Received):
-            self.last[event.sender, address] = event.message
-        self.lines.append(f"  {self.name(address):<8} {self.event(event)}")
-        said = filter(None, map(self.effect, effects))
+        if isinstance(heard, Received) and isinstance(heard.message, Frame):
+            self.last[heard.sender, address] = heard.message
+        self.lines.append(f"  {self.name(address):<8} {event(heard, self.name)}")
+        said = filter(None, (effect(each, self.name) for each in effects))
         self.lines += [f"  {'':<10}{line}" for line in said]
+        self._note(self.x, address, heard, effects)
 
     def name(self, address: Address) -> str:
         return self.names.get(address, address)
 
-    def event(self, event: Event) -> str:
-        match event:
-            case GuestWrote(_, batch):
-                return f"wrote {span(batch)}"
-            case Received(sender, said):
-                return f"<- {self.name(sender)}: {message(said)}"
-            case Fired(timer):
-                return f"timer {timer.split()[0]}"
-            case Done(_, Append(f)) if not len(f.batch):
-                return f"stored the beginning of epoch {f.epoch}"
-            case Done(_, Append(f)):
-                return f"stored {at(f.after)}..{at(f.upto)}"
-            case Done(_, Promote() as promote):
-                return f"mirror is at {at(promote.upto)}"
-            case Done(_, ReadRegions(_, batch)):
-                return f"has read {span(batch)}"
-            case Done(_, effect):
-                return f"done: {self.effect(effect)}"
-            case Failed(_, effect, error):
-                return f"failed, {error.message}: {self.effect(effect)}"
-            case Lost(peer):
-                return f"lost {self.name(peer)}"
-            case Connected(peer):
-                return f"connected to {self.name(peer)}"
-            case TagAsked(tag):
-                return f"tag {tag!r} asked"
-            case PinAsked(checkpoint, pinned):
-                return f"{'pin' if pinned else 'unpin'} {checkpoint}"
-        return type(event).__name__.lower()
+    # -- as data ----------------------------------------------------------------------------------------------
 
-    def effect(self, effect: Effect) -> str:
-        match effect:
-            case Send(to, said):
-                return f"-> {self.name(to)}: {message(said)}"
-            case Arm(timer, delay):
-                return "" if timer in QUIET else f"timer {timer.split()[0]} in {time(delay)}"
-            case HoldGuests():
-                return "hold guests"
-            case ReleaseGuests():
-                return "release guests"
-            case Append(f) if not len(f.batch):
-                return f"store the beginning of epoch {f.epoch}, after {at(f.after)}"
-            case Append(f):
-                return f"store {at(f.after)}..{at(f.upto)}"
-            case Promote():
-                return f"mirror up to {at(effect.upto)}, {effect.nbytes // SECTOR} sectors"
-            case ReadRegions(_, batch):
-                return f"read {span(batch)}"
-            case Keep(checkpoint):
-                return f"keep checkpoint {checkpoint.id}"
-            case Forget(_, before):
-                return "forget all checkpoints" if before is None else f"forget checkpoints before {before}"
-            case Publish(f):
-                return f"note: {fact(f)}"
-        raise TypeError(effect)
+    def _note(self, x: Recorder, address: Address, heard: Event, effects: Sequence[Effect]) -> None:
+        """What a machine did by itself, and what it made known."""
+        who = self.name(address)
+        match heard:
+            case GuestWrote():
+                self.notes.append(Saying(x.moment, who, who, event(heard, self.name), Kind.WRITE))
+            case Fired(timer):
+                self.notes.append(Saying(x.moment, who, who, x.words.expired(address, timer)))
+            case Started():
+                self.notes.append(Saying(x.moment, who, who, "up again", Kind.UP))
+            case Done(_, Append() | Promote() | ReadRegions() | ReadDigests()) | Failed():
+                self.notes.append(Saying(x.moment, who, who, event(heard, self.name)))
+            case TagAsked() | PinAsked() | PauseAsked() | SyncAsked() | Reconfigured():
+                self.notes.append(Saying(x.moment, who, who, event(heard, self.name)))
+        for each in effects:
+            if isinstance(each, Publish) and not isinstance(each.fact, FrameRefused):
+                said = fact(each.fact)
+                if isinstance(each.fact, StateChanged) and self.shown.get(who) == said:
+                    continue  # what changed is not shown
+                if isinstance(each.fact, StateChanged):
+                    self.shown[who] = said
+                self.notes.append(Saying(x.moment, who, who, said, Kind.STATE))
+
+    def _messages(self, x: Recorder) -> Iterator[Saying]:
+        """All that arrived, or were lost on their way; not what was sent where there was no connection."""
+        for carried in x.carried:
+            time = carried.arrived or carried.lost
+            if time is not None and carried.lost != carried.sent:
+                sync = isinstance(carried.message, Resync | Resynced | SyncDone | Compare | Compared)
+                kind = Kind.SYNC if sync else Kind.CONTROL
+                if isinstance(carried.message, Frame):
+                    kind = Kind.SYNC if carried.message.sync else Kind.DATA
+                sender, to = self.name(carried.sender), self.name(carried.to)
+                lost = carried.arrived is None
+                yield Saying(time, sender, to, message(carried.message), kind, carried.sent, lost)
+
+    def _spans(self, x: Recorder) -> Iterator[Saying]:
+        """What lasts for a while; not connections that are lost because one of their ends is."""
+        down = [(s.of, s.first, s.last or x.moment) for s in x.spans if s.kind == "down"]
+        for span in x.spans:
+            ends = span.of if isinstance(span.of, tuple) else (span.of, span.of)
+            if span.kind == "lost":
+                if any(of in ends and first <= span.first <= last for of, first, last in down):
+                    continue
+                begins, finishes, words = Kind.APART, Kind.TOGETHER, ("connection lost", "connection back")
+            elif span.kind == "down":
+                begins, finishes, words = Kind.DOWN, None, ("down", "")
+            elif span.last == span.first:
+                continue
+            else:
+                begins, finishes, words = Kind.HOLD, Kind.RELEASE, ("guests held", "")
+            near, far = map(self.name, ends)
+            yield Saying(span.first, near, far, words[0], begins)
+            if finishes and span.last is not None:
+                yield Saying(span.last, near, far, words[1], finishes)
+
+    def scene(self, title: str) -> Scene:
+        """All that was said and done so far."""
+        x = self.x
+        assert x is not None
+        sayings = chain(self._messages(x), self._spans(x), self.notes)
+        lifelines = [
+            Lifeline(name, ROLES[address.split("/")[-1]] if address.endswith("vra") else ROLES[address.split("/")[1]],
+                     "protected site" if address.startswith("west/") else "recovery site")
+            for address, name in self.names.items()
+        ]  # fmt: skip
+        return Scene(title, tuple(lifelines), tuple(sorted(sayings, key=_order)))
 
     # -- commands ---------------------------------------------------------------------------------------------
+
+    def begin(self, chapter: str) -> None:
+        """What follows is a chapter of its own."""
+        if self.x is not None:
+            self.notes.append(Saying(self.x.moment, "", "", chapter, Kind.CHAPTER))
 
     def play(self, command: str) -> list[str]:
         """Carry out a command; returns what happened."""
         self.lines = []
         verb, *words = command.split()
-        options = {k: int(v) for k, _, v in (w.partition("=") for w in words if "=" in w)}
+        options = {k: v for k, _, v in (w.partition("=") for w in words if "=" in w)}
         plain = [w for w in words if "=" not in w]
-        if verb == "bag":
+        if verb == "estate":
             self._open(options)
         else:
-            assert self.bag is not None, "the first command is `bag`"
-            self._command(self.bag, verb, plain, options)
+            assert self.x is not None, "the first command is `estate`"
+            vpg = plain.pop() if plain and plain[-1] in self.x.estate.vpg_of else self.x.estate.vpgs[0].name
+            self._command(self.x, verb, plain, options, vpg)
         return self.lines
 
-    def _open(self, options: dict[str, int]) -> None:
-        bag = Bag(Shape(**options), trace=self)  # type: ignore[arg-type]
-        self.names = {a: a.split("/")[1] for a in (*bag.sources, *bag.targets)}
-        self.names |= {bag.manager: "manager", bag.catalog_at: "catalog"}
-        self.bag = bag
+    def _open(self, options: dict[str, str]) -> None:
+        x = Recorder(Shape(**{key: VALUES.get(key, int)(value) for key, value in options.items()}), trace=self)
+        estate = x.estate
+        suffix = {vpg.name: f"-{vpg.name}" if len(estate.vpgs) > 1 else "" for vpg in estate.vpgs}
+        self.names = {a: a.split("/")[1] for a in estate.sources}
+        self.names |= {address: f"manager{suffix[vpg]}" for vpg, address in estate.managers.items()}
+        self.names |= {address: f"catalog{suffix[vpg]}" for vpg, address in estate.catalogs.items()}
+        self.names |= {a: a.split("/")[1] for a in estate.targets}
+        self.x = x
 
     def _address(self, name: str) -> Address:
         return next(a for a, n in self.names.items() if n == name)
 
-    def _pair(self, words: Sequence[str]) -> tuple[Address, Address]:
+    def _link(self, words: Sequence[str]) -> Link:
         return self._address(words[0]), self._address(words[1])
 
-    def _command(self, bag: Bag, verb: str, words: list[str], options: dict[str, int]) -> None:
-        simple: dict[str, Callable[[], None]] = {"tick": bag.tick, "age": bag.age, "status": self._status}
+    def _command(self, x: Recorder, verb: str, words: list[str], options: dict[str, str], vpg: str) -> None:
         match verb, words:
-            case (("tick" | "age" | "status"), []):
-                simple[verb]()
-            case "write", [vm]:
-                lba, sectors = options["lba"], options["sectors"]
-                bag.write(*((int(vm[2:]), 0, lba + k * sectors, sectors) for k in range(options.get("rows", 1))))
+            case "status", []:
+                self._status(x)
+            case (("tick" | "age"), []):
+                (x.tick if verb == "tick" else x.age)(vpg)
             case "tag", [name]:
-                bag.tag(name)
+                x.tag(vpg, name, quiesce="quiesce" in options)
+            case (("pin" | "unpin"), [checkpoint]):
+                x.pin(vpg, CheckpointId(int(checkpoint)), verb == "pin")
+            case (("pause" | "resume"), []):
+                x.pause(vpg, verb == "pause")
+            case "force", []:
+                x.force(vpg)
+            case "write", [vm]:
+                lba, sectors, rows = (int(options.get(key, 1)) for key in ("lba", "sectors", "rows"))
+                write(x, *((int(vm[2:]), 0, lba + k * sectors, sectors) for k in range(rows)))
             case "fire", [who, name]:
                 address = self._address(who)
-                bag.fire(*next(t for t in bag.timers if t[0] == address and t[1].startswith(name)))
+                x.expire(*next(t for t in x.timers if t[0] == address and t[1].startswith(name)))
             case "deliver", ["all"]:
-                bag.drain()
-            case "deliver", [_, _]:
-                bag.deliver(self._pair(words))
+                x.drain()
             case (("do" | "fail"), [kind, who]):
                 address = self._address(who)
-                bag.do(next(k for k, q in bag.work.items() if q and k[:2] == (kind, address)), fail=verb == "fail")
-            case "repeat", [_, _]:
-                pair = self._pair(words)
-                bag.post(pair[1], Received(pair[0], self.last[pair]))  # type: ignore[arg-type]
-            case "drop", [_, _]:
-                self.lines.append(f"  swallowed: {message(bag.queues[self._pair(words)].popleft())}")
-            case (("lose" | "connect"), [_, _]):
-                (bag.lose if verb == "lose" else bag.connect)(self._pair(words))
-            case (("stop" | "crash" | "start"), [who]):
-                {"stop": bag.stop, "crash": bag.crash, "start": bag.start}[verb](self._address(who))
+                x.finish(
+                    next(k for k, work in x.work.items() if work and k[:2] == (kind, address)), fail=verb == "fail"
+                )
             case (("full" | "fits"), [who]):
-                (bag.full.add if verb == "full" else bag.full.discard)(self._address(who))
-            case (("pin" | "unpin"), [checkpoint]):
-                bag.pin(int(checkpoint), verb == "pin")
+                (x.full.add if verb == "full" else x.full.discard)((self._address(who), vpg))
+                x.moment += 1
+                said = "the store is full" if verb == "full" else "the store has room again"
+                self.notes.append(Saying(x.moment, who, who, said))
+            case _:
+                self._fault(x, verb, words)
+
+    def _fault(self, x: Recorder, verb: str, words: list[str]) -> None:
+        match verb, words:
+            case (("deliver" | "drop" | "repeat" | "lose" | "connect"), [_, _]):
+                link = self._link(words)
+                match verb:
+                    case "deliver":
+                        x.arrive(link)
+                    case "drop":
+                        self.lines.append(f"  swallowed: {message(x.queues[link][0])}")
+                        x.drop(link)
+                    case "repeat":
+                        x.replay(self.last[link])
+                    case _:
+                        (x.break_link if verb == "lose" else x.renew)(link)
+            case (("stop" | "crash"), [who]):
+                (x.halt if verb == "stop" else x.crash)(self._address(who), 0)
+            case "start", [who]:
+                x.boot(self._address(who))
             case _:
                 raise ValueError(f"no such command: {verb} {' '.join(words)}")
 
-    def _status(self) -> None:
-        bag = self.bag
-        assert bag is not None
-        status, sub = project(bag.vpg.regions)
-        cause = f" ({bag.vpg.cause})" if bag.vpg.cause else ""
-        listed = ", ".join(str(c.id) for c in bag.catalog.listed) or "none"
-        self.lines.append(f"  {status}, {sub}{cause}; checkpoints listed: {listed}")
-        for spec in bag.streams:
-            sender = bag.sender(spec.id)
-            journal = sum(j.nbytes for j in bag.receivers[spec.id.target].receivers[spec.id].journals.values())
-            parts = (
-                f"{self.name(spec.id.source)} {sender.state.value}{epoch(sender.epoch)}",
-                f"buffer {sender.used // SECTOR}", f"dirty {sender.bitmap.nbytes // SECTOR}",
-                f"{self.name(spec.id.target)} journal {journal // SECTOR} sectors",
-            )  # fmt: skip
-            self.lines.append(f"  {', '.join(parts)}")
+    def _status(self, x: Recorder) -> None:
+        for vpg in x.estate.vpgs:
+            manager = x.vpg(vpg.name)
+            of = f"{vpg.name}: " if len(x.estate.vpgs) > 1 else ""
+            status, sub = project(manager.regions)
+            cause = f" ({manager.cause})" if manager.cause else ""
+            listed = ", ".join(str(c.id) for c in x.catalog(vpg.name).listed) or "none"
+            self.lines.append(f"  {of}{status}, {sub}{cause}; checkpoints listed: {listed}")
+            for spec in vpg.streams:
+                sender, receiver = x.sender(spec.id), x.receiver(spec.id)
+                journal = sum(j.nbytes for j in receiver.journals.values())
+                parts = (
+                    f"{self.name(spec.id.source)} {sender.state.value}{epoch(sender.epoch)}",
+                    f"buffer {sender.used // SECTOR}", f"dirty {sender.bitmap.nbytes // SECTOR}",
+                    f"{self.name(spec.id.target)} journal {journal // SECTOR} sectors",
+                )  # fmt: skip
+                self.lines.append(f"  {', '.join(parts)}")
+
+
+VALUES: dict[str, Callable[[str], Any]] = {
+    "start": Start,
+    "tweaks": {"tiny": TINY, "tight": TIGHT}.__getitem__,
+    "volumes": lambda value: tuple(map(int, value.split(","))),
+}
+"""What is made of those parts of a shape that are no number."""
+ROLES = {
+    "vra": "protected VRA", "recovery-vra": "recovery VRA", "vpg": "protected manager", "catalog": "catalogue",
+}  # fmt: skip
+RANKS = {
+    Kind.APART: 0, Kind.TOGETHER: 0, Kind.DOWN: 0, Kind.DATA: 1, Kind.SYNC: 1, Kind.CONTROL: 1, Kind.STATE: 4,
+    Kind.CHAPTER: 6,
+}  # fmt: skip
+"""Of what happened at one moment: what others did, what came, what it made the machine do. What was lost goes last."""
+
+
+def _order(saying: Saying) -> tuple[int, int]:
+    return saying.time, 5 if saying.lost else RANKS.get(saying.kind, 3)
 
 
 def replay(text: str) -> str:
@@ -362,4 +295,23 @@ def replay(text: str) -> str:
             out += [line, *conversation.play(line[2:])]
         elif not line.startswith("  "):
             out.append(line)
+    if conversation.x is not None:
+        heal(conversation.x)
     return "\n".join(out) + "\n"
+
+
+def scene(text: str, title: str) -> Scene:
+    """A golden file's conversation as data: what was said and done, by whom, when, in the words of the file.
+
+    Each comment after the first command begins a chapter. `drsim.verify.sequence.draw` draws it.
+    """
+    conversation, comment = Conversation(), ""
+    for line in text.splitlines():
+        if line.startswith("# "):
+            comment = f"{comment} {line[2:]}".strip()
+        elif line.startswith("> "):
+            if comment:
+                conversation.begin(comment)
+            comment = ""
+            conversation.play(line[2:])
+    return conversation.scene(title)

@@ -1,10 +1,11 @@
 """Helpers of the real world's tests: frames with bytes, a disk that dies or fills up, guests and what they expect."""
 
+import asyncio
 import errno
 import os
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from drsim.core.batch import WriteBatch
 from drsim.core.effects import Effect
 from drsim.core.events import Event, GuestWrote
+from drsim.core.facts import Fact
 from drsim.core.messages import Checkpoint, Frame, Position
 from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
+from drsim.core.status import Sync
 from drsim.core.units import SECOND, SECTOR, Ns
-from drsim.real.pair import Pair, Settings
+from drsim.real.pair import Pair, Settings, protect
 from drsim.spec.tweaks import MS, Tweaks
 
 Row = tuple[int, int, int, bytes]
@@ -214,3 +217,35 @@ class Captured:
             for volume, lba, data in self.rows.get(vm, [])[:upto]:
                 disks[volume][lba * SECTOR : lba * SECTOR + len(data)] = data
         return {volume: bytes(disk) for volume, disk in disks.items()}
+
+
+# -- pairs ----------------------------------------------------------------------------------------------------------
+
+
+def live(
+    directory: Path, check: Callable[[Pair], Awaitable[None]], *, settings: Settings | None = None,
+    hosts: dict[VmId, str] = ONE_HOST, trace: Captured | None = None,
+) -> None:  # fmt: skip
+    """Run a check on a pair; nothing is left behind, whatever it did."""
+
+    async def run() -> None:
+        async with asyncio.timeout(120):
+            async with protect(directory, LIVE_VOLUMES, hosts, settings=settings or quick(), trace=trace) as pair:
+                await check(pair)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+
+
+def facts_of(pair: Pair) -> list[Fact]:
+    """All facts from now on, of both sites."""
+    seen: list[Fact] = []
+    for site in (pair.protected, pair.recovery):
+        site.observers.append(lambda now, fact: seen.append(fact))
+    return seen
+
+
+async def in_sync(pair: Pair) -> None:
+    """Wait until the manager knows that every stream is in sync."""
+    manager = pair.protected.kernel.machines[pair.manager]
+    await pair.wait(lambda: not pair.syncing and manager.regions.sync is Sync.IN_SYNC)  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 import drsim
+from drsim.cli.experiment import experiment
 from drsim.cli.explain import explain
 from drsim.cli.fit import fit
 from drsim.cli.judge import judge
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, check, schema, fit, judge, verify, replay, explain, mutants):
+for command in (run, show, check, schema, fit, judge, verify, replay, explain, mutants, experiment):
     app.command()(command)
 
 

@@ -8,6 +8,8 @@ Retention. Once per age interval, and when a journal nears its limit, the oldest
 leave the durable list (`Forget`), and only when that is done may the VRAs age their data into the mirrors (`Age`).
 History is measured back from when the newest listed checkpoint was taken, so one clock counts, the protected site's,
 and while nothing new comes, nothing old goes.
+Streams come with the checkpoints that have them. One that the checkpoint that became the oldest does not have, nor any
+after it, has ended and is closed. A journal that fills before its stream is in any checkpoint may age at will.
 A pinned checkpoint and everything after it stays. The newest is never retired for age or size. Only when the sync
 window alone fills the journal are all checkpoints withdrawn, in one step: there is no recovery point then. Those on
 their way are given up too, because their data may go. The same happens when a journal is full and nothing is listed.
@@ -34,6 +36,7 @@ from drsim.core.messages import (
     Age,
     Await,
     Checkpoint,
+    Close,
     JournalLimit,
     Listed,
     Marks,
@@ -67,7 +70,8 @@ class Catalog:
         kept: Sequence[Checkpoint] | None = None, pins: Iterable[CheckpointId] = (),
     ) -> None:  # fmt: skip
         self.address, self.vpg, self.manager = address, vpg, manager
-        self.streams, self.history, self.tweaks = streams, history, tweaks
+        self.streams = list(dict.fromkeys([*streams, *(s for c in kept or () for s in c.cut)]))
+        self.history, self.tweaks = history, tweaks
         self.listed: deque[Checkpoint] = deque(kept or ())  # oldest first
         self.pins: set[CheckpointId] = {c.id for c in self.listed}.intersection(pins)
         self._seen = self.listed[-1].id if self.listed else 0  # the newest that ever came
@@ -103,8 +107,9 @@ class Catalog:
                 return self._list(checkpoint)
             case Done(_, Forget(_, before), _):
                 self._forget, self._forgetting = None, False
+                closed = self._close()
                 self._leaving.clear()
-                return [*self._age(self.streams, before), *self._shrink()]
+                return [*closed, *self._age(self._aged_by(before), before), *self._shrink()]
             case Failed(_, Keep(checkpoint), error):
                 self._keeping.pop(checkpoint.id, None)
                 return [Publish(CheckpointSkipped(self.vpg, checkpoint.id, error.message)), *self._shrink()]
@@ -116,7 +121,7 @@ class Catalog:
                 return self._shrink()
             case Received(_, StoreState() as state):
                 self._stores[state.stream] = state
-                return [Send(self.manager, state)]
+                return [*self._meet(state.stream), Send(self.manager, state)]
             case PinAsked(checkpoint, pinned):
                 return self._pin(CheckpointId(checkpoint), pinned)
             case Connected(peer):
@@ -138,15 +143,15 @@ class Catalog:
     # -- listing ----------------------------------------------------------------------------------------------
 
     def _sealed(self, checkpoint: Checkpoint) -> list[Effect]:
+        met = [e for stream in checkpoint.cut for e in self._meet(stream)]
         if checkpoint.id <= self._seen:
-            return []  # the protected manager could not know that it had come, and perhaps was given up
+            return met  # the protected manager could not know that it had come, and perhaps was given up
         self._seen = checkpoint.id
         if self._withdrawing:
-            return [Publish(CheckpointSkipped(self.vpg, checkpoint.id, "history withdrawn"))]
+            return [*met, Publish(CheckpointSkipped(self.vpg, checkpoint.id, "history withdrawn"))]
         self._arriving[checkpoint.id] = _Arriving(checkpoint, set(checkpoint.cut))
-        return [
-            Send(stream.target, Await(self.vpg, checkpoint.id, stream, cut)) for stream, cut in checkpoint.cut.items()
-        ]
+        asked = (Send(s.target, Await(self.vpg, checkpoint.id, s, cut)) for s, cut in checkpoint.cut.items())
+        return [*met, *asked]
 
     def _reached(self, message: Reached) -> list[Effect]:
         arriving = self._arriving.get(message.checkpoint)
@@ -156,8 +161,15 @@ class Catalog:
         if arriving.missing:
             return []
         del self._arriving[message.checkpoint]
+        # A journal reaches checkpoints in their order, so only one of an earlier configuration can be overtaken.
+        late = [id_ for id_ in self._arriving if id_ < message.checkpoint]
+        for id_ in late:
+            del self._arriving[id_]
         self._keeping[message.checkpoint] = arriving.checkpoint
-        return [Keep(arriving.checkpoint)]
+        return [
+            *(Publish(CheckpointSkipped(self.vpg, id_, "configuration")) for id_ in late),
+            Keep(arriving.checkpoint),
+        ]
 
     def _list(self, checkpoint: Checkpoint) -> list[Effect]:
         if self._keeping.pop(checkpoint.id, None) is None:
@@ -165,13 +177,14 @@ class Catalog:
         assert not self.listed or checkpoint.id > self.listed[-1].id, "checkpoints are listed in order"
         self.listed.append(checkpoint)
         self._withdrawn = False
-        fact = CheckpointListed(self.vpg, checkpoint.id, checkpoint.taken, checkpoint.tag)
+        fact = CheckpointListed(self.vpg, checkpoint.id, checkpoint.taken, checkpoint.tag, checkpoint.quiesced)
         shrunk = self._shrink()
         return [Publish(fact), *([self._newest()] if self.listed else []), *shrunk]
 
     def _newest(self) -> Send:
         newest = self.listed[-1]
-        return Send(self.manager, Listed(self.vpg, newest.id, newest.taken, self.listed[0].taken))
+        told = Listed(self.vpg, newest.id, newest.taken, self.listed[0].taken, len(self.listed))
+        return Send(self.manager, told)
 
     # -- after a loss -----------------------------------------------------------------------------------------
 
@@ -193,14 +206,22 @@ class Catalog:
         ]
         for stream in streams:
             self._aged.pop(stream, None)
-        ages = self._age(streams, self.listed[0].id) if self._forget is None and self.listed else []
+        oldest = self.listed[0] if self._forget is None and self.listed else None
+        ages = self._age([s for s in streams if s in oldest.cut], oldest.id) if oldest else []
         return [*marks, *awaits, *ages]
+
+    def _meet(self, stream: StreamId) -> list[Effect]:
+        """A stream that is new here, as is all that could be told of it."""
+        if stream in self.streams:
+            return []
+        self.streams.append(stream)
+        return [Send(stream.target, self._marks(stream))]
 
     def _marks(self, stream: StreamId) -> Marks:
         """All that the stream has reached and that is, or may come to be, in the durable list."""
         arriving = [a.checkpoint for a in self._arriving.values() if stream not in a.missing]
         reached = [*self._leaving, *self.listed, *self._keeping.values(), *arriving]
-        return Marks(self.vpg, stream, {c.id: c.cut[stream] for c in reached})
+        return Marks(self.vpg, stream, {c.id: c.cut[stream] for c in reached if stream in c.cut})
 
     def _tell_again(self) -> list[Effect]:
         """The protected manager may have missed the last word."""
@@ -225,6 +246,9 @@ class Catalog:
         """Journals are too full: retire what it takes, or age what no checkpoint needs, if either can be had."""
         if not self._limits or self._forget is not None:
             return []
+        aging = self._age_unlisted()
+        if aging:
+            return [*aging, *self._shrink()]
         limits = self._limits.values()
         if not self.listed:
             return self._withdraw("journal limit")
@@ -236,10 +260,28 @@ class Catalog:
             self._limits.clear()
             return effects
         # Nothing can be retired. What lies before the oldest checkpoint may still be in the journal.
-        streams = [s for s in self._limits if self._aged.get(s) != oldest]
+        # A stream that is not in that one may share a journal with one that is.
+        cut = self.listed[0].cut
+        near = [s for s in self._limits if s in cut]
+        streams = [s for s in (near if len(near) == len(self._limits) else cut) if self._aged.get(s) != oldest]
         for stream in streams:
-            del self._limits[stream]
+            self._limits.pop(stream, None)
         return self._age(streams, oldest)
+
+    def _age_unlisted(self) -> list[Effect]:
+        """Full journals of streams that no checkpoint has, because they have not been in sync yet, age at will.
+
+        A checkpoint on its way that has such a stream is given up, since its data may go.
+        """
+        known = {s for c in (*self.listed, *self._keeping.values()) for s in c.cut}
+        found = [s for s, limit in self._limits.items() if limit.fresh and s not in known]
+        for stream in found:
+            del self._limits[stream]
+        given_up = [id_ for id_, a in self._arriving.items() if not a.checkpoint.cut.keys().isdisjoint(found)]
+        for id_ in given_up:
+            del self._arriving[id_]
+        skipped = [Publish(CheckpointSkipped(self.vpg, id_, "journal limit")) for id_ in given_up]
+        return [*skipped, *self._age(found, None)]
 
     def _helps(self, limit: JournalLimit) -> bool:
         """Whether a journal fits again with a checkpoint that is listed, or may yet be."""
@@ -247,6 +289,27 @@ class Catalog:
         if keep_from is None:
             return False
         return keep_from <= self.listed[-1].id or any(id_ >= keep_from for id_ in (*self._keeping, *self._arriving))
+
+    def _aged_by(self, before: CheckpointId | None) -> list[StreamId]:
+        """The streams that have data to age: those of the checkpoint that is the oldest now; all when there is none."""
+        if before is None or not self.listed or self.listed[0].id != before:
+            return self.streams
+        return list(self.listed[0].cut)
+
+    def _close(self) -> list[Effect]:
+        """Streams that only the forgotten checkpoints had: they have ended, since every new checkpoint has all."""
+        if not self.listed:
+            return []
+        needed = self._cut_through()
+        ended = dict.fromkeys(s for c in self._leaving for s in c.cut if s not in needed)
+        self.streams = [s for s in self.streams if s not in ended]
+        self._stores = {s: state for s, state in self._stores.items() if s not in ended}
+        return [Send(s.target, Close(self.vpg, s)) for s in ended]
+
+    def _cut_through(self) -> set[StreamId]:
+        """The streams of all checkpoints that are listed, or may yet be."""
+        arriving = [a.checkpoint for a in self._arriving.values()]
+        return {s for c in (*self.listed, *self._keeping.values(), *arriving) for s in c.cut}
 
     def _age(self, streams: Iterable[StreamId], checkpoint: CheckpointId | None) -> list[Effect]:
         ages: list[Effect] = []

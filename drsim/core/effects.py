@@ -1,7 +1,8 @@
 """Effects: every wish a machine may express. In the imperative.
 
-Effects that can fail are answered by exactly one `Done` or `Failed`; `Send`, `Arm`, the guest holds and `Publish`
-cannot fail and are not answered. Effects on one target are performed in order, on different targets in any order.
+Effects that can fail are answered by exactly one `Done` or `Failed`; `Send`, `Arm`, the guest holds, `ThawGuests`,
+the taps and `Publish` cannot fail and are not answered. Effects on one target are performed in order, on different
+targets in any order.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from drsim.core.batch import WriteBatch
 from drsim.core.facts import Fact
 from drsim.core.messages import Checkpoint, Frame, Message, Position
-from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec, VmId
 from drsim.core.units import Ns
 
 
@@ -50,6 +51,43 @@ class ReleaseGuests:
 
 
 @dataclass(frozen=True, slots=True)
+class FreezeGuests:
+    """Bring the applications on these VMs of the VPG to rest: no transaction open, nothing more is written.
+
+    `Done.value` is the VMs (a tuple of VmId, ascending) that are frozen, with no write of theirs in flight and all
+    handed over. One that has no agent, fails or needs longer than `timeout` is not among them, and not frozen. They
+    stay frozen until `ThawGuests`; when the VRA dies, the world thaws them.
+    """
+
+    vpg: str
+    number: int
+    vms: tuple[VmId, ...]
+    timeout: Ns
+
+
+@dataclass(frozen=True, slots=True)
+class ThawGuests:
+    """Let the applications of this freeze go on. What is not frozen for it yet will not be."""
+
+    vpg: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class TapVolumes:
+    """Hand over all that is written to the stream's volumes from now on, and nothing that is written to others."""
+
+    spec: StreamSpec
+
+
+@dataclass(frozen=True, slots=True)
+class UntapVolumes:
+    """Hand over nothing of this stream any more."""
+
+    stream: StreamId
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
     """Put a frame's rows at the end of the journals of its VMs; done when durable.
 
@@ -86,6 +124,27 @@ class ReadRegions:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadDigests:
+    """Digest the current content of a stretch, region by region: of the protected disk, or of the recovery side's.
+
+    There, that is the mirror with everything durable in the journal, and the effect is ordered with `Append`.
+    `Done.value` is the digests as bytes, of equal length, one after another (`messages.Compare`).
+    """
+
+    stream: StreamId
+    epoch: int
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Delete the journals and mirror disks of these VMs of a stream. Idempotent."""
+
+    stream: StreamId
+    vms: tuple[VmId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Make a fact known: to measures, reports, alerts."""
 
@@ -108,7 +167,8 @@ class Forget:
 
 
 Effect = (
-    Send | Arm | HoldGuests | ReleaseGuests | Append | Promote | ReadRegions | Publish | Keep | Forget
+    Send | Arm | HoldGuests | ReleaseGuests | FreezeGuests | ThawGuests | TapVolumes | UntapVolumes | Append | Promote
+    | ReadRegions | ReadDigests | Discard | Publish | Keep | Forget
 )  # fmt: skip
 
 

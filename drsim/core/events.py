@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from drsim.core.batch import WriteBatch
 from drsim.core.effects import Effect, EffectId
 from drsim.core.errors import DrsimError
-from drsim.core.messages import Message
-from drsim.core.names import Address, StreamId
+from drsim.core.messages import Message, Start
+from drsim.core.names import Address, StreamId, StreamSpec, VmId
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,20 @@ class GuestWrote:
 
     stream: StreamId
     batch: WriteBatch
+
+
+@dataclass(frozen=True, slots=True)
+class VmLeft:
+    """A VM runs on another host from now on (vMotion): nothing that it writes comes here."""
+
+    vm: VmId
+
+
+@dataclass(frozen=True, slots=True)
+class VmArrived:
+    """A VM runs on this host from now on. What it wrote elsewhere did not come here."""
+
+    vm: VmId
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +90,35 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class TagAsked:
-    """An operator wants a checkpoint now, under this name."""
+    """An operator wants a checkpoint now, under this name; with `quiesce` one with the applications at rest."""
 
     tag: str
+    quiesce: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """The VPG consists of these streams from now on; `starts`: of the new ones, what the other side has.
+
+    `version` grows with each change. `unprotected`: VMs of the VPG on hosts without a VRA; they are in no stream.
+    """
+
+    version: int
+    streams: tuple[StreamSpec, ...]
+    starts: dict[StreamId, Start]
+    unprotected: tuple[VmId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncAsked:
+    """An operator distrusts the other side: everything is to be compared (the field's "force sync")."""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseAsked:
+    """An operator wants replication paused, or resumed."""
+
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,5 +130,6 @@ class PinAsked:
 
 
 Event = (
-    Started | Stopped | GuestWrote | Received | Fired | Done | Failed | Lost | Connected | TagAsked | PinAsked
+    Started | Stopped | GuestWrote | VmLeft | VmArrived | Received | Fired | Done | Failed | Lost | Connected | TagAsked
+    | Reconfigured | SyncAsked | PauseAsked | PinAsked
 )  # fmt: skip

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from drsim.core.messages import Trigger
-from drsim.core.names import CheckpointId, StreamId
-from drsim.core.status import Regions
+from drsim.core.names import CheckpointId, StreamId, VmId
+from drsim.core.status import Regions, Sync
 from drsim.core.units import Ns
 
 
@@ -29,12 +29,13 @@ class CheckpointSkipped:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointListed:
-    """A checkpoint can be recovered from now on."""
+    """A checkpoint can be recovered from now on. `quiesced`: the VMs for which it is application consistent."""
 
     vpg: str
     checkpoint: CheckpointId
     taken: Ns
     tag: str
+    quiesced: tuple[VmId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,22 @@ class CheckpointsRetired:
 
 @dataclass(frozen=True, slots=True)
 class SyncStarted:
-    """A stream fell out of sync: its unacknowledged writes are dirty regions now."""
+    """A stream fell out of sync, or its sync became a graver one; so much is dirty, or may be."""
 
     stream: StreamId
+    sync: Sync
     trigger: Trigger
     dirty_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class SyncEnded:
-    """A stream is in sync again."""
+    """A stream is in sync again: so much was sent, and so much compared before."""
 
     stream: StreamId
+    sync: Sync
     sent_bytes: int
+    compared_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,23 @@ class FrameRefused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class BitmapGivenUp:
+    """A stream's dirty bitmap outgrew its memory: until its sync ends, nobody knows which regions differ."""
+
+    stream: StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChanged:
+    """The store of a stream's journals stopped taking data, because of `reason`, or takes it again."""
+
+    stream: StreamId
+    ok: bool
+    reason: str
+
+
 Fact = (
     CheckpointSealed | CheckpointSkipped | CheckpointListed | CheckpointsRetired | SyncStarted | SyncEnded
-    | StateChanged | FrameRefused
+    | StateChanged | FrameRefused | BitmapGivenUp | StoreChanged
 )  # fmt: skip

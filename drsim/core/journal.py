@@ -51,12 +51,13 @@ class Journal:
 
     __slots__ = (
         "_boundaries", "_ends", "_floor", "_head", "_ids", "_totals", "appended", "base", "base_total", "durable",
-        "durable_total", "limit", "total", "vm",
+        "durable_total", "limit", "total", "vm", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, vm: VmId, *, limit: int | None = None) -> None:
         self.vm, self.limit = vm, limit
         self.base, self.durable, self.appended = Lsn(0), Lsn(0), Lsn(0)
+        self.withdrawn = Lsn(0)  # a checkpoint before this number cannot be rebuilt
         # Bytes since the beginning: given to the store, durable, aged.
         self.total, self.durable_total, self.base_total = 0, 0, 0
         # Where frames ended since the last mark, as (lsn, total), and the total before the first of them.
@@ -69,6 +70,7 @@ class Journal:
         """A new journal takes over what a store holds: (last number, bytes) of each part beyond `base`. No marks."""
         self.base = base
         self.durable = self.appended = max(base, end)
+        self.withdrawn = base  # what lies before may be in the mirror
         for upto, nbytes in parts:
             self.total += nbytes
             self._boundaries.append((upto, self.total))
@@ -115,6 +117,11 @@ class Journal:
         self._ends.append(lsn)
         self._totals.append(self._floor)
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether any checkpoint has a mark here."""
+        return self._head < len(self._ids)
+
     def marked(self, checkpoint: CheckpointId) -> bool:
         """Whether a checkpoint has a mark here."""
         at = bisect_left(self._ids, checkpoint, self._head)
@@ -145,7 +152,8 @@ class Journal:
             self._head = 0
 
     def withdraw(self) -> None:
-        """No checkpoint is listed any more: all marks are gone."""
+        """No checkpoint is listed any more: all marks are gone, and what is durable now may go."""
+        self.withdrawn = self.durable
         del self._ids[:], self._ends[:], self._totals[:]
         self._head = 0
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from drsim.core.batch import WriteBatch
-from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec, VmId, VolumeId
+from drsim.core.status import Sync
 from drsim.core.units import Ns
 
 Position = tuple[int, ...]
@@ -27,6 +28,22 @@ class Trigger(StrEnum):
     RECOVERY_CONGESTION = "recovery storage congestion"
     COMMUNICATION = "recovery VRA communication problem"
     CONFIGURATION = "VPG configuration changed"
+    PAUSE = "replication paused"  # ours: the field shows a pause as a state only
+
+
+class Start(StrEnum):
+    """What the protected side knows of the other one when a stream begins."""
+
+    EQUAL = "equal"
+    """Both sides are the same: nothing was ever written, or a test says so."""
+    CRASHED = "crashed"
+    """An earlier life of the VRA knew; its memory is gone."""
+    MOVED = "moved"
+    """The VRA of another host knew; these VMs came from there."""
+    INITIAL = "initial"
+    """There is nothing on the other side."""
+    PRESEEDED = "preseeded"
+    """A copy of some past state was brought there."""
 
 
 class Refusal(StrEnum):
@@ -86,6 +103,7 @@ class Resync:
     generation: int
     epoch: int
     after: Position
+    spec: StreamSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +127,11 @@ class SyncDone:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where does the stream stand? From a protected VRA that lost its memory."""
+    """Where does the stream stand? From a protected VRA to which it is new, or that lost its memory."""
 
     stream: StreamId
     generation: int
+    spec: StreamSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +144,57 @@ class Standing:
     position: Position
 
 
-DataMessage = Frame | Ack | Nack | Resync | Resynced | SyncDone | Where | Standing
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A stretch that the sender does not know about, and the digests of its regions at the source, one after another.
+
+    They are of equal length, and cryptographic wherever there is content (PROTOCOL 5); a simulation's say whether a
+    region differs.
+    """
+
+    stream: StreamId
+    generation: int
+    epoch: int
+    extent: Extent
+    digests: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Which regions of the stretch differ at the recovery side: a byte for each, 0 or 1, in their order."""
+
+    stream: StreamId
+    generation: int
+    epoch: int
+    extent: Extent
+    differs: bytes
+
+
+DataMessage = Frame | Ack | Nack | Resync | Resynced | SyncDone | Where | Standing | Compare | Compared
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One stream's part of a checkpoint."""
+    """One stream's part of a checkpoint. `without`: volumes that had left the stream before."""
 
     epoch: int
     position: Position
+    without: tuple[VolumeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A consistent cut over a VPG. Holds no data. `taken` is when the manager asked for the hold."""
+    """A consistent cut over a VPG. Holds no data. `taken` is when the manager asked for the hold.
+
+    `quiesced`: the VMs whose applications were frozen at the cut, ascending; for the others it is crash consistent.
+    """
 
     vpg: str
     id: CheckpointId
     taken: Ns
     cut: dict[StreamId, Cut]
     tag: str = ""
+    quiesced: tuple[VmId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +208,13 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """All that the VRA had captured when it held."""
+    """All that the VRA had captured when it held. `frozen`: the VMs of the cut that were frozen then, ascending."""
 
     vpg: str
     checkpoint: CheckpointId
     vra: Address
     cut: dict[StreamId, Cut]
+    frozen: tuple[VmId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +245,80 @@ class Aborted:
 
 
 @dataclass(frozen=True, slots=True)
+class Freeze:
+    """Bring the applications on the VPG's VMs to rest. Manager to protected VRA.
+
+    `number`: of this freeze, from the count of the manager's checkpoints, so that no life of it gives one twice.
+    """
+
+    vpg: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The VMs that can be frozen are, or nobody needs to wait for them any more. Protected VRA to manager."""
+
+    vpg: str
+    number: int
+    vra: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Thaw:
+    """The checkpoint is sealed or void: let the applications go on. Manager to protected VRA."""
+
+    vpg: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class SyncChanged:
-    """A stream entered or left synchronization. Protected VRA to manager."""
+    """A stream entered or left synchronization, or what it does changed. Protected VRA to manager.
+
+    `waiting`: the recovery side has no room.
+    """
 
     stream: StreamId
-    syncing: bool
+    sync: Sync
     waiting: bool
     trigger: Trigger
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """The streams of a VPG from now on, those of all its VRAs. Manager to protected VRA.
+
+    `starts`: of streams that are new, what the other side has.
+    """
+
+    vpg: str
+    version: int
+    streams: tuple[StreamSpec, ...]
+    starts: dict[StreamId, Start]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Send nothing for the VPG until told otherwise: what is written becomes dirty. Manager to protected VRA."""
+
+    vpg: str
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForceSync:
+    """Compare every region of the VPG's disks with the other side. Manager to protected VRA."""
+
+    vpg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """The VRA compares everything from now on. Protected VRA to manager."""
+
+    vpg: str
+    vra: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +370,13 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The newest checkpoint that can be recovered. Recovery manager to protected manager."""
+    """The newest checkpoint that can be recovered, and how many there are. Recovery manager to protected manager."""
 
     vpg: str
     checkpoint: CheckpointId
     taken: Ns
     oldest_taken: Ns
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,17 +399,26 @@ class Age:
 
 
 @dataclass(frozen=True, slots=True)
+class Close:
+    """No listed checkpoint, and none to come, has this stream: its journals can go. Recovery manager to VRA."""
+
+    vpg: str
+    stream: StreamId
+
+
+@dataclass(frozen=True, slots=True)
 class JournalLimit:
     """A journal is near its hard limit; it fits again if `keep_from` becomes the oldest checkpoint.
 
-    `keep_from` is None when the newest checkpoint's data alone is too much; `syncing`: data of
-    a sync window lies behind it.
+    `keep_from` is None when the newest checkpoint's data alone is too much; `syncing`: data of a sync window lies
+    behind it; `fresh`: no checkpoint was ever taken of what is in it.
     """
 
     vpg: str
     stream: StreamId
     keep_from: CheckpointId | None
     syncing: bool
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +432,7 @@ class StoreState:
 
 
 ControlMessage = (
-    Hold | Held | Release | Released | Aborted | SyncChanged | Sealed | Await | Reached | Missed | Marks | Listed | Age
-    | JournalLimit | StoreState | Withdrawn
+    Hold | Held | Release | Released | Aborted | Freeze | Frozen | Thaw | SyncChanged | Configure | Pause | ForceSync
+    | Forced | Sealed | Await | Reached | Missed | Marks | Listed | Age | Close | JournalLimit | StoreState | Withdrawn
 )  # fmt: skip
 Message = DataMessage | ControlMessage

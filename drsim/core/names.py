@@ -43,14 +43,18 @@ def site_of(address: Address) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class StreamId:
-    """One VPG's writes from one protected VRA to one recovery VRA, in order."""
+    """One VPG's writes from one protected VRA to one recovery VRA, in order.
+
+    `part`: VMs and volumes that were added later, or came from another host, have a stream of their own.
+    """
 
     vpg: str
     source: Address
     target: Address
+    part: int = 1
 
     def __str__(self) -> str:
-        return f"{self.vpg}:{self.source}>{self.target}"
+        return f"{self.vpg}:{self.source}>{self.target}{'' if self.part == 1 else f'#{self.part}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,27 @@ class VolumeInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """A stretch of a volume, in sectors."""
+
+    vm: VmId
+    volume: VolumeId
+    lba: int
+    sectors: int
+
+
+@dataclass(frozen=True, slots=True)
 class StreamSpec:
-    """What both ends know of a stream. `vms` are ascending; `limit` is each VM's journal limit in bytes."""
+    """What both ends know of a stream. `vms` are ascending; `limit` is each VM's journal limit in bytes.
+
+    `follows`: the stream whose VMs these were before they moved to another host; their journals go on. `left`: volumes
+    that left the stream. Volumes may leave or grow; the VMs stay the same for ever, because a position has a number for
+    each of them.
+    """
 
     id: StreamId
     vms: tuple[VmId, ...]
     volumes: tuple[VolumeInfo, ...]
     limit: int | None = None
+    follows: StreamId | None = None
+    left: tuple[VolumeId, ...] = ()

@@ -12,38 +12,87 @@ answers `Aborted`: at once, and again to a `Release` that comes late. A stream t
 during the hold, makes the answer `Aborted` too. A VPG that lives on this VRA alone needs no hold: its own capture
 order is the cut (`Hold.alone`).
 
-After a stop in good order the VRA goes on from its bitmaps. After a crash (`crashed`) it knows nothing: its streams
-find out where they stand (`sender.py`), and of the holds of its earlier life it answers `Aborted`; the world released
+After a stop in good order the VRA goes on from its bitmaps. After a crash it knows nothing: its streams find out where
+they stand and what differs (`sender.py`), and of the holds of its earlier life it answers `Aborted`; the world released
 their guests when that life ended.
 
-Invariant: guests of a VPG are held at most for the hold budget, whatever fails.
+Configuration. The manager says which streams a VPG has (`Configure`). A stream that is new here finds out where it
+stands; one that is gone ends with all its memory; volumes may have left a stream, or grown. A stream that the recovery
+side had nothing of joins the checkpoints when it is in sync for the first time. When a VM leaves the
+host (`VmLeft`), the VRA vouches for no checkpoint of its VPG until it is configured anew or the VM is back.
+
+Freeze. On `Freeze` the VRA has the VPG's guests frozen and answers `Frozen` with the effect's answer; each later
+`Held` names those that still are. It thaws them on `Thaw`; by itself when the freeze timeout has run out, when the
+connection to the manager is lost, when it stops, and for a newer `Freeze` (`quiesce.py`).
+
+Invariant: guests of a VPG are held at most for the hold budget and frozen at most for the freeze timeout, whatever
+fails.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from drsim.core.effects import Arm, Effect, HoldGuests, ReadRegions, ReleaseGuests, Send
+from drsim.core.effects import (
+    Arm,
+    Effect,
+    FreezeGuests,
+    HoldGuests,
+    ReadDigests,
+    ReadRegions,
+    ReleaseGuests,
+    Send,
+    TapVolumes,
+    ThawGuests,
+    UntapVolumes,
+)
 from drsim.core.errors import PeerError
-from drsim.core.events import Connected, Done, Event, Failed, Fired, GuestWrote, Lost, Received, Started, Stopped
+from drsim.core.events import (
+    Connected,
+    Done,
+    Event,
+    Failed,
+    Fired,
+    GuestWrote,
+    Lost,
+    Received,
+    Started,
+    Stopped,
+    VmArrived,
+    VmLeft,
+)
 from drsim.core.messages import (
     Aborted,
     Ack,
+    Compared,
+    Configure,
     Cut,
+    Forced,
+    ForceSync,
+    Freeze,
+    Frozen,
     Held,
     Hold,
     Nack,
+    Pause,
     Release,
     Released,
     Resynced,
     Standing,
+    Start,
     SyncChanged,
+    Thaw,
     Trigger,
 )  # fmt: skip
-from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec
+from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId
 from drsim.core.sender import TRIGGER_OF, Sender
+from drsim.core.status import Sync
 from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
-SETTLED = (False, False, Trigger.NONE)  # what a manager is told of a stream in sync
+Told = tuple[Sync, bool, Trigger]
+SETTLED: Told = (Sync.IN_SYNC, False, Trigger.NONE)  # what a manager is told of a stream in sync
+NOTHING_NEW: Mapping[StreamId, Start] = {}
+FIRST: Mapping[str, int] = {}
 
 
 @dataclass(slots=True)
@@ -52,20 +101,35 @@ class _Hold:
     cut: dict[StreamId, Cut]
 
 
+@dataclass(slots=True)
+class _Freeze:
+    number: int
+    vms: tuple[VmId, ...] | None = None  # None: not known yet
+
+
 class ProtectedVra:
-    """The VRA of one protected host. `pool_bytes` is its whole buffer pool. `crashed`: an earlier life was."""
+    """The VRA of one protected host. `pool_bytes` is its whole buffer pool.
+
+    `starts`: what it knows of the other side of each stream, if that is not the same as this one. `versions`: of the
+    configuration of each VPG that is not in its first.
+    """
 
     def __init__(
         self, address: Address, managers: dict[str, Address], streams: list[StreamSpec], *, pool_bytes: int,
-        tweaks: Tweaks, crashed: bool = False,
+        tweaks: Tweaks, starts: Mapping[StreamId, Start] = NOTHING_NEW, versions: Mapping[str, int] = FIRST,
     ) -> None:  # fmt: skip
         self.address, self.tweaks = address, tweaks
         self._managers = managers
         self.limit = int(pool_bytes * tweaks.buffer_use_protect)
-        tail = int(pool_bytes * tweaks.sync_tail) // max(1, len(streams))
-        self.senders = {s.id: Sender(s, tweaks, tail_bytes=tail, crashed=crashed) for s in streams}
+        self._tail_bytes = int(pool_bytes * tweaks.sync_tail) // max(1, len(streams))
+        self.senders = {
+            s.id: Sender(s, tweaks, tail_bytes=self._tail_bytes, start=starts.get(s.id, Start.EQUAL)) for s in streams
+        }
+        self._versions = dict(versions)
+        self._absent: set[VmId] = set()  # VMs that do not run here, of those that did or should
         self._holds: dict[str, _Hold] = {}
-        self._told: dict[StreamId, tuple[bool, bool, Trigger] | None] = dict.fromkeys(self.senders, SETTLED)
+        self._freezes: dict[str, _Freeze] = {}
+        self._told: dict[StreamId, Told | None] = dict.fromkeys(self.senders, SETTLED)
 
     @property
     def used(self) -> int:
@@ -78,20 +142,29 @@ class ProtectedVra:
             case GuestWrote(stream, batch):
                 sender = self.senders[stream]
                 effects, taken = sender.capture(batch, self.limit - self.used)
-                if taken == len(batch):
+                if taken == len(batch) and not sender.syncing:
                     return effects
                 effects += self._overflow(sender, event, taken)
+            case VmLeft(vm):
+                effects = self._left(vm)
+            case VmArrived(vm):
+                effects = self._arrived(vm)
             case Received(_, message):
                 effects = self._received(message)
             case Fired(timer):
                 effects = self._fired(timer)
-            case Done(_, ReadRegions() as asked, value):
-                assert not isinstance(value, Exception)
-                effects = self.senders[asked.stream].read(asked, value)  # type: ignore[arg-type]
-            case Failed(_, ReadRegions() as asked, _):
-                effects = self.senders[asked.stream].read_failed(asked)
+            case Done(_, ReadRegions() | ReadDigests() as asked, _) | Failed(
+                _, ReadRegions() | ReadDigests() as asked, _
+            ):
+                effects = self._read(asked, event) if asked.stream in self.senders else []
+            case Done(_, FreezeGuests() as asked, frozen):
+                effects = self._froze(asked, frozen)  # type: ignore[arg-type]
+            case Failed(_, FreezeGuests() as asked, _):
+                effects = self._froze(asked, ())
             case Lost(peer):
-                effects = [e for s in self._to(peer) for e in s.lost()]
+                theirs = [vpg for vpg in self._freezes if self._managers[vpg] == peer]
+                effects = [e for vpg in theirs for e in self._thaw(vpg)]
+                effects += [e for s in self._to(peer) for e in s.lost()]
             case Connected(peer):
                 self._told.update((id_, None) for id_ in self.senders if self._managers[id_.vpg] == peer)
                 effects = [e for s in self._to(peer) for e in s.reconnected()]
@@ -102,6 +175,17 @@ class ProtectedVra:
             case _:
                 raise PeerError(f"a protected VRA cannot take {event!r}", place=self.address)
         return effects + self._tell()
+
+    def _read(self, asked: ReadRegions | ReadDigests, event: Done | Failed) -> list[Effect]:
+        sender = self.senders[asked.stream]
+        if isinstance(event, Failed):
+            return sender.read_failed(asked)
+        if isinstance(asked, ReadRegions):
+            return sender.read(asked, event.value)  # type: ignore[arg-type]
+        return sender.digested(asked, event.value)  # type: ignore[arg-type]
+
+    def _of(self, vpg: str) -> list[Sender]:
+        return [s for s in self.senders.values() if s.spec.id.vpg == vpg]
 
     def _to(self, peer: Address) -> list[Sender]:
         return [s for s in self.senders.values() if s.spec.id.target == peer]
@@ -122,24 +206,90 @@ class ProtectedVra:
 
     def _received(self, message: object) -> list[Effect]:
         match message:
-            case Ack():
-                return self.senders[message.stream].acknowledged(message)
-            case Nack():
-                return self.senders[message.stream].refuse(message)
-            case Resynced():
-                return self.senders[message.stream].resynced(message)
-            case Standing():
-                return self.senders[message.stream].standing(message)
+            case Ack() | Nack() | Resynced() | Standing() | Compared():
+                sender = self.senders.get(message.stream)
+                return [] if sender is None else self._answered(sender, message)
             case Hold():
                 return self._hold(message)
             case Release():
                 return self._release(message)
+            case Freeze(vpg, number):
+                return self._freeze(vpg, number)
+            case Thaw(vpg, number):
+                known = self._freezes.get(vpg)
+                return self._thaw(vpg) if known is not None and known.number == number else []
+            case Configure():
+                return self._configure(message)
+            case Pause(vpg, paused):
+                return [e for s in self._of(vpg) for e in s.pause(paused)]
+            case ForceSync(vpg):
+                forced = [e for s in self._of(vpg) for e in s.distrust(Sync.FORCED_DELTA, Trigger.FORCE_SYNC)]
+                return [*forced, self._answer(vpg, Forced(vpg, self.address))]
             case _:
                 raise PeerError(f"a protected VRA cannot take {message!r}", place=self.address)
 
+    def _answered(self, sender: Sender, message: Ack | Nack | Resynced | Standing | Compared) -> list[Effect]:
+        match message:
+            case Ack():
+                return sender.acknowledged(message)
+            case Nack():
+                return sender.refuse(message)
+            case Resynced():
+                return sender.resynced(message)
+            case Standing():
+                return sender.standing(message)
+            case Compared():
+                return sender.compared(message)
+
+    def _left(self, vm: VmId) -> list[Effect]:
+        """What this host has captured of a VM is not all any more: no checkpoint until the manager knows."""
+        self._absent.add(vm)
+        theirs = [s for s in self.senders.values() if any(v.vm == vm for v in s.spec.volumes)]
+        return [e for vpg in dict.fromkeys(s.spec.id.vpg for s in theirs) for e in self._let_go(vpg, "VM left")]
+
+    def _arrived(self, vm: VmId) -> list[Effect]:
+        """A VM is back before the manager knew that it had left: what it wrote elsewhere is to be found."""
+        if vm not in self._absent:
+            return []
+        self._absent.discard(vm)
+        effects: list[Effect] = []
+        for sender in self.senders.values():
+            volumes = [v.id for v in sender.spec.volumes if v.vm == vm]
+            if volumes:
+                effects.append(TapVolumes(sender.spec))
+                effects += sender.distrust(Sync.VOLUME_DELTA, Trigger.CONFIGURATION, volumes)
+        return effects
+
+    def _configure(self, message: Configure) -> list[Effect]:
+        """The VPG has these streams now: some may be new, some gone, some with other volumes."""
+        vpg = message.vpg
+        if message.version <= self._versions.get(vpg, 1):
+            return []
+        self._versions[vpg] = message.version
+        effects: list[Effect] = []
+        mine = {spec.id: spec for spec in message.streams if spec.id.source == self.address}
+        for sender in self._of(vpg):
+            if sender.spec.id in mine:
+                effects += sender.reconfigure(mine[sender.spec.id])
+            else:
+                effects.append(UntapVolumes(sender.spec.id))
+                del self.senders[sender.spec.id], self._told[sender.spec.id]
+        for id_, spec in mine.items():
+            if id_ not in self.senders:
+                start = message.starts.get(id_, Start.CRASHED)
+                self.senders[id_] = Sender(spec, self.tweaks, tail_bytes=self._tail_bytes, start=start)
+                self._told[id_] = SETTLED
+                effects += [TapVolumes(spec), *self.senders[id_].started()]
+        return effects
+
     def _hold(self, message: Hold) -> list[Effect]:
         vpg = message.vpg
-        mine = [s for s in self.senders.values() if s.spec.id.vpg == vpg]
+        mine = [s for s in self._of(vpg) if not s.joining]
+        if self._absent.intersection(volume.vm for s in mine for volume in s.spec.volumes):
+            return [self._answer(vpg, Aborted(vpg, message.checkpoint, self.address, "VM left"))]
+        if not mine:
+            reason = "synchronizing" if self._of(vpg) else "configuration"
+            return [self._answer(vpg, Aborted(vpg, message.checkpoint, self.address, reason))]
         effects = [e for s in mine if not s.syncing for e in s.flush()]
         if any(s.syncing for s in mine):
             return [*effects, self._answer(vpg, Aborted(vpg, message.checkpoint, self.address, "synchronizing"))]
@@ -150,14 +300,14 @@ class ProtectedVra:
         else:
             self._holds[vpg] = _Hold(message.checkpoint, cut)
             effects.append(Arm(f"hold {vpg}", Ns(self.tweaks.hold_budget)))
-        return [*effects, self._answer(vpg, Held(vpg, message.checkpoint, self.address, cut))]
+        return [*effects, self._answer(vpg, Held(vpg, message.checkpoint, self.address, cut, self._frozen(vpg)))]
 
     def _release(self, message: Release) -> list[Effect]:
         vpg, held = message.vpg, self._holds.get(message.vpg)
         if held is None or held.checkpoint != message.checkpoint:
             return [self._answer(vpg, Aborted(vpg, message.checkpoint, self.address, "hold budget"))]
         del self._holds[vpg]
-        if any(self.senders[s].epoch != c.epoch for s, c in held.cut.items()):
+        if any(s not in self.senders or self.senders[s].epoch != c.epoch for s, c in held.cut.items()):
             answer: Aborted | Released = Aborted(vpg, message.checkpoint, self.address, "synchronizing")
         else:
             answer = Released(vpg, message.checkpoint, self.address)
@@ -170,17 +320,52 @@ class ProtectedVra:
         aborted = Aborted(vpg, held.checkpoint, self.address, reason)
         return [ReleaseGuests(vpg, held.checkpoint), self._answer(vpg, aborted)]
 
+    def _freeze(self, vpg: str, number: int) -> list[Effect]:
+        earlier = self._thaw(vpg)  # its end was not heard of
+        self._freezes[vpg] = _Freeze(number)
+        vms = sorted({volume.vm for s in self._of(vpg) for volume in s.spec.volumes} - self._absent)
+        timeout = self.tweaks.freeze_timeout
+        asked = FreezeGuests(vpg, number, tuple(vms), Ns(timeout // 2))
+        return [*earlier, asked, Arm(f"freeze {vpg}", Ns(timeout))]
+
+    def _froze(self, asked: FreezeGuests, vms: tuple[VmId, ...]) -> list[Effect]:
+        freeze = self._freezes.get(asked.vpg)
+        if freeze is None or freeze.number != asked.number:
+            return []  # thawed meanwhile
+        freeze.vms = vms
+        return [self._answer(asked.vpg, Frozen(asked.vpg, asked.number, self.address))]
+
+    def _frozen(self, vpg: str) -> tuple[VmId, ...]:
+        """The VMs that are frozen now and of which the VPG's checkpoints have every volume here."""
+        freeze = self._freezes.get(vpg)
+        if freeze is None or freeze.vms is None:
+            return ()
+        inside = {volume.vm for s in self._of(vpg) if not s.joining for volume in s.spec.volumes}
+        joining = {volume.vm for s in self._of(vpg) if s.joining for volume in s.spec.volumes}
+        return tuple(vm for vm in freeze.vms if vm in inside - joining)
+
+    def _thaw(self, vpg: str) -> list[Effect]:
+        """End a freeze, if there is one; who waits for its guests need not."""
+        freeze = self._freezes.pop(vpg, None)
+        if freeze is None:
+            return []
+        unsaid = [self._answer(vpg, Frozen(vpg, freeze.number, self.address))] if freeze.vms is None else []
+        return [ThawGuests(vpg, freeze.number), *unsaid]
+
     def _fired(self, timer: str) -> list[Effect]:
         if timer.startswith("hold "):
             return self._let_go(timer.removeprefix("hold "), "hold budget")
+        if timer.startswith("freeze "):
+            return self._thaw(timer.removeprefix("freeze "))
         return [e for s in self.senders.values() for e in s.fired(timer)]
 
     def _stop(self) -> list[Effect]:
         """Going down in good order: release the guests, keep everything in the bitmaps (the driver marks on)."""
         effects = [e for vpg in list(self._holds) for e in self._let_go(vpg, "VRA stops")]
+        effects += [e for vpg in list(self._freezes) for e in self._thaw(vpg)]
         return effects + [e for s in self.senders.values() for e in s.stopped()]
 
-    def _answer(self, vpg: str, message: Held | Released | Aborted | SyncChanged) -> Send:
+    def _answer(self, vpg: str, message: Held | Released | Aborted | Frozen | SyncChanged | Forced) -> Send:
         return Send(self._managers[vpg], message)
 
     def _tell(self) -> list[Effect]:
@@ -190,7 +375,7 @@ class ProtectedVra:
             told = self._told[id_]
             if told is SETTLED and not sender.syncing:
                 continue
-            state = (sender.syncing, sender.syncing and sender.waiting, sender.trigger) if sender.syncing else SETTLED
+            state = (sender.sync, sender.waiting, sender.trigger) if sender.syncing else SETTLED
             if state != told:
                 self._told[id_] = state
                 effects.append(self._answer(id_.vpg, SyncChanged(id_, *state)))

@@ -27,24 +27,32 @@ A checkpoint's cut is awaited here: it is reached when the journals are durable 
 of an ended epoch that was not reached then never will be, although the numbers grow past it. The manager may ask
 again after a lost connection; a cut already marked is answered from its mark.
 
+A sender that does not know what is here compares: the digests of what the store holds are read, and the answer says
+which regions differ (`Compare`). What cannot be read differs.
+
 After a crash the receiver is built again from what its store holds (`Stored`). Marks are no part of that: `Marks`
 brings them back, before anything else that the manager asks. Until then nothing is said about the journal's limit,
 because without marks it looks as if no checkpoint could be kept. Which cuts an ended epoch had reached is forgotten:
 those not told are missed. A sender that lost its memory asks where the stream stands (`Where`); the answer lies
 beyond every epoch and number that the store may hold, whether or not this receiver knows that it does.
 
+VMs that moved to another host come in another stream, which follows this one (`hand_over`): it takes over their
+journals, with all marks, and its numbers go on beyond any that this one handed to the store. The epoch of this stream
+ends with that, since its frames may hold more of these VMs; of the journals that it shared it only keeps the marks of
+checkpoints taken before. A VM that left is discarded when no checkpoint has it any more.
+
 `Age(None)` says that no checkpoint is left. What it lets go is fixed when it arrives, not when the mirror takes it:
 a checkpoint may be marked in between. A cut that lies before that position can never be rebuilt and is missed.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from drsim.core.batch import WriteBatch
-from drsim.core.effects import Append, Effect, Promote, Publish, Send
+from drsim.core.effects import Append, Discard, Effect, Promote, Publish, ReadDigests, Send
 from drsim.core.errors import PeerError
 from drsim.core.facts import FrameRefused
 from drsim.core.journal import Journal, Stored
@@ -52,6 +60,8 @@ from drsim.core.messages import (
     Ack,
     Age,
     Await,
+    Compare,
+    Compared,
     Cut,
     Frame,
     Marks,
@@ -66,8 +76,8 @@ from drsim.core.messages import (
     SyncDone,
     Where,
 )  # fmt: skip
-from drsim.core.names import Address, CheckpointId, StreamSpec
-from drsim.core.units import Lsn
+from drsim.core.names import Address, CheckpointId, StreamSpec, VmId
+from drsim.core.units import SECTOR, Lsn
 from drsim.core.window import reaches
 
 NOTHING = WriteBatch.of((), (), (), (), (), b"")
@@ -89,12 +99,13 @@ class Receiver:
     """
 
     def __init__(
-        self, spec: StreamSpec, catalog: Address, room: Callable[[], int], *, generation: int = 1,
-        stored: Stored | None = None,
+        self, spec: StreamSpec, catalog: Address, room: Callable[[], int], *, region_bytes: int, generation: int = 1,
+        stored: Stored | None = None, epoch: int = 1,
     ) -> None:  # fmt: skip
         self.spec, self.catalog, self.generation = spec, catalog, generation
-        self.epoch = 1
+        self.epoch = epoch
         self.journals = {vm: Journal(vm, limit=spec.limit) for vm in spec.vms}
+        self._own = list(enumerate(self.journals.values()))  # those that no other stream has taken over
         self.accepted: Position = (0,) * len(spec.vms)  # taken
         self.durable: Position = self.accepted  # durable.  Invariant: durable <= accepted
         self.pending: deque[Frame] = deque()  # taken and not yet durable, oldest first
@@ -103,31 +114,82 @@ class Receiver:
         self.syncing = False
         self.swept = False  # the journal holds data of a sync window that no checkpoint closes yet
         self.unmarked = False  # rebuilt, and `Marks` has not come yet
-        self._room = room
+        self._active = set(spec.vms)  # VMs of which frames of this epoch may have rows
+        self._fenced = -1  # an epoch of which no frame is taken any more
+        self._room, self._region_bytes = room, region_bytes
         self._given = 0  # how many of `pending` the store has been given
         self._window_end: Position | None = None
         self._ended: tuple[int, Position] = (0, self.accepted)  # the last epoch that ended, and where
         self._resync: Resync | None = None  # its epoch has not begun
         self._awaited: deque[Await] = deque()
+        self._comparing: Compare | None = None
         self._gap_told = False
         self._owes_ack = False
         self._age: _Aging | None = None  # wanted next
         self._promoting: _Aging | None = None  # under way
-        self._withdrawn: Position = self.accepted  # what the last `Age(None)` let go
         if stored is not None:
             self._rebuild(stored)
         self._handed = Cut(self.epoch, self.accepted)  # the furthest that the store was ever given
 
     def _rebuild(self, stored: Stored) -> None:
         self.epoch = stored.epoch
-        for journal, base, end, parts in zip(
-            self.journals.values(), stored.base, stored.end, stored.parts, strict=True
-        ):
-            journal.restore(Lsn(base), Lsn(end), parts)
+        for n, journal in self._own:
+            journal.restore(Lsn(stored.base[n]), Lsn(stored.end[n]), stored.parts[n])
         self.accepted = self.durable = tuple(journal.durable for journal in self.journals.values())
         self.swept = self.epoch > 1
         self.unmarked = True
-        self._withdrawn = stored.base  # what lies before may be in the mirror
+
+    # -- moves ------------------------------------------------------------------------------------------------
+
+    def hand_over(self, other: "Receiver") -> bool:
+        """The VMs of another stream came from this one: their journals are that one's now.
+
+        An epoch that may have more of them ends here as well. False: something is on its way to the store; ask again
+        when it has landed.
+        """
+        if self._active.intersection(other.spec.vms):
+            self._fenced = self.epoch
+            for frame in list(self.pending)[self._given :]:
+                self.pending.remove(frame)
+            if self.pending:
+                return False
+            self._drop_pending()
+        position = dict(zip(self.spec.vms, self._handed.position, strict=True))
+        for vm in other.spec.vms:
+            if vm in self.journals:
+                other.take_over(vm, self.journals[vm], position[vm])
+        self.disown(other.spec.vms)
+        return True
+
+    def take_over(self, vm: VmId, journal: Journal, handed: int) -> None:
+        """A journal of another stream is ours; its store was given numbers up to `handed`."""
+        self.journals[vm] = journal
+        self._own = list(enumerate(self.journals.values()))
+        at = self.spec.vms.index(vm)
+        self.accepted = self.durable = (*self.accepted[:at], journal.durable, *self.accepted[at + 1 :])
+        known = self._handed.position
+        self._handed = Cut(self.epoch, (*known[:at], max(handed, journal.durable), *known[at + 1 :]))
+
+    def disown(self, vms: Iterable[VmId], rebuilt: Stored | None = None) -> None:
+        """Another stream has these journals; here they only keep the marks of older checkpoints.
+
+        `rebuilt`: so it was before a crash, after which this is what the store holds.
+        """
+        theirs = {n for n, vm in enumerate(self.spec.vms) if vm in set(vms)}
+        self._own = [(n, journal) for n, journal in self._own if n not in theirs]
+        if rebuilt is not None:
+            ends = enumerate(zip(rebuilt.end, self.durable, strict=True))
+            self.accepted = self.durable = tuple(end if n in theirs else k for n, (end, k) in ends)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no checkpoint has anything of these journals, nor of those that they go on from."""
+        return self.spec.follows is None and not any(journal.is_marked for journal in self.journals.values())
+
+    @property
+    def owned(self) -> list[tuple[int, Journal]]:
+        """The journals that no other stream has taken over, with their places in the stream."""
+        return self._own
 
     @property
     def pending_bytes(self) -> int:
@@ -138,6 +200,8 @@ class Receiver:
     def frame(self, frame: Frame) -> list[Effect]:
         """A frame arrived."""
         if frame.generation != self.generation or frame.epoch != self.epoch or self._resync is not None:
+            return []
+        if frame.epoch == self._fenced:
             return []
         if not reaches(self.accepted, frame.after):
             if self._gap_told:
@@ -158,8 +222,8 @@ class Receiver:
 
     def _take(self, frame: Frame) -> None:
         self.accepted = frame.upto
-        for journal, upto, nbytes in zip(self.journals.values(), frame.upto, frame.sizes, strict=True):
-            journal.append(Lsn(upto), nbytes)
+        for n, journal in self._own:
+            journal.append(Lsn(frame.upto[n]), frame.sizes[n])
         self.pending.append(frame)
 
     def _give(self) -> list[Effect]:
@@ -174,7 +238,7 @@ class Receiver:
     def _refusal(self, frame: Frame) -> Refusal | None:
         if self.stalled:
             return Refusal.FULL
-        if not all(j.has_room(n) for j, n in zip(self.journals.values(), frame.sizes, strict=True)):
+        if not all(journal.has_room(frame.sizes[n]) for n, journal in self._own):
             self.blocked = frame.sizes
             return Refusal.LIMIT
         if self.pending and frame.nbytes > self._room():
@@ -210,8 +274,8 @@ class Receiver:
         if began:
             self._turn(frame.epoch)
         self.durable = frame.upto
-        for journal, upto, nbytes in zip(self.journals.values(), frame.upto, frame.sizes, strict=True):
-            journal.persisted(Lsn(upto), nbytes)
+        for n, journal in self._own:
+            journal.persisted(Lsn(frame.upto[n]), frame.sizes[n])
         self._close_window()
         word = self._resynced() if began else self._ack()
         return [word, *self._settle(), *self._give(), *self._begin_epoch()]
@@ -235,14 +299,14 @@ class Receiver:
         self.pending.clear()
         self.stalled, self._given = False, 0
         self.accepted = self.durable
-        for journal in self.journals.values():
+        for _, journal in self._own:
             journal.rollback()
 
     def restarted(self) -> None:
         """Memory is gone; what is durable stays."""
         self._drop_pending()
         self._age = self._age or self._promoting
-        self._promoting, self._resync = None, None
+        self._promoting, self._resync, self._comparing = None, None, None
         self._awaited.clear()
 
     # -- epochs -----------------------------------------------------------------------------------------------
@@ -251,6 +315,9 @@ class Receiver:
         """The sender begins a new epoch."""
         if message.generation != self.generation or message.epoch < self.epoch:
             return []
+        theirs = {volume.vm for volume in message.spec.volumes}.difference(self.spec.vms[n] for n, _ in self._own)
+        if theirs:
+            return []  # of a sender that does not know yet that these VMs have moved
         if message.epoch == self.epoch:
             return [self._resynced()]
         if self.stalled and not self._given:
@@ -271,6 +338,7 @@ class Receiver:
     def _turn(self, epoch: int) -> None:
         """The anchor of an epoch is durable: the one before has ended."""
         if self._resync is not None and self._resync.epoch == epoch:
+            self._active = {volume.vm for volume in self._resync.spec.volumes}
             self._resync = None
         self._ended = (self.epoch, self.durable)
         self.epoch = epoch
@@ -288,6 +356,28 @@ class Receiver:
         begun = self._resync
         at = self._handed if begun is None else Cut(begun.epoch, begun.after)
         return [Send(self.spec.id.source, Standing(self.spec.id, self.generation, at.epoch, at.position))]
+
+    def compare(self, message: Compare) -> list[Effect]:
+        """The sender wants to know which of these regions differ from what is here."""
+        if message.generation != self.generation or message.epoch != self.epoch or self._resync is not None:
+            return []
+        self._comparing = message
+        return [ReadDigests(self.spec.id, self.epoch, message.extent)]
+
+    def digested(self, asked: ReadDigests, digests: bytes | None) -> list[Effect]:
+        """The digests of what is here; None: it cannot be read, and is to be written anew."""
+        message = self._comparing
+        if message is None or asked.epoch != self.epoch or asked.extent != message.extent:
+            return []
+        self._comparing = None
+        regions = -(-asked.extent.sectors * SECTOR // self._region_bytes)
+        theirs = len(message.digests)
+        if regions < 1 or not theirs or theirs % regions or (digests is not None and len(digests) != theirs):
+            raise PeerError(f"{self.spec.id}: digests of {regions} regions have {theirs} bytes")
+        source = np.frombuffer(message.digests, np.uint8)
+        ours = ~source if digests is None else np.frombuffer(digests, np.uint8)
+        differs = (ours != source).reshape(regions, -1).any(axis=1).astype(np.uint8).tobytes()
+        return [Send(self.spec.id.source, Compared(self.spec.id, self.generation, self.epoch, asked.extent, differs))]
 
     def sync_done(self, message: SyncDone) -> list[Effect]:
         """The sync window ends at this position."""
@@ -308,18 +398,20 @@ class Receiver:
             if message.checkpoint >= self._awaited[0].checkpoint:
                 return []  # will be answered
             return [self._again(message)]
-        if next(iter(self.journals.values())).settled(message.checkpoint):
+        if any(journal.settled(message.checkpoint) for journal in self._cut_through(message.cut)):
             return [self._again(message)]
         self._awaited.append(message)
         return self._settle()
 
     def _again(self, asked: Await) -> Send:
-        marked = all(journal.marked(asked.checkpoint) for journal in self.journals.values())
+        marked = all(journal.marked(asked.checkpoint) for journal in self._cut_through(asked.cut))
         return Send(self.catalog, (Reached if marked else Missed)(asked.vpg, asked.checkpoint, self.spec.id))
 
     def _fate(self, cut: Cut) -> bool | None:
         """True: reached; False: never will be; None: not yet."""
-        if not reaches(cut.position, self._withdrawn):
+        inside = self._cut_through(cut)
+        places = zip(self.journals.values(), cut.position, strict=True)
+        if any(lsn < journal.withdrawn and journal in inside for journal, lsn in places):
             return False
         if cut.epoch == self.epoch:
             return True if reaches(self.durable, cut.position) else None
@@ -340,38 +432,62 @@ class Receiver:
 
     def put_back(self, message: Marks) -> None:
         """The manager says which checkpoints were marked; after a crash none is."""
-        first = next(iter(self.journals.values()))
         for checkpoint, cut in message.marks.items():
-            if not first.settled(checkpoint):
+            if not any(journal.settled(checkpoint) for journal in self._cut_through(cut)):
                 self._mark(checkpoint, cut)
         self.unmarked = False
 
     def _mark(self, checkpoint: CheckpointId, cut: Cut) -> None:
         self.swept = self.swept and cut.epoch != self.epoch
+        inside = self._cut_through(cut)
         for journal, lsn in zip(self.journals.values(), cut.position, strict=True):
-            journal.mark(checkpoint, Lsn(lsn))
+            if journal in inside:
+                journal.mark(checkpoint, Lsn(lsn))
+
+    def _cut_through(self, cut: Cut) -> list[Journal]:
+        """The journals that a cut goes through: of all VMs but those whose every volume had left the stream."""
+        if not cut.without:
+            return list(self.journals.values())
+        vms = {volume.vm for volume in self.spec.volumes if volume.id not in cut.without}
+        return [journal for vm, journal in self.journals.items() if vm in vms]
 
     # -- aging ------------------------------------------------------------------------------------------------
 
     def age(self, message: Age) -> list[Effect]:
-        """Data before this checkpoint may go to the mirror; one promotion at a time."""
-        journals = self.journals.values()
+        """Data before this checkpoint may go to the mirror; one promotion at a time.
+
+        A VM that the checkpoint does not have has left, and no checkpoint has it any more: it is discarded.
+        """
+        left: list[Effect] = []
         if message.checkpoint is None:
-            self._withdrawn = self.durable
-            self._age = _Aging(None, self.durable, tuple(j.durable_total for j in journals))
-            for journal in journals:
+            own = dict(self._own)
+            totals = [own[n].durable_total if n in own else j.base_total for n, j in enumerate(self.journals.values())]
+            upto = tuple(
+                k if n in own else j.base
+                for n, (k, j) in enumerate(zip(self.durable, self.journals.values(), strict=True))
+            )
+            self._age = _Aging(None, upto, tuple(totals))
+            for _, journal in self._own:
                 journal.withdraw()
         else:
-            marks = [j.at(message.checkpoint) for j in journals]
+            marked = [j.marked(message.checkpoint) for j in self.journals.values()]
+            marks = [
+                j.at(message.checkpoint) if has else (j.base, j.base_total)
+                for j, has in zip(self.journals.values(), marked, strict=True)
+            ]
             self._age = _Aging(message.checkpoint, tuple(lsn for lsn, _ in marks), tuple(t for _, t in marks))
-        return self._promote()
+            gone = tuple(self.spec.vms[n] for n, _ in self._own if not marked[n])
+            if gone:
+                self.disown(gone)
+                left.append(Discard(self.spec.id, gone))
+        return [*left, *self._promote()]
 
     def _promote(self) -> list[Effect]:
         if self._age is None or self._promoting is not None:
             return []
         aging, self._age = self._age, None
         journals = self.journals.values()
-        nbytes = sum(t - j.base_total for t, j in zip(aging.totals, journals, strict=True))
+        nbytes = sum(max(0, t - j.base_total) for t, j in zip(aging.totals, journals, strict=True))
         self._promoting = aging
         return [Promote(self.spec.id, tuple(j.base for j in journals), aging.upto, nbytes, aging.checkpoint)]
 
@@ -380,9 +496,14 @@ class Receiver:
         aging, self._promoting = self._promoting, None
         assert aging is not None
         for journal, upto, total in zip(self.journals.values(), aging.upto, aging.totals, strict=True):
-            journal.age(Lsn(upto), total, aging.checkpoint)
-        wake = [self._ack()] if self._owes_ack and not self.stalled else []
-        return [*wake, *self._promote()]
+            if upto >= journal.base:  # a stream that shares the journal may have aged it further
+                journal.age(Lsn(upto), total, aging.checkpoint)
+        return [*self.wake(), *self._promote()]
+
+    def wake(self) -> list[Effect]:
+        """A sender that was refused hears that there may be room again."""
+        word = [self._ack()] if self._owes_ack and not self.stalled else []
+        return [*word, *self._begin_epoch()]
 
     def promote_failed(self) -> None:
         """Try the same again when the VRA's retry timer fires, unless more may go by then."""

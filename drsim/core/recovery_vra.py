@@ -4,6 +4,9 @@ Theory of operation. Each stream has its own receiver (`receiver.py`). The VRA o
 frames on their way to the store (a share of the appliance's pool), one retry timer for a store that failed, and the
 word to the recovery manager when a journal nears its hard limit or the store does not take data.
 
+Streams come and go. One is opened by the first word of its sender, which says all that is to be known of it, and
+closed by the manager when no checkpoint has it.
+
 After a restart in good order, frames in memory are gone and the journals are as durable as they were; the senders
 begin new epochs. After a crash a new VRA is built from what the store holds (`durable`): the manager brings the marks
 of its checkpoints back, and is told again about the store and the journals' limits.
@@ -11,17 +14,44 @@ of its checkpoints back, and is told again about the store and the journals' lim
 
 from collections.abc import Mapping
 
-from drsim.core.effects import Append, Arm, Effect, Promote, Send
+from drsim.core.effects import Append, Arm, Discard, Effect, Promote, Publish, ReadDigests, Send
 from drsim.core.errors import PeerError
 from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped
+from drsim.core.facts import StoreChanged
 from drsim.core.journal import Stored
-from drsim.core.messages import Age, Await, Frame, JournalLimit, Marks, Resync, StoreState, SyncDone, Where
+from drsim.core.messages import (
+    Age,
+    Await,
+    Close,
+    Compare,
+    Frame,
+    JournalLimit,
+    Marks,
+    Missed,
+    Resync,
+    StoreState,
+    SyncDone,
+    Where,
+)
 from drsim.core.names import Address, StreamId, StreamSpec
 from drsim.core.receiver import Receiver
 from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
 RETRY = "retry store"
+
+
+def stream_of(event: Event) -> StreamId | None:
+    """The stream that an event is about, if it is about one."""
+    match event:
+        case Received(_, message):
+            return getattr(message, "stream", None)
+        case Done(_, Append(frame)) | Failed(_, Append(frame)):
+            return frame.stream
+        case Done(_, Promote() | ReadDigests() as effect) | Failed(_, Promote() | ReadDigests() as effect):
+            return effect.stream
+        case _:
+            return None
 
 
 class RecoveryVra:
@@ -37,9 +67,20 @@ class RecoveryVra:
         self.address, self.tweaks = address, tweaks
         self.limit = int(pool_bytes * tweaks.buffer_use_recover)
         self.receivers = {
-            s.id: Receiver(s, catalogs[s.id.vpg], self._room, stored=None if durable is None else durable[s.id])
+            s.id: Receiver(
+                s,
+                catalogs[s.id.vpg],
+                self._room,
+                region_bytes=tweaks.region_bytes,
+                stored=None if durable is None else durable[s.id],
+            )
             for s in streams
         }
+        for receiver in sorted(self.receivers.values(), key=lambda r: r.spec.id.part):
+            self._share(receiver, durable or {})
+        self._catalogs = catalogs
+        self._asking: dict[StreamId, Where | Resync] = {}  # of streams that wait for another one's frames to land
+        self._discarding: list[Discard] = []  # that failed
         self._near_limit: dict[StreamId, tuple[bool, bool]] = {}  # what was told: of a sync window, a frame was refused
         self._not_ok: set[StreamId] = set()  # streams whose store was reported as failing
         self._retrying = False
@@ -54,26 +95,40 @@ class RecoveryVra:
 
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a recovery VRA cannot get."""
+        stream = stream_of(event)
+        if stream is not None and stream not in self.receivers:
+            return self._unknown(event)
         match event:
             case Received(_, Frame() as frame):
                 receiver = self.receivers[frame.stream]
                 return receiver.frame(frame) + self._check_limit(receiver)
             case Done(_, Append(frame), _):
-                return self.receivers[frame.stream].appended(frame) + self._store(frame.stream)
+                effects = self.receivers[frame.stream].appended(frame) + self._store(frame.stream)
+                return effects + self._ask_again()
             case Failed(_, Append(frame), error):
                 effects = self.receivers[frame.stream].append_failed(frame)
-                return effects + self._store(frame.stream, error.message) + self._retry_later()
+                effects += self._store(frame.stream, error.message) + self._retry_later()
+                return effects + self._ask_again()
             case Done(_, Promote() as promote, _):
-                self._near_limit.pop(promote.stream, None)
-                return self.receivers[promote.stream].promoted()
+                return self.receivers[promote.stream].promoted() + self._made_room(promote.stream)
             case Failed(_, Promote() as promote, _):
                 self.receivers[promote.stream].promote_failed()
+                return self._retry_later()
+            case Done(_, ReadDigests() as asked, digests):
+                return self.receivers[asked.stream].digested(asked, digests)  # type: ignore[arg-type]
+            case Failed(_, ReadDigests() as asked, _):
+                return self.receivers[asked.stream].digested(asked, None)
+            case Done(_, Discard(), _):
+                return []
+            case Failed(_, Discard() as discard, _):
+                self._discarding.append(discard)
                 return self._retry_later()
             case Received(_, message):
                 return self._received(message)
             case Fired(timer) if timer == RETRY:
                 self._retrying = False
-                return [e for r in self.receivers.values() for e in (*r.retry(), *r.retry_promote())]
+                discards, self._discarding = self._discarding, []
+                return [*discards, *(e for r in self.receivers.values() for e in (*r.retry(), *r.retry_promote()))]
             case Started():
                 for receiver in self.receivers.values():
                     receiver.restarted()
@@ -88,12 +143,14 @@ class RecoveryVra:
 
     def _received(self, message: object) -> list[Effect]:
         match message:
-            case Resync():
-                return self.receivers[message.stream].resync(message)
             case SyncDone():
                 return self.receivers[message.stream].sync_done(message)
-            case Where():
-                return self.receivers[message.stream].where(message)
+            case Compare():
+                return self.receivers[message.stream].compare(message)
+            case Where() | Resync():
+                return self._begins(message)
+            case Close(_, stream):
+                return self._close(stream)
             case Marks():
                 receiver = self.receivers[message.stream]
                 receiver.put_back(message)
@@ -104,6 +161,74 @@ class RecoveryVra:
                 return self.receivers[message.stream].age(message)
             case _:
                 raise PeerError(f"a recovery VRA cannot take {message!r}", place=self.address)
+
+    def _made_room(self, stream: StreamId) -> list[Effect]:
+        """A promotion is done: journals that others of the VPG share with this stream have room as well."""
+        effects: list[Effect] = []
+        for id_, receiver in self.receivers.items():
+            if id_.vpg == stream.vpg:
+                self._near_limit.pop(id_, None)
+                effects += [] if id_ == stream else receiver.wake()
+        return effects
+
+    # -- streams that come and go -----------------------------------------------------------------------------
+
+    def _begins(self, message: Where | Resync) -> list[Effect]:
+        """A sender asks where its stream stands, or begins an epoch; a stream that is new here is opened."""
+        spec = message.spec
+        effects: list[Effect] = []
+        receiver = self.receivers.get(spec.id)
+        if receiver is None:
+            if any(r.spec.id.part > spec.id.part for r in self._owners(spec)):
+                return []  # the VMs have moved on since
+            receiver = Receiver(
+                spec, self._catalogs[spec.id.vpg], self._room, region_bytes=self.tweaks.region_bytes, epoch=0
+            )
+            owners = self._owners(spec) if spec.follows is not None else []
+            if not all(owner.hand_over(receiver) for owner in owners):
+                self._asking[spec.id] = message
+                return []
+            self.receivers[spec.id] = receiver
+            effects.append(Send(receiver.catalog, StoreState(spec.id.vpg, spec.id, True, "")))
+            for owner in owners:
+                effects += [*owner.wake(), *self._store(owner.spec.id)]
+        return effects + (receiver.where(message) if isinstance(message, Where) else receiver.resync(message))
+
+    def _unknown(self, event: Event) -> list[Effect]:
+        """Of a stream that is closed or was never opened: only its sender opens one."""
+        match event:
+            case Received(_, Where() | Resync() as message):
+                return self._begins(message)
+            case Received(_, Await(vpg, checkpoint, stream)):
+                return [Send(self._catalogs[vpg], Missed(vpg, checkpoint, stream))]
+            case _:
+                return []
+
+    def _ask_again(self) -> list[Effect]:
+        asking, self._asking = self._asking, {}
+        return [e for message in asking.values() for e in self._begins(message)]
+
+    def _owners(self, spec: StreamSpec) -> list[Receiver]:
+        """The streams of the VPG that have the journals of these VMs at present."""
+        return [
+            r for r in self.receivers.values()
+            if r.spec.id.vpg == spec.id.vpg and any(r.spec.vms[n] in spec.vms for n, _ in r.owned)
+        ]  # fmt: skip
+
+    def _share(self, receiver: Receiver, durable: Mapping[StreamId, Stored]) -> None:
+        """After a crash: a stream that follows has taken over the journals of the streams before."""
+        spec = receiver.spec
+        for earlier in self.receivers.values() if spec.follows is not None else ():
+            if earlier.spec.id.vpg == spec.id.vpg and earlier.spec.id.part < spec.id.part:
+                earlier.journals.update({vm: receiver.journals[vm] for vm in spec.vms if vm in earlier.journals})
+                earlier.disown(spec.vms, durable.get(earlier.spec.id))
+
+    def _close(self, stream: StreamId) -> list[Effect]:
+        receiver = self.receivers.pop(stream, None)
+        if receiver is None:
+            return []
+        self._not_ok.discard(stream)
+        return [Discard(stream, tuple(receiver.spec.vms[n] for n, _ in receiver.owned))]
 
     def _retry_later(self) -> list[Effect]:
         if self._retrying:
@@ -117,7 +242,8 @@ class RecoveryVra:
         if receiver.stalled == (id_ in self._not_ok):
             return []
         (self._not_ok.add if receiver.stalled else self._not_ok.discard)(id_)
-        return [Send(receiver.catalog, StoreState(id_.vpg, id_, not receiver.stalled, reason))]
+        fact = Publish(StoreChanged(id_, not receiver.stalled, reason))
+        return [fact, Send(receiver.catalog, StoreState(id_.vpg, id_, not receiver.stalled, reason))]
 
     def _tell_again(self, catalog: Address) -> list[Effect]:
         """The catalogue may not have got what it was told about stores and journals near their limit."""
@@ -133,11 +259,11 @@ class RecoveryVra:
     def _check_limit(self, receiver: Receiver) -> list[Effect]:
         """Ask for early aging when a journal is nearly full or refused a frame; once, until a promotion made room."""
         id_, limit = receiver.spec.id, receiver.spec.limit
-        if limit is None or receiver.unmarked:
+        if limit is None or receiver.unmarked or not receiver.owned:
             return []
         margin = int(limit * self.tweaks.limit_margin)
         wanted, fullest = max(
-            zip(receiver.blocked, receiver.journals.values(), strict=True), key=lambda pair: pair[0] + pair[1].nbytes
+            ((receiver.blocked[n], journal) for n, journal in receiver.owned), key=lambda pair: pair[0] + pair[1].nbytes
         )
         if fullest.nbytes + max(wanted, margin) <= limit:
             return []
@@ -146,4 +272,4 @@ class RecoveryVra:
             return []
         self._near_limit[id_] = told
         keep = fullest.fits_from(limit - max(2 * margin, wanted))
-        return [Send(receiver.catalog, JournalLimit(id_.vpg, id_, keep, receiver.swept))]
+        return [Send(receiver.catalog, JournalLimit(id_.vpg, id_, keep, receiver.swept, receiver.fresh))]

@@ -4,9 +4,9 @@ Theory of operation.
 
     state      guest writes are     leaves when
     ---------  -------------------  --------------------------------------------------------------------------
-    IN_SYNC    numbered and queued  `fold`: buffer full, peer lost, VRA restart       -> WAITING or HANDSHAKE
-    ASKING     marked dirty         `Standing`: epoch and numbers are known again     -> HANDSHAKE
-    WAITING    marked dirty         the peer is connected, the pause is over          -> HANDSHAKE
+    IN_SYNC    numbered and queued  `fold`: buffer full, peer lost, VRA restart, pause -> WAITING or HANDSHAKE
+    ASKING     marked dirty         `Standing`: epoch and numbers are known           -> WAITING or HANDSHAKE
+    WAITING    marked dirty         the peer is connected, no pause lasts             -> HANDSHAKE
     HANDSHAKE  marked dirty         `Resynced` for this epoch                         -> SWEEP
     SWEEP      marked dirty         what is dirty fits the tail                       -> TAIL
     TAIL       numbered and queued  nothing is dirty and the last sync frame durable  -> IN_SYNC
@@ -21,10 +21,25 @@ their current content. Such a sync frame takes its numbers and its place in the 
 write captured while the read is under way comes after it and cannot be overwritten by older content. A region is in
 flight until its frame is acknowledged; a fold marks it dirty again.
 
-After a crash the bitmap is lost with the rest, so everything is dirty, and the peer is asked where the stream stands:
-the next epoch lies beyond any that it knows of, and the next number beyond any that it may hold. Over each new
-connection it is asked again. (What is in fact the same on both sides will be found by comparing digests, region by
-region, before the sweep: delta sync.)
+All kinds of synchronization are this one sweep; they differ in what is marked when it begins (`Start`, `distrust`):
+
+    kind                            marked                         before it is sent
+    ------------------------------  -----------------------------  ----------------------
+    bitmap                          what was not acknowledged      -
+    delta, forced delta             every region, as unsure        compared by digests
+    volume delta                    every region of some volumes   compared by digests
+    initial; full; of some volumes  every region, as dirty         -
+    initial, preseeded              every region, as unsure        compared by digests
+
+Unsure regions are compared one stretch at a time, beside the sweep of what is known to be dirty: the digests of the
+source go to the peer, which answers which regions differ from what it holds. What a guest writes meanwhile is dirty,
+whatever the answer. A region is compared at most once in an epoch and before it is sent in that epoch, and the epoch
+begins when everything of the one before is durable or gone: so no older frame can change a region after it was found
+equal.
+
+After a crash the bitmap is lost with the rest, and a new stream knows nothing of the other side; so the peer is asked
+where the stream stands: the next epoch lies beyond any that it knows of, and the next number beyond any that it may
+hold. Over each new connection it is asked again. A bitmap that outgrows its memory is given up for a delta sync.
 
 No checkpoint may be cut outside IN_SYNC: data of a sweep arrives out of write order.
 
@@ -33,15 +48,18 @@ by sending again from what the receiver expects.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import StrEnum
 
 from drsim.core.batch import OpenFrame, WriteBatch
 from drsim.core.bitmap import DirtyBitmap
-from drsim.core.effects import Arm, Effect, Publish, ReadRegions, Send
-from drsim.core.facts import SyncEnded, SyncStarted
+from drsim.core.effects import Arm, Effect, Publish, ReadDigests, ReadRegions, Send, TapVolumes
+from drsim.core.facts import BitmapGivenUp, SyncEnded, SyncStarted
 from drsim.core.messages import (
     Ack,
+    Compare,
+    Compared,
     Cut,
     Frame,
     Nack,
@@ -50,12 +68,14 @@ from drsim.core.messages import (
     Resync,
     Resynced,
     Standing,
+    Start,
     SyncDone,
     Trigger,
     Where,
 )  # fmt: skip
-from drsim.core.names import StreamSpec
-from drsim.core.units import Ns
+from drsim.core.names import Extent, StreamSpec, VolumeId
+from drsim.core.status import GRAVITY, Sync
+from drsim.core.units import SECTOR, Ns
 from drsim.core.window import Window, reaches
 from drsim.spec.tweaks import Tweaks
 
@@ -81,17 +101,27 @@ TRIGGER_OF = {
 }
 
 
+STARTS = {
+    Start.CRASHED: Sync.DELTA, Start.MOVED: Sync.VOLUME_DELTA, Start.INITIAL: Sync.INITIAL,
+    Start.PRESEEDED: Sync.INITIAL,
+}  # fmt: skip
+JOINING = (Start.INITIAL, Start.PRESEEDED)
+
+
 class Sender:
-    """One stream's sending half. `used` is its share of the VRA's buffer, in bytes. `crashed`: an earlier life was."""
+    """One stream's sending half. `used` is its share of the VRA's buffer, in bytes."""
 
     def __init__(
-        self, spec: StreamSpec, tweaks: Tweaks, *, tail_bytes: int, generation: int = 1, crashed: bool = False
+        self, spec: StreamSpec, tweaks: Tweaks, *, tail_bytes: int, generation: int = 1, start: Start = Start.EQUAL
     ) -> None:
         self.spec, self.tweaks, self.generation = spec, tweaks, generation
         self.state = SendState.IN_SYNC
+        self.sync = Sync.IN_SYNC  # which kind is under way
+        self.joining = start in JOINING  # no checkpoint has this stream before it is in sync for the first time
         self.trigger = Trigger.NONE
         self.epoch = 1
         self.connected = True
+        self.paused = False
         self.refused: Refusal | None = None
         self.numbered: Position = (0,) * len(spec.vms)  # last number given to each VM
         self.durable: Position = self.numbered  # last acknowledged
@@ -101,16 +131,19 @@ class Sender:
         self._queue: deque[Frame] = deque()
         self._queued_bytes = 0
         self._reading: Frame | None = None  # the queued sync frame whose content is being read
+        self._comparing: Extent | None = None  # being compared
         self._flushing = False
         self._tail_bytes = tail_bytes
         self._swept: Position = self.numbered  # the end of the youngest sync frame
         self._sync_upto: Position | None = None  # the position that ends the sync, once known
-        self._sync_sent = 0
+        self._sync_sent = self._sync_compared = 0  # bytes
         self._flush_timer = f"flush {spec.id}"
         self._pause_timer = f"pause {spec.id}"
-        if crashed:
-            self.state, self.trigger, self.epoch = SendState.ASKING, Trigger.PROTECTED_VRA, 0
-            self.bitmap.fill()
+        if start is not Start.EQUAL:
+            self.state, self.epoch = SendState.ASKING, 0
+            self.sync = STARTS[start]
+            self.trigger = Trigger.PROTECTED_VRA if start is Start.CRASHED else Trigger.CONFIGURATION
+            (self.bitmap.fill if start is Start.INITIAL else self.bitmap.distrust)()
 
     # -- what the VRA asks ------------------------------------------------------------------------------------
 
@@ -132,7 +165,7 @@ class Sender:
         """All that is captured, as a stream's part of a checkpoint. Call after `flush`, in sync."""
         assert self.state is SendState.IN_SYNC
         assert not self._open.rows
-        return Cut(self.epoch, self.numbered)
+        return Cut(self.epoch, self.numbered, self.spec.left)
 
     # -- capture ----------------------------------------------------------------------------------------------
 
@@ -143,8 +176,7 @@ class Sender:
         full, and the caller folds. Rows that are marked dirty need no room.
         """
         if self.state not in NUMBERING:
-            self.bitmap.mark(batch)
-            return [], len(batch)
+            return self._mark(batch), len(batch)
         nbytes = batch.nbytes
         taken = len(batch) if nbytes <= room else batch.rows_within(room)
         effects: list[Effect] = []
@@ -206,27 +238,81 @@ class Sender:
             effects.append(Send(self.spec.id.target, frame))
         return effects + self._sweep()
 
-    # -- bitmap sync ------------------------------------------------------------------------------------------
+    # -- synchronization --------------------------------------------------------------------------------------
 
     def fold(self, trigger: Trigger) -> list[Effect]:
         """Leave sync, or start its sweep again: everything not acknowledged becomes dirty, in one step."""
-        fresh = self.state is SendState.IN_SYNC
         self._end_epoch()
-        effects: list[Effect] = []
-        if fresh:
-            self.trigger, self._sync_sent = trigger, 0
-            effects.append(Publish(SyncStarted(self.spec.id, trigger, self.bitmap.nbytes)))
-        return effects + self._restart()
+        return [*self._begin(Sync.BITMAP, trigger), *self._outgrown(), *self._restart()]
+
+    def distrust(
+        self, sync: Sync, trigger: Trigger, volumes: Iterable[VolumeId] | None = None, *, empty: bool = False
+    ) -> list[Effect]:
+        """Nobody knows what the other side holds of these volumes (None: of all), or it holds nothing (`empty`)."""
+        restart: list[Effect] = []
+        if self.state not in (SendState.ASKING, SendState.WAITING, SendState.HANDSHAKE):
+            self._end_epoch()  # no region may be compared in an epoch in which it was sent
+            restart = self._restart()
+        (self.bitmap.fill if empty else self.bitmap.distrust)(volumes)
+        return [*self._begin(sync, trigger), *restart]
+
+    def _begin(self, sync: Sync, trigger: Trigger) -> list[Effect]:
+        """A synchronization begins, or the one under way becomes a graver one."""
+        if GRAVITY[sync] <= GRAVITY[self.sync]:
+            return []
+        if self.sync is Sync.IN_SYNC:
+            self._sync_sent = self._sync_compared = 0
+        self.sync, self.trigger = sync, trigger
+        return [Publish(SyncStarted(self.spec.id, sync, trigger, self.bitmap.nbytes))]
+
+    def _mark(self, batch: WriteBatch) -> list[Effect]:
+        self.bitmap.mark(batch)
+        return self._outgrown()
+
+    def _outgrown(self) -> list[Effect]:
+        """A bitmap that has no room for another region is given up: a delta sync will find out (T6)."""
+        if not self.bitmap.outgrown(self.tweaks.bitmap_regions):
+            return []
+        given_up = Publish(BitmapGivenUp(self.spec.id))
+        return [given_up, *self.distrust(Sync.DELTA, Trigger.PROTECTED_VRA)]
+
+    def reconfigure(self, spec: StreamSpec) -> list[Effect]:
+        """Volumes have left the stream, or grown."""
+        if spec.volumes == self.spec.volumes:
+            return []
+        running = self.state not in (SendState.WAITING, SendState.ASKING)
+        if running:
+            self._end_epoch()
+        self.spec = spec
+        self.bitmap.reshape(spec.volumes)
+        restart = self._restart() if running else []
+        return [TapVolumes(spec), *self._begin(Sync.BITMAP, Trigger.CONFIGURATION), *restart]
+
+    def unacknowledged(self) -> list[WriteBatch]:
+        """All rows, not in the bitmap, that are not known to be durable at the other side: open, queued, in flight."""
+        return [*(f.batch for f in self.window), *(f.batch for f in self._queue), *self._open.parts]
+
+    def pause(self, paused: bool) -> list[Effect]:
+        """Send nothing until told otherwise."""
+        if paused == self.paused:
+            return []
+        self.paused = paused
+        if not paused:
+            return self._restart() if self.state is SendState.WAITING else []
+        return [] if self.state in (SendState.WAITING, SendState.ASKING) else self.fold(Trigger.PAUSE)
 
     def _end_epoch(self) -> None:
         self._reading = None
-        for frame in [*self.window.clear(), *self._queue]:
-            self.bitmap.mark(frame.batch)
+        if self._comparing is not None:
+            self.bitmap.put_back(self._comparing)
+            self._comparing = None
+        for batch in self.unacknowledged():
+            self.bitmap.mark(batch)
+        self.window.clear()
         self._queue.clear()
         self._queued_bytes = 0
         if self._open.rows:
-            # Never numbered: the numbers of a stream belong to frames that were cut.
-            self.bitmap.mark(self._open.cut())
+            self._open.cut()  # never numbered: the numbers of a stream belong to frames that were cut
         self.epoch += 1
         self._sync_upto = None
         self.state = SendState.WAITING
@@ -234,12 +320,12 @@ class Sender:
     def started(self) -> list[Effect]:
         """The VRA is up: go on after a stop or a crash."""
         if self.state is SendState.ASKING:
-            begun = SyncStarted(self.spec.id, self.trigger, self.bitmap.nbytes)
+            begun = SyncStarted(self.spec.id, self.sync, self.trigger, self.bitmap.nbytes)
             return [Publish(begun), *self._ask()]
         return [] if self.connected else self.reconnected()
 
     def _ask(self) -> list[Effect]:
-        return [Send(self.spec.id.target, Where(self.spec.id, self.generation))]
+        return [Send(self.spec.id.target, Where(self.spec.id, self.generation, self.spec))]
 
     def standing(self, message: Standing) -> list[Effect]:
         """The peer tells what it may know of our earlier lives."""
@@ -252,11 +338,11 @@ class Sender:
 
     def _restart(self) -> list[Effect]:
         # A journal at its limit may have to give up all its checkpoints for the sync window, so it must learn of it.
-        if not self.connected or self.refused not in (None, Refusal.LIMIT):
+        if not self.connected or self.paused or self.refused not in (None, Refusal.LIMIT):
             return []
         self.refused = None
         self.state = SendState.HANDSHAKE
-        return [Send(self.spec.id.target, Resync(self.spec.id, self.generation, self.epoch, self.numbered))]
+        return [Send(self.spec.id.target, Resync(self.spec.id, self.generation, self.epoch, self.numbered, self.spec))]
 
     def _sweep(self) -> list[Effect]:
         """Ask for the next dirty regions when the window has room; number writes again when little is left."""
@@ -264,22 +350,46 @@ class Sender:
             return []
         if self._reading is not None or (self._queue and not reaches(self._queue[0].after, self._swept)):
             return []  # one sync frame at a time waits for the window, so that live frames get their turn
-        effects: list[Effect] = []
-        if self.state is SendState.SWEEP and self.bitmap.nbytes <= self._tail_bytes:
+        effects = self._compare()
+        if self.state is SendState.SWEEP and self._comparing is None and self.bitmap.nbytes <= self._tail_bytes:
             self.state = SendState.TAIL
-        if len(self.bitmap):
+        if self.bitmap.known:
             if self._open.rows:
                 self._enqueue(self._open.cut(), sync=False)
             batch = self.bitmap.take(self.tweaks.sync_bytes, Ns(0))
             self._reading = self._enqueue(batch, sync=True)
             self._swept = self._reading.upto
             effects.append(ReadRegions(self.spec.id, batch))
-        else:
+        elif self._comparing is None:
             # Every region was read before now, so everything numbered until now repairs the image.
             self._sync_upto = self.numbered
             done = SyncDone(self.spec.id, self.generation, self.epoch, self.numbered)
             effects += [Send(self.spec.id.target, done), *self._end_if_durable()]
         return effects
+
+    def _compare(self) -> list[Effect]:
+        """Ask for the digests of the next stretch of regions that nobody knows about."""
+        enough = self.tweaks.compare_bytes // self.tweaks.region_bytes
+        if self._comparing is not None or not self.bitmap.unsure or self.bitmap.outgrown(enough):
+            return []  # the sweep is to keep up
+        self._comparing = self.bitmap.take_unsure(self.tweaks.compare_bytes)
+        self._sync_compared += self._comparing.sectors * SECTOR
+        return [ReadDigests(self.spec.id, self.epoch, self._comparing)]
+
+    def digested(self, asked: ReadDigests, digests: bytes) -> list[Effect]:
+        """The source's digests of these regions."""
+        if asked.epoch != self.epoch or asked.extent != self._comparing:
+            return []  # of an epoch that has ended
+        return [Send(self.spec.id.target, Compare(self.spec.id, self.generation, self.epoch, asked.extent, digests))]
+
+    def compared(self, message: Compared) -> list[Effect]:
+        """The peer has told which of the regions differ."""
+        of_now = message.generation == self.generation and message.epoch == self.epoch
+        if not of_now or message.extent != self._comparing:
+            return []
+        self.bitmap.settle(message.extent, message.differs)
+        self._comparing = None
+        return self._pump()
 
     def read(self, asked: ReadRegions, batch: WriteBatch) -> list[Effect]:
         """The content of dirty regions has been read."""
@@ -290,9 +400,13 @@ class Sender:
         self._reading = None
         return self._pump()
 
-    def read_failed(self, asked: ReadRegions) -> list[Effect]:
+    def read_failed(self, asked: ReadRegions | ReadDigests) -> list[Effect]:
         """The protected disk could not be read: the regions are dirty again, and we wait before the next try."""
-        if self._reading is None or self._reading.batch is not asked.batch:
+        if isinstance(asked, ReadRegions):
+            of_now = self._reading is not None and self._reading.batch is asked.batch
+        else:
+            of_now = asked.epoch == self.epoch and asked.extent == self._comparing
+        if not of_now:
             return []
         self.trigger = Trigger.PROTECTED_STORAGE
         self._end_epoch()
@@ -301,8 +415,10 @@ class Sender:
     def _end_if_durable(self) -> list[Effect]:
         if self._sync_upto is None or not reaches(self.durable, self._sync_upto):
             return []
-        self.state, self.trigger, self._sync_upto = SendState.IN_SYNC, Trigger.NONE, None
-        return [Publish(SyncEnded(self.spec.id, self._sync_sent))]
+        ended = SyncEnded(self.spec.id, self.sync, self._sync_sent, self._sync_compared)
+        self.state, self.sync, self.trigger, self._sync_upto = SendState.IN_SYNC, Sync.IN_SYNC, Trigger.NONE, None
+        self.joining = False
+        return [Publish(ended)]
 
     # -- the peer ---------------------------------------------------------------------------------------------
 

@@ -38,15 +38,19 @@ class Sync(StrEnum):
 
     IN_SYNC = "InSync"
     BITMAP = "BitmapSync"
-    DELTA = "DeltaSync"
     FORCED_DELTA = "ForcedDeltaSync"
     VOLUME_DELTA = "VolumeDeltaSync"
+    DELTA = "DeltaSync"
     VOLUME_INITIAL = "VolumeInitialSync"
     VOLUME_FULL = "VolumeFullSync"
     FULL = "FullSync"
     INITIAL = "InitialSync"
     PAUSED_USER = "PausedByUser"
     PAUSED_SYSTEM = "PausedBySystem"
+
+
+GRAVITY = {sync: n for n, sync in enumerate(Sync)}
+"""Of two syncs at once the graver one is shown."""
 
 
 class Peer(StrEnum):

@@ -12,12 +12,22 @@ Theory of operation, checkpoints (PROTOCOL 3).
 
 Anything else voids the checkpoint: one `Aborted`, or an answer missing when the budget has run out. A voided
 checkpoint is skipped and counted; guests are released; a tag waits for the next one that is due. With one VRA its own
-order is the cut, and `Held` seals it.
+order is the cut, and `Held` seals it. A tag may ask for applications at rest: then there is a freeze around its
+checkpoint (`quiesce.py`).
 No checkpoint is tried while a stream synchronizes or the recovery manager cannot be reached.
 
 State. `regions` follows what the VRAs, the catalogue and the connection report; every change is published together
 with its cause, by the field's trigger names, so that each second of a missed service level can be attributed.
 What was sealed and is not known to be listed is sent again over a new connection to the catalogue.
+Pause (T7). An operator may pause replication: nothing is sent, and what is written becomes dirty. The manager does so
+itself, once in each sync and for `replication_pause`, when a sync leaves so few checkpoints that the history might run
+out. The VRAs are told, and told again over every new connection.
+
+Configuration (T3, T10, T12). Which streams the VPG has is decided by whoever places VMs (`Reconfigured`); the manager
+tells every VRA, and tells it again over every new connection. A connection keeps order, so a hold finds the
+configuration that it is for: a checkpoint has all streams of one. A stream that was added synchronizes beside:
+checkpoints go on without it until it is in sync for the first time.
+
 The cause of a problem stays until a checkpoint is listed that meets the service level again.
 
 After a crash a new manager is built (`first` above 1): it numbers its checkpoints beyond those of earlier lives,
@@ -25,20 +35,38 @@ claims no service level until the catalogue tells what is listed, and learns fro
 sealed and not yet listed is lost with its memory; nobody was promised it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from drsim.core.effects import Arm, Effect, Publish, Send
 from drsim.core.errors import PeerError
-from drsim.core.events import Connected, Event, Fired, Lost, Received, Started, Stopped, TagAsked
+from drsim.core.events import (
+    Connected,
+    Event,
+    Fired,
+    Lost,
+    PauseAsked,
+    Received,
+    Reconfigured,
+    Started,
+    Stopped,
+    SyncAsked,
+    TagAsked,
+)
 from drsim.core.facts import CheckpointSealed, CheckpointSkipped, StateChanged
 from drsim.core.messages import (
     Aborted,
     Checkpoint,
+    Configure,
     Cut,
+    Forced,
+    ForceSync,
+    Frozen,
     Held,
     Hold,
     Listed,
     Message,
+    Pause,
     Release,
     Released,
     Sealed,
@@ -47,12 +75,13 @@ from drsim.core.messages import (
     Trigger,
     Withdrawn,
 )  # fmt: skip
-from drsim.core.names import Address, CheckpointId, StreamId
-from drsim.core.status import Health, Peer, Regions, Sync
+from drsim.core.names import Address, CheckpointId, StreamId, VmId
+from drsim.core.quiesce import FREEZE, UNTAGGED, Quiesce, Tag
+from drsim.core.status import GRAVITY, Health, Lifecycle, Peer, Regions, Sync
 from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
-TICK, DEADLINE = "checkpoint", "deadline"
+TICK, DEADLINE, REST = "checkpoint", "deadline", "rest"
 FIRST = CheckpointId(1)
 
 
@@ -60,8 +89,10 @@ FIRST = CheckpointId(1)
 class _Attempt:
     id: CheckpointId
     taken: Ns
-    tag: str
+    tag: Tag
+    vras: tuple[Address, ...]
     cut: dict[StreamId, Cut] = field(default_factory=dict)
+    frozen: set[VmId] = field(default_factory=set)
     held: set[Address] = field(default_factory=set)
     released: set[Address] = field(default_factory=set)
 
@@ -69,17 +100,20 @@ class _Attempt:
 class Vpg:
     """One VPG at its protected site. Times in nanoseconds.
 
-    `first`: number of the first checkpoint, beyond any that an earlier life of the manager gave.
+    `first`: number of the first checkpoint, beyond any that an earlier life of the manager gave. `creating`: its
+    initial sync is not over. `paused`: an operator wants it so. `configured`: what it was last told to consist of.
     """
 
     def __init__(
         self, address: Address, name: str, vras: list[Address], catalog: Address, *, interval: Ns, rpo_alert: Ns,
-        history: Ns, tweaks: Tweaks, first: CheckpointId = FIRST,
+        history: Ns, tweaks: Tweaks, first: CheckpointId = FIRST, creating: bool = False, paused: bool = False,
+        configured: Reconfigured | None = None,
     ) -> None:  # fmt: skip
         self.address, self.name, self.vras, self.catalog = address, name, vras, catalog
         self.interval, self.rpo_alert, self.history, self.tweaks = interval, rpo_alert, history, tweaks
         self._heir = first > FIRST  # of an earlier life, which crashed
-        self.regions = Regions(rpo_ok=not self._heir, history_ok=not self._heir)
+        lifecycle = Lifecycle.CREATING if creating else Lifecycle.PROTECTING
+        self.regions = Regions(lifecycle=lifecycle, rpo_ok=not self._heir, history_ok=not self._heir)
         self.cause = "manager restart" if self._heir else ""
         self.attempt: _Attempt | None = None
         self.newest: Ns | None = None
@@ -92,8 +126,17 @@ class Vpg:
         self._withdrawn = False  # there is no recovery point any more
         self._unlisted: dict[CheckpointId, Checkpoint] = {}  # sealed, and not yet known to be listed
         self._connected = True
+        self._configured = configured
+        if configured is not None:
+            self.vras = list(dict.fromkeys(spec.id.source for spec in configured.streams))
+        self.paused = paused  # by an operator
+        self._resting = False  # by ourselves, for a while
+        self._rested = False  # in this sync already
+        self._left: int | None = None  # checkpoints listed, as far as the catalogue has told
+        self._forcing: set[Address] = set()  # VRAs that have not answered `ForceSync` yet
         self._skipped = ""  # why the last attempt failed, if it did
-        self._tags: list[str] = []
+        self._tags: list[Tag] = []
+        self.freeze = Quiesce(name, tweaks)
 
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a manager cannot get."""
@@ -101,12 +144,26 @@ class Vpg:
             case Started():
                 return self._started(now)
             case Fired(timer) if timer == TICK:
-                begun = self._next_tag(now) or self._begin(now, "")
+                begun = self._next_tag(now) or self._begin(now, UNTAGGED)
                 return [Arm(TICK, self.interval), *begun, *self._review(now)]
             case Fired(timer) if timer == DEADLINE:
-                return self._void("hold budget")
-            case TagAsked(tag):
-                self._tags.append(tag)
+                return [*self._void("hold budget"), *self._frozen_tag(now)]
+            case Fired(timer) if timer == FREEZE:
+                self.freeze.timeout()
+                return self._frozen_tag(now)
+            case Fired(timer) if timer == REST:
+                self._resting = False
+                return [*self._tell_pause(self.vras), *self._review(now)]
+            case Reconfigured():
+                return [*self._reconfigured(event), *self._review(now)]
+            case PauseAsked(paused):
+                self.paused = paused
+                return [*self._tell_pause(self.vras), *self._review(now)]
+            case SyncAsked():
+                self._forcing.update(self.vras)
+                return [Send(vra, ForceSync(self.name)) for vra in self.vras]
+            case TagAsked(tag, quiesce):
+                self._tags.append(Tag(tag, quiesce))
                 return self._next_tag(now)
             case Received(_, message):
                 return self._received(now, message)
@@ -117,7 +174,10 @@ class Vpg:
                 self._connected = True
                 again: list[Effect] = [Send(self.catalog, Sealed(c)) for c in self._unlisted.values()]
                 return again + self._review(now)
-            case Lost() | Connected() | Stopped():
+            case Connected(vra):
+                forced: list[Effect] = [Send(vra, ForceSync(self.name))] if vra in self._forcing else []
+                return [*self._tell_configuration([vra]), *self._tell_pause([vra]), *forced]
+            case Lost() | Stopped():
                 return []  # a VRA: it says again what it has to say; a hold that it misses runs out
             case _:
                 raise PeerError(f"a VPG manager cannot take {event!r}", place=self.address)
@@ -127,7 +187,11 @@ class Vpg:
         if self._since is None and not self._heir:
             self._since = now
         state = Publish(StateChanged(self.name, self.regions, self.cause))
-        return [Arm(TICK, self.interval), *self._void("manager restart"), state]
+        rest: list[Effect] = [Arm(REST, Ns(self.tweaks.replication_pause))] if self._resting else []
+        given_up = self._void("manager restart")
+        if self.freeze.tag is not None:
+            self._tags.insert(0, self.freeze.tag)
+        return [Arm(TICK, self.interval), *rest, *given_up, *self.freeze.end(), state]
 
     def _received(self, now: Ns, message: Message) -> list[Effect]:
         match message:
@@ -138,20 +202,29 @@ class Vpg:
             case Aborted(checkpoint=checkpoint, reason=reason):
                 if self.attempt is None or self.attempt.id != checkpoint:
                     return []
-                return self._void(reason)
+                return [*self._void(reason), *self._frozen_tag(now)]
+            case Frozen():
+                self.freeze.frozen(message)
+                return self._frozen_tag(now)
+            case SyncChanged(stream=stream) | StoreState(stream=stream) if not self._has(stream):
+                return []  # of a configuration that is over
             case SyncChanged(stream=stream):
-                if message.syncing:
-                    self._syncing[stream] = message
-                else:
+                if message.sync is Sync.IN_SYNC:
                     self._syncing.pop(stream, None)
-                return self._review(now)
+                else:
+                    self._syncing[stream] = message
+                self._rested = self._rested and bool(self._syncing)
+                return [*self._rest(), *self._review(now)]
+            case Forced(vra=vra):
+                self._forcing.discard(vra)
+                return []
             case Listed():
-                self.newest, self._oldest = message.taken, message.oldest_taken
+                self.newest, self._oldest, self._left = message.taken, message.oldest_taken, message.count
                 self._withdrawn = False
                 self._unlisted = {id_: c for id_, c in self._unlisted.items() if id_ > message.checkpoint}
-                return self._review(now, listed=True)
+                return [*self._rest(), *self._review(now, listed=True)]
             case Withdrawn():
-                self.newest = self._oldest = None
+                self.newest = self._oldest = self._left = None
                 self._withdrawn = True
                 return self._review(now)
             case StoreState(stream=stream):
@@ -165,27 +238,45 @@ class Vpg:
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
-    def _begin(self, now: Ns, tag: str) -> list[Effect]:
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked for a checkpoint that is not there yet."""
+        under_way = self.attempt is not None and self.attempt.tag != UNTAGGED
+        return under_way or bool(self._tags) or self.freeze.tag is not None
+
+    def _begin(self, now: Ns, tag: Tag) -> list[Effect]:
         if self.attempt is not None:
             return []
         self._count += 1
         id_ = CheckpointId(self._count)
-        reason = "peer unreachable" if not self._connected else "synchronizing" if self._syncing else ""
+        reason = "peer unreachable" if not self._connected else "synchronizing" if self._out_of_sync() else ""
+        reason = reason or ("VM not protected" if self._configured and self._configured.unprotected else "")
+        reason = reason or ("paused" if self.paused or self._resting else "")
         if reason:
-            if tag:
+            if tag != UNTAGGED:
                 self._tags.insert(0, tag)
-            return [Publish(CheckpointSkipped(self.name, id_, reason))]
-        self.attempt = _Attempt(id_, now, tag)
-        alone = len(self.vras) == 1
+            return [Publish(CheckpointSkipped(self.name, id_, reason)), *(self.freeze.end() if tag.quiesce else ())]
+        members = self._members()
+        if tag.quiesce and not self.freeze.ready:
+            return self.freeze.begin(id_, tag, members)
+        self.attempt = _Attempt(id_, now, tag, members)
         return [
-            *(Send(vra, Hold(self.name, id_, alone)) for vra in self.vras),
+            *(Send(vra, Hold(self.name, id_, len(members) == 1)) for vra in members),
             Arm(DEADLINE, Ns(self.tweaks.hold_budget)),
         ]
 
     def _next_tag(self, now: Ns) -> list[Effect]:
+        if self.freeze.tag is not None:
+            return self._frozen_tag(now)
         if self.attempt is not None or not self._tags:
             return []
         return self._begin(now, self._tags.pop(0))
+
+    def _frozen_tag(self, now: Ns) -> list[Effect]:
+        """The checkpoint of the tag whose guests are frozen, if there is nothing more to wait for."""
+        if self.attempt is not None or not self.freeze.ready or self.freeze.tag is None:
+            return []
+        return self._begin(now, self.freeze.tag)
 
     def _held(self, now: Ns, message: Held) -> list[Effect]:
         attempt = self.attempt
@@ -193,49 +284,110 @@ class Vpg:
             return []
         attempt.held.add(message.vra)
         attempt.cut.update(message.cut)
-        if len(attempt.held) < len(self.vras):
+        attempt.frozen.update(message.frozen)
+        if len(attempt.held) < len(attempt.vras):
             return []
-        if len(self.vras) == 1:
+        if len(attempt.vras) == 1:
             return self._seal(now, attempt)
-        return [Send(vra, Release(self.name, attempt.id)) for vra in self.vras]
+        return [Send(vra, Release(self.name, attempt.id)) for vra in attempt.vras]
 
     def _released(self, now: Ns, message: Released) -> list[Effect]:
         attempt = self.attempt
         if attempt is None or attempt.id != message.checkpoint:
             return []
         attempt.released.add(message.vra)
-        return self._seal(now, attempt) if len(attempt.released) == len(self.vras) else []
+        return self._seal(now, attempt) if len(attempt.released) == len(attempt.vras) else []
 
     def _seal(self, now: Ns, attempt: _Attempt) -> list[Effect]:
         self.attempt, self._skipped = None, ""
         cut = {stream: attempt.cut[stream] for stream in sorted(attempt.cut)}
-        checkpoint = Checkpoint(self.name, attempt.id, attempt.taken, cut, attempt.tag)
+        quiesced = tuple(sorted(attempt.frozen)) if attempt.tag.quiesce else ()
+        checkpoint = Checkpoint(self.name, attempt.id, attempt.taken, cut, attempt.tag.name, quiesced)
         self._unlisted[attempt.id] = checkpoint
-        fact = CheckpointSealed(self.name, attempt.id, attempt.taken, attempt.tag)
-        return [Publish(fact), Send(self.catalog, Sealed(checkpoint)), *self._next_tag(now)]
+        fact = CheckpointSealed(self.name, attempt.id, attempt.taken, attempt.tag.name)
+        thawed = self.freeze.end() if attempt.tag.quiesce else []
+        return [Publish(fact), Send(self.catalog, Sealed(checkpoint)), *thawed, *self._next_tag(now)]
 
     def _void(self, reason: str) -> list[Effect]:
         attempt = self.attempt
         if attempt is None:
             return []
         self.attempt, self._skipped = None, reason
-        if attempt.tag:
-            self._tags.insert(0, attempt.tag)
-        releases = [Send(vra, Release(self.name, attempt.id)) for vra in self.vras] if len(self.vras) > 1 else []
-        return [Publish(CheckpointSkipped(self.name, attempt.id, reason)), *releases]
+        if attempt.tag != UNTAGGED:
+            self._tags.insert(0, self.freeze.again(attempt.tag))
+        thawed = self.freeze.end() if attempt.tag.quiesce else []
+        vras = attempt.vras if len(attempt.vras) > 1 else ()
+        releases = [Send(vra, Release(self.name, attempt.id)) for vra in vras]
+        return [Publish(CheckpointSkipped(self.name, attempt.id, reason)), *releases, *thawed]
+
+    # -- configuration ----------------------------------------------------------------------------------------
+
+    def _reconfigured(self, event: Reconfigured) -> list[Effect]:
+        if event.version <= self.version:
+            return []
+        self._configured = event
+        old, ids = self.vras, {spec.id for spec in event.streams}
+        self.vras = list(dict.fromkeys(spec.id.source for spec in event.streams))
+        self._syncing = {stream: told for stream, told in self._syncing.items() if stream in ids}
+        self._stores = {stream: reason for stream, reason in self._stores.items() if stream in ids}
+        self._forcing.intersection_update(self.vras)
+        told = self._tell_configuration(dict.fromkeys([*old, *self.vras]))
+        return [*self._void("configuration"), *told, *self._tell_pause(self.vras)]
+
+    def _has(self, stream: StreamId) -> bool:
+        return self._configured is None or any(spec.id == stream for spec in self._configured.streams)
+
+    @property
+    def version(self) -> int:
+        """Of the configuration."""
+        return 1 if self._configured is None else self._configured.version
+
+    def _tell_configuration(self, vras: Iterable[Address]) -> list[Effect]:
+        known = self._configured
+        if known is None:
+            return []
+        word = Configure(self.name, known.version, known.streams, known.starts)
+        return [Send(vra, word) for vra in vras]
+
+    def _joining(self, told: SyncChanged) -> bool:
+        """Whether this is a stream that was added: checkpoints go on without it until it is in sync."""
+        return told.sync is Sync.INITIAL and self.regions.lifecycle is not Lifecycle.CREATING
+
+    def _out_of_sync(self) -> bool:
+        """Whether a stream that checkpoints must have is out of sync."""
+        return any(not self._joining(told) for told in self._syncing.values())
+
+    def _members(self) -> tuple[Address, ...]:
+        """The VRAs with streams that checkpoints have."""
+        if self._configured is None:
+            return tuple(self.vras)
+        joining = {stream for stream, told in self._syncing.items() if self._joining(told)}
+        return tuple(dict.fromkeys(s.id.source for s in self._configured.streams if s.id not in joining))
+
+    # -- pause ------------------------------------------------------------------------------------------------
+
+    def _tell_pause(self, vras: Iterable[Address]) -> list[Effect]:
+        return [Send(vra, Pause(self.name, self.paused or self._resting)) for vra in vras]
+
+    def _rest(self) -> list[Effect]:
+        """Pause a sync that might use up the history, once and for a while."""
+        few = self._left is not None and self._left <= self.tweaks.pause_checkpoints
+        if not few or not self._syncing or self._rested or not self.tweaks.replication_pause:
+            return []
+        self._resting = self._rested = True
+        return [*self._tell_pause(self.vras), Arm(REST, Ns(self.tweaks.replication_pause))]
 
     # -- state ------------------------------------------------------------------------------------------------
 
     def _review(self, now: Ns, *, listed: bool = False) -> list[Effect]:
         """Derive the regions anew; publish them when they changed."""
-        worst = next(iter(self._syncing.values()), None)
-        paused = worst is not None and worst.waiting and self._connected
+        worst = max(self._syncing.values(), key=lambda told: GRAVITY[told.sync], default=None)
         regions = Regions(
-            lifecycle=self.regions.lifecycle,
+            lifecycle=self._lifecycle(worst),
             phase=self.regions.phase,
-            sync=Sync.IN_SYNC if worst is None else Sync.PAUSED_SYSTEM if paused else Sync.BITMAP,
+            sync=self._sync(worst),
             peer=self._peer(),
-            health=Health.JOURNAL_STORAGE if self._stores else Health.OK,
+            health=self._health(),
             rpo_ok=self._rpo_ok(now),
             history_ok=self._history_ok(now),
         )
@@ -249,6 +401,29 @@ class Vpg:
         self.regions, self.cause = regions, cause
         return [Publish(StateChanged(self.name, regions, cause))]
 
+    def _lifecycle(self, worst: SyncChanged | None) -> Lifecycle:
+        """A new VPG is protected from when it is in sync and has a checkpoint (T2)."""
+        created = worst is None and self.newest is not None
+        creating = self.regions.lifecycle is Lifecycle.CREATING
+        return Lifecycle.PROTECTING if creating and created else self.regions.lifecycle
+
+    def _sync(self, worst: SyncChanged | None) -> Sync:
+        if self.paused:
+            return Sync.PAUSED_USER
+        if self._resting or (worst is not None and worst.waiting and self._connected):
+            return Sync.PAUSED_SYSTEM
+        if worst is not None and self._joining(worst):
+            return Sync.VOLUME_INITIAL
+        return Sync.IN_SYNC if worst is None else worst.sync
+
+    def _health(self) -> Health:
+        known = self._configured
+        if known is not None and known.unprotected:
+            return Health.VM_NOT_PROTECTED
+        if known is not None and not known.streams:
+            return Health.EMPTY
+        return Health.JOURNAL_STORAGE if self._stores else Health.OK
+
     def _peer(self) -> Peer:
         if self._withdrawn:
             return Peer.DISCONNECTED_NO_POINTS  # the field's name for it (T8), whether the peer answers or not
@@ -261,13 +436,20 @@ class Vpg:
 
     def _history_ok(self, now: Ns) -> bool:
         """No shorter than it may be, or than it can be; an heir does not know how long protection lasts."""
+        if self._withdrawn:
+            return False
         oldest = self._since if self._oldest is None else self._oldest
-        can_be = self.history if self._since is None else min(self.history, now - self._since)
+        filling = self._since is None or self.tweaks.history_while_filling
+        can_be = self.history if filling or self._since is None else min(self.history, now - self._since)
         return oldest is not None and now - oldest >= can_be - self.tweaks.age_interval - 2 * self.interval
 
     def _cause(self, worst: SyncChanged | None, regions: Regions) -> str:
         if self._stores:
             return Trigger.RECOVERY_STORAGE_ERROR.value
+        if regions.health is not Health.OK:
+            return Trigger.CONFIGURATION.value
+        if self.paused or self._resting:
+            return "paused by the user" if self.paused else "paused to keep the history"
         if worst is not None:
             return worst.trigger.value
         if not self._connected:

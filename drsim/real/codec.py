@@ -24,6 +24,8 @@ def plain(value: object) -> Any:
             return value.value
         case None | bool() | int() | str():
             return value
+        case bytes():
+            return value.hex()
         case tuple():
             return [plain(v) for v in value]
         case dict():
@@ -61,6 +63,8 @@ def parse(type_: Any, data: Any) -> Any:
         if type_ is int and not -(1 << 63) <= data < 1 << 63:
             raise ValueError("a number of more than 64 bits")
         return data
+    if type_ is bytes:
+        return bytes.fromhex(parse(str, data))
     origin = get_origin(type_)
     if origin in (Union, UnionType):
         return _union(get_args(type_), data)

@@ -39,12 +39,14 @@ from urllib.parse import quote
 
 import numpy as np
 
+from drsim.core.batch import WriteBatch
 from drsim.core.errors import PeerError, PlatformError
 from drsim.core.messages import Cut, Frame, Position
-from drsim.core.names import StreamId, StreamSpec, VmId
+from drsim.core.names import Extent, StreamId, StreamSpec, VmId
 from drsim.core.units import SECTOR
 from drsim.core.window import reaches
 from drsim.real.codec import build, parse
+from drsim.real.digests import of_regions
 from drsim.real.files import blame, make_directory, sync_directory
 from drsim.real.ledger import Ledger
 from drsim.real.mirror import Image, Mirror
@@ -83,6 +85,8 @@ class StreamStore:
         self._logs = [VmLog(directory / f"vm-{vm}", spec.id, vm, segment_bytes=segment_bytes) for vm in spec.vms]
         self._mirrors: dict[int, Mirror] = {}
         self._broken = ""
+        self.corrupt: dict[int, set[int]] = {}
+        """Sectors of each volume that did not verify when they were last digested: they are sent again."""
         with blame(directory), ExitStack() as opened:
             make_directory(directory)
             path = directory / "ledger"
@@ -293,6 +297,48 @@ class StreamStore:
                 for n, (volume, lba, sectors) in enumerate(columns):
                     yield first + n, volume, lba, sectors
 
+    def digests(self, extent: Extent, region_bytes: int) -> bytes:
+        """Digests of the regions of a stretch as it is in the mirror with everything durable in the journal.
+
+        A region with a sector that does not verify gets what its content does not have, so that it differs from a
+        source with the same content; it stands in `corrupt`. Raises PeerError for a stretch that is not one of the
+        stream's, PlatformError when the journal is corrupt or the disk fails.
+        """
+        self._check_extent(extent, region_bytes)
+        slot, state = self.spec.vms.index(extent.vm), self.state
+        with blame(self.directory):
+            read, bad = self._mirrors[extent.volume].read(extent.lba, extent.sectors)
+            content, unread = bytearray(read), set(bad)
+            for _, batch in self._logs[slot].rows(state.promoted[slot], state.end[slot]):
+                self._overlay(extent, batch, content, unread)
+        first, last = extent.lba, extent.lba + extent.sectors
+        known = {lba for lba in self.corrupt.get(extent.volume, ()) if not first <= lba < last}
+        self.corrupt[extent.volume] = known | unread
+        return of_regions(content, region_bytes, {(lba - first) * SECTOR // region_bytes for lba in unread})
+
+    def _check_extent(self, extent: Extent, region_bytes: int) -> None:
+        volume = next((v for v in self.spec.volumes if v.id == extent.volume and v.vm == extent.vm), None)
+        if volume is None or extent.vm not in self.spec.vms:
+            raise PeerError(f"no volume {extent.volume} of VM {extent.vm}", place=str(self.directory))
+        end, whole = extent.lba + extent.sectors, region_bytes // SECTOR
+        if not 0 <= extent.lba < end <= volume.sectors or extent.lba % whole or (end % whole and end < volume.sectors):
+            raise PeerError(f"sectors {extent.lba} to {end} are no regions", place=str(self.directory))
+
+    def _overlay(self, extent: Extent, batch: WriteBatch, content: bytearray, unread: set[int]) -> None:
+        """Put the rows that touch a stretch over its content."""
+        ends = batch.lba + batch.sectors
+        touch = (batch.volume == extent.volume) & (batch.lba < extent.lba + extent.sectors) & (ends > extent.lba)
+        if not touch.any():
+            return
+        rows = batch.take(touch)
+        payload, at = memoryview(rows.payload or b""), 0
+        for lba, sectors in zip(rows.lba.tolist(), rows.sectors.tolist(), strict=True):
+            start, stop = max(lba, extent.lba), min(lba + sectors, extent.lba + extent.sectors)
+            to, of = (start - extent.lba) * SECTOR, at + (start - lba) * SECTOR
+            content[to : to + (stop - start) * SECTOR] = payload[of : of + (stop - start) * SECTOR]
+            unread.difference_update(range(start, stop))
+            at += sectors * SECTOR
+
     def close(self) -> None:
         """Close all files."""
         self._files.close()
@@ -325,6 +371,10 @@ class JournalStore:
     def promote(self, stream: StreamId, upto: Position) -> None:
         """See StreamStore.promote."""
         self._store(stream).promote(upto)
+
+    def digests(self, stream: StreamId, extent: Extent, region_bytes: int) -> bytes:
+        """See StreamStore.digests."""
+        return self._store(stream).digests(extent, region_bytes)
 
     def rebuild(self, cut: Mapping[StreamId, Cut], target: Path) -> dict[int, Path]:
         """Image files of every volume at a checkpoint's cut. See StreamStore.rebuild."""

@@ -93,14 +93,20 @@ class Mirror:
         return image
 
     def _copy(self, image: Image, lba: int, n: int) -> None:
+        data, bad = self.read(lba, n)
+        if any(data) or bad:  # else never written, or all zeros: a hole in the image too
+            image.bad.update(bad)
+            write_all(image.fd, data, lba * SECTOR)
+
+    def read(self, lba: int, n: int) -> tuple[bytes, list[int]]:
+        """The content of `n` sectors from `lba` on, and which of them do not verify."""
         data = read_exactly(self._fd, n * SECTOR, lba * SECTOR, self.path)
         sums = read_exactly(self._sums, n * _SUM.itemsize, lba * _SUM.itemsize, self.path.with_suffix(".sums"))
         wanted, used = np.frombuffer(sums, _SUM), np.frombuffer(data, np.uint8).reshape(n, SECTOR).any(axis=1)
         if not wanted.any() and not used.any():
-            return  # never written: a hole in the image too
+            return data, []
         wrong = np.where(wanted == 0, used, wanted != np.array(_sums(data, lba), _SUM))
-        image.bad.update((np.flatnonzero(wrong) + lba).tolist())
-        write_all(image.fd, data, lba * SECTOR)
+        return data, (np.flatnonzero(wrong) + lba).tolist()
 
     def close(self) -> None:
         """Close the files."""

@@ -22,8 +22,9 @@ from time import monotonic_ns
 from drsim.core.batch import WriteBatch
 from drsim.core.errors import DrsimError, PlatformError
 from drsim.core.events import GuestWrote
-from drsim.core.names import Address, StreamSpec, VolumeInfo
+from drsim.core.names import Address, Extent, StreamSpec, VolumeInfo
 from drsim.core.units import SECTOR
+from drsim.real.digests import of_regions
 from drsim.real.files import blame, create_sparse, make_directory, read_exactly, write_all
 from drsim.real.lane import Lane, Outcome
 
@@ -125,6 +126,14 @@ class Tap:
             with blame(path):
                 parts.append(read_exactly(self._files[volume], sectors * SECTOR, lba * SECTOR, path))
         return WriteBatch.of(batch.vm, batch.volume, batch.lba, batch.sectors, batch.issued, b"".join(parts))
+
+    def digests(self, extent: Extent, region_bytes: int) -> bytes:
+        """Digests of the regions of a stretch as the files are now. Call in the lane. Raises PlatformError."""
+        path, offset = self._paths[extent.volume], extent.lba * SECTOR
+        with blame(path):
+            return of_regions(
+                read_exactly(self._files[extent.volume], extent.sectors * SECTOR, offset, path), region_bytes
+            )
 
     def close(self) -> None:
         """Close the files."""

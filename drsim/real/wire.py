@@ -17,7 +17,8 @@ from drsim.real.codec import build, hints, plain
 from drsim.real.envelope import PRELUDE, Prelude, Unreadable, batch_of, columns, opened, prelude, seal
 
 MAGIC = b"DRSW"
-MAX_HEADER = 1 << 20
+MAX_HEADER = 8 << 20
+"""Largest header that is taken: the digests of 128 Ki regions, and addresses."""
 MAX_BODY = 256 << 20
 """Largest body that is taken: the largest legal frame (64 MiB) with one large write on top, and columns."""
 
@@ -68,7 +69,10 @@ def encode(wired: Wired) -> bytes:
         batch: WriteBatch = getattr(value, name)
         header |= {"rows": len(batch), "payload": batch.payload is not None}
         body = columns(batch)
-    data = seal(MAGIC, json.dumps(header, separators=(",", ":")).encode(), body)
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    if len(raw) > MAX_HEADER:
+        raise CoreError(f"a header of {len(raw)} bytes, a peer takes {MAX_HEADER}")
+    data = seal(MAGIC, raw, body)
     if len(data) > MAX_BODY:
         raise CoreError(f"a frame of {len(data)} bytes, a peer takes {MAX_BODY}")
     return data

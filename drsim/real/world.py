@@ -9,8 +9,10 @@ lane (`lane.py`), one for each target, and comes back as an event.
     Send                          the queue, for an address of this site; the connection, for another
     Arm                           the event loop's timers
     HoldGuests, ReleaseGuests     the gates of the taps
+    FreezeGuests, ThawGuests      nobody: there are no agents in the guests yet, so no VM takes part
     Append, Promote               the journal store, in the stream's lane
     ReadRegions                   the tap, in its host's lane
+    ReadDigests                   the tap, or the journal store, as above
     Keep, Forget                  the catalogue store, in the VPG's lane
     Publish                       the observers
 
@@ -31,16 +33,22 @@ from typing import assert_never
 from drsim.core.effects import (
     Append,
     Arm,
+    Discard,
     Effect,
     EffectId,
     Forget,
+    FreezeGuests,
     HoldGuests,
     Keep,
     Promote,
     Publish,
+    ReadDigests,
     ReadRegions,
     ReleaseGuests,
     Send,
+    TapVolumes,
+    ThawGuests,
+    UntapVolumes,
 )  # fmt: skip
 from drsim.core.errors import CoreError, DrsimError, PeerError
 from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped
@@ -198,6 +206,10 @@ class Site:
             case ReleaseGuests(vpg, _):
                 for tap in self._taps_of(here, vpg):
                     tap.release()
+            case FreezeGuests():
+                self.post(here, Done(id_, effect, ()))  # there are no agents in the guests yet: nobody takes part
+            case ThawGuests():
+                pass  # nobody is frozen
             case Append(frame):
                 journals = self._journals(effect)
                 self._work(id_, effect, f"journal {frame.stream}", lambda: journals.append(frame))
@@ -207,10 +219,18 @@ class Site:
             case ReadRegions(stream, batch):
                 tap = self.taps[stream]
                 self._work(id_, effect, f"disk {here}", lambda: tap.read(batch))
+            case ReadDigests(stream, _, extent) if here == stream.source:
+                tap, region = self.taps[stream], self.tweaks.region_bytes
+                self._work(id_, effect, f"disk {here}", lambda: tap.digests(extent, region))
+            case ReadDigests(stream, _, extent):
+                journals, region = self._journals(effect), self.tweaks.region_bytes
+                self._work(id_, effect, f"journal {stream}", lambda: journals.digests(stream, extent, region))
             case Publish(fact):
                 for observer in tuple(self.observers):
                     observer(Ns(monotonic_ns()), fact)
                 self.news.wake()
+            case TapVolumes() | UntapVolumes() | Discard():
+                raise CoreError("a live VPG cannot be configured anew yet", place=here)
             case Keep(checkpoint):
                 catalog = self.catalogs[checkpoint.vpg]
                 self._work(id_, effect, f"catalog {checkpoint.vpg}", lambda: catalog.keep(checkpoint))

@@ -8,6 +8,7 @@ over the whole column), plus the store's latency. While the VRA holds the VPG's 
 Streams do not queue behind each other on the protected datastore; the model leaves that contention out.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 from drsim.core.batch import Columns, Int32, Int64, WriteBatch
 from drsim.core.names import StreamSpec, VmId, VolumeId
 from drsim.core.units import SECOND, SECTOR
+from drsim.sim.warp import SlowSpan, Warped, slowed
 from drsim.sim.workload import Source
 from drsim.spec.model import Datastore
 
@@ -24,7 +26,10 @@ BLOCK_WRITES = 8192
 
 @dataclass(frozen=True, slots=True)
 class GuestVm:
-    """One VM's writes: its number, its volumes' numbers, its disk, its source of writes and their mean rate."""
+    """One VM's writes: its number, its volumes' numbers, its disk, its source of writes and their mean rate.
+
+    `slow`: when its disk is slower than usual.
+    """
 
     vm: VmId
     volumes: tuple[VolumeId, ...]
@@ -32,6 +37,7 @@ class GuestVm:
     source: Source
     rate: float
     compress_to: float
+    slow: tuple[SlowSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,13 @@ NONE = Amount(0, 0)
 
 
 class _Block:
-    """Columns of one horizon, the acknowledgement times, and what came before."""
+    """Columns of one horizon, the acknowledgement times by row and sorted, and what came before."""
 
-    __slots__ = ("acked", "before", "columns", "times")
+    __slots__ = ("acked", "acked_row", "before", "columns", "times")
 
-    def __init__(self, columns: Columns, acked: Int64, before: Amount) -> None:
-        self.columns, self.acked, self.before = columns, acked, before
+    def __init__(self, columns: Columns, acked_row: Int64, before: Amount) -> None:
+        # Acknowledgements of different disks may overtake each other; sorted, they still count what was acked by when.
+        self.columns, self.acked_row, self.acked, self.before = columns, acked_row, np.sort(acked_row), before
         self.times: list[int] = columns.issued.tolist()
 
     def amount(self, rows: int) -> Amount:
@@ -76,6 +83,10 @@ class Tap:
         self._at = 0
         self._free_at = [0] * len(guests)
         self._held_since: int | None = None
+        self._at_rest: set[VmId] = set()
+        self._postponed: list[tuple[WriteBatch, Int64]] = []  # by VMs at rest, with the times of their acknowledgement
+        self._late: list[WriteBatch] = []  # was postponed, and is issued now
+        self._slow: list[Int64] = []  # times of writes that a slow datastore acknowledged later
         empty = WriteBatch.of([], [], [], [], []).columns
         self._block = _Block(empty, np.zeros(0, np.int64), NONE)
         self._previous = self._block
@@ -100,19 +111,22 @@ class Tap:
         )
         before = self._block.amount(len(self._block.times))
         self._previous = self._block
-        # Acknowledgements of different disks may overtake each other; sorted, they still count what was acked by when.
-        self._block = _Block(batch.columns, np.sort(acked), before)
+        self._block = _Block(batch.columns, acked[order], before)
         self._at = 0
 
     def _acknowledge(self, n: int, issued: Int64, sectors: Int32) -> Int64:
         store = self.guests[n].store
         service = np.maximum(SECOND / store.iops, sectors * (SECTOR * 8 * SECOND / store.bandwidth)).astype(np.int64)
+        latency: int | Int64 = store.latency
+        if self.guests[n].slow:
+            service, latency = slowed(self.guests[n].slow, issued, sectors, store)
+            self._slow += [issued[(issued >= s.begin) & (issued < s.end)] for s in self.guests[n].slow]
         total = np.cumsum(service)
         starts = np.maximum.accumulate(np.maximum(issued, self._free_at[n]) - (total - service))
         done = starts + total
         if len(done):
             self._free_at[n] = int(done[-1])
-        return np.asarray(done + store.latency, np.int64)
+        return np.asarray(done + latency, np.int64)
 
     def _ensure(self, time: int) -> None:
         while self._at == len(self._block.times) and self._end < time:
@@ -129,7 +143,7 @@ class Tap:
 
     def pull(self, now: int) -> list[WriteBatch]:
         """The writes issued up to and including `now` that were not pulled before."""
-        batches: list[WriteBatch] = []
+        batches, self._late = self._late, []
         while True:
             times, at = self._block.times, self._at
             if at < len(times):
@@ -139,17 +153,62 @@ class Tap:
                 if hi < len(times) and times[hi] <= now:
                     hi = int(np.searchsorted(self._block.columns.issued, now, side="right"))
                 self._at = hi
-                batches.append(WriteBatch(self._block.columns, at, hi))
+                batches += self._issued(at, hi)
                 if hi < len(times):
                     return batches
             if self._end >= now:
                 return batches
             self._draw()
 
+    def _issued(self, at: int, hi: int) -> list[WriteBatch]:
+        """Rows of the block, without those of VMs at rest, which are issued after the thaw."""
+        batch = WriteBatch(self._block.columns, at, hi)
+        waits = np.isin(batch.vm, list(self._at_rest)) if self._at_rest else None
+        if waits is None or not waits.any():
+            return [batch]
+        self._postponed.append((batch.take(waits), self._block.acked_row[at:hi][waits]))
+        return [] if waits.all() else [batch.take(~waits)]
+
+    def freeze(self, vm: VmId) -> None:
+        """A VM issues nothing from now on; pull first."""
+        self._at_rest.add(vm)
+
+    def thaw(self, vm: VmId, now: int) -> None:
+        """A VM goes on, and issues at once what it would have written meanwhile."""
+        self._at_rest.discard(vm)
+        postponed, self._postponed = self._postponed, []
+        for batch, acked in postponed:
+            mine = batch.vm == vm
+            late, rest = batch.take(mine), batch.take(~mine)
+            if len(late):
+                at = np.full(len(late), now, np.int64)
+                self._late.append(WriteBatch.of(late.vm, late.volume, late.lba, late.sectors, at))
+            if len(rest):
+                self._postponed.append((rest, acked[~mine]))
+
+    def _withheld(self, until: int | None = None) -> Amount:
+        """What is postponed, or would have been acknowledged by an instant."""
+        total = NONE
+        for batch, acked in self._postponed:
+            mine = np.ones(len(acked), np.bool_) if until is None else acked <= until
+            total += Amount(int(mine.sum()), int(batch.sectors[mine].sum()) * SECTOR)
+        return total
+
     @property
     def pulled(self) -> Amount:
         """Everything pulled so far."""
-        return self._block.amount(self._at)
+        late = sum((Amount(len(batch), batch.nbytes) for batch in self._late), NONE)
+        return self._block.amount(self._at) - self._withheld() - late
+
+    def changed(self, until: int) -> Counter[str]:
+        """How many writes up to an instant were changed by faults of their guests, by kind."""
+        found: Counter[str] = Counter()
+        for guest in self.guests:
+            if isinstance(guest.source, Warped):
+                found.update(guest.source.changed(until))
+        if self._slow:
+            found["datastore-slow"] = sum(int(np.searchsorted(times, until, side="right")) for times in self._slow)
+        return found
 
     def hold(self, now: int) -> None:
         """Nothing is acknowledged from now on."""
@@ -167,5 +226,5 @@ class Tap:
         for block in (self._block, self._previous):
             rows = int(np.searchsorted(block.acked, now, side="right"))
             if rows or block is self._previous:
-                return block.amount(rows)
+                return block.amount(rows) - self._withheld(now)
         raise AssertionError

@@ -1,11 +1,15 @@
 """Layout: a model's names turned into numbers, streams and machines, the same way in every run."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from drsim.core.catalog import Catalog
+from drsim.core.journal import Stored
 from drsim.core.machine import Machine
+from drsim.core.messages import Checkpoint, Start
 from drsim.core.names import (
     Address,
+    CheckpointId,
     StreamId,
     StreamSpec,
     VmId,
@@ -24,6 +28,9 @@ from drsim.spec.model import Model
 from drsim.spec.protect import Vm
 from drsim.spec.protect import Vpg as VpgSpec
 from drsim.spec.tweaks import Tweaks
+
+LIFE = 1_000_000  # checkpoints that one life of a manager can number: 57 days of one every 5 s
+STARTS = {"done": Start.EQUAL, "initial": Start.INITIAL, "preseeded": Start.PRESEEDED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +99,59 @@ class Layout:
         return VpgLayout(name, spec, source, target, vpg_address(source, name), catalog_address(target, name), streams)
 
     def machines(self, tweaks: Tweaks) -> dict[Address, Machine]:
-        """Every machine of the core, by address."""
-        made: dict[Address, Machine] = {}
+        """Every machine of the core in its first life, by address."""
+        managers = [address for vpg in self.vpgs for address in (vpg.manager, vpg.catalog)]
+        used = {address for s in self.streams for address in (s.source, s.target)}
+        vras = [address for host in self.model.hosts for address in self.vras(host) if address in used]
+        return {address: self.build(address, tweaks) for address in (*managers, *vras)}
+
+    def build(self, address: Address, tweaks: Tweaks, earlier: "Earlier | None" = None) -> Machine:
+        """The machine of an address: in its first life, or from what earlier ones left."""
         for vpg in self.vpgs:
-            spec = vpg.spec
-            vras = sorted({s.id.source for s in vpg.streams})
-            made[vpg.manager] = Vpg(
-                vpg.manager, vpg.name, vras, vpg.catalog, interval=Ns(spec.checkpoint_interval),
-                rpo_alert=Ns(spec.rpo_alert), history=Ns(spec.journal.history), tweaks=tweaks,
-            )  # fmt: skip
-            made[vpg.catalog] = Catalog(
-                vpg.catalog, vpg.name, vpg.manager, [s.id for s in vpg.streams], history=Ns(spec.journal.history),
-                tweaks=tweaks,
-            )  # fmt: skip
-        managers = {vpg.name: vpg.manager for vpg in self.vpgs}
+            if address == vpg.manager:
+                return self._manager(vpg, tweaks, earlier)
+            if address == vpg.catalog:
+                return self._catalog(vpg, tweaks, earlier)
+        host = next(host for host in self.model.hosts if address in self.vras(host))
+        pool = self.model.hosts[host].vra.pool_bytes
+        mine = [s for s in self.streams.values() if address in (s.id.source, s.id.target)]
+        if address == self.vras(host)[0]:
+            managers = {vpg.name: vpg.manager for vpg in self.vpgs}
+            begins = {s.id: STARTS[self.vpg_of[s.id.vpg].spec.sync] for s in mine}
+            starts = begins if earlier is None else dict.fromkeys(begins, Start.CRASHED)
+            return ProtectedVra(address, managers, mine, pool_bytes=pool, tweaks=tweaks, starts=starts)
         catalogs = {vpg.name: vpg.catalog for vpg in self.vpgs}
-        for host, spec_ in self.model.hosts.items():
-            (protecting, recovering), pool = self.vras(host), spec_.vra.pool_bytes
-            out = [s for s in self.streams.values() if s.id.source == protecting]
-            into = [s for s in self.streams.values() if s.id.target == recovering]
-            if out:
-                made[protecting] = ProtectedVra(protecting, managers, out, pool_bytes=pool, tweaks=tweaks)
-            if into:
-                made[recovering] = RecoveryVra(recovering, catalogs, into, pool_bytes=pool, tweaks=tweaks)
-        return made
+        durable = None if earlier is None else earlier.stored
+        return RecoveryVra(address, catalogs, mine, pool_bytes=pool, tweaks=tweaks, durable=durable)
+
+    def _manager(self, vpg: VpgLayout, tweaks: Tweaks, earlier: "Earlier | None") -> Vpg:
+        spec, vras = vpg.spec, sorted({s.id.source for s in vpg.streams})
+        first = 1 if earlier is None else 1 + LIFE * earlier.lives
+        return Vpg(
+            vpg.manager, vpg.name, vras, vpg.catalog, interval=Ns(spec.checkpoint_interval),
+            rpo_alert=Ns(spec.rpo_alert), history=Ns(spec.journal.history), tweaks=tweaks, first=CheckpointId(first),
+            creating=spec.sync != "done" if earlier is None else earlier.creating,
+            paused=earlier is not None and earlier.paused,
+        )  # fmt: skip
+
+    def _catalog(self, vpg: VpgLayout, tweaks: Tweaks, earlier: "Earlier | None") -> Catalog:
+        kept, pins = (earlier.kept, earlier.pins) if earlier else (None, ())
+        return Catalog(
+            vpg.catalog, vpg.name, vpg.manager, [s.id for s in vpg.streams], history=Ns(vpg.spec.journal.history),
+            tweaks=tweaks, kept=kept, pins=pins,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What earlier lives of a machine left: all that is durable of it.
+
+    `stored`: of a recovery VRA's streams. `kept`, `pins`: of a catalogue. `paused`, `creating`: of a VPG's manager.
+    """
+
+    lives: int
+    stored: Mapping[StreamId, Stored] = field(default_factory=dict)
+    kept: tuple[Checkpoint, ...] = ()
+    pins: tuple[CheckpointId, ...] = ()
+    paused: bool = False
+    creating: bool = False

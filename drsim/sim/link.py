@@ -12,7 +12,7 @@ windows do not slow either (products.md 1.6: "throttle: data only"). While the l
 is, as TCP does; `drop` empties it when the connections are given up.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from math import ceil, inf, sqrt
@@ -21,6 +21,7 @@ import numpy as np
 
 from drsim.core.units import SECOND
 from drsim.sim.clock import Clock
+from drsim.spec.faults import LinkDegraded
 from drsim.spec.model import Link
 from drsim.spec.protect import DAY, Throttle, clock
 
@@ -62,12 +63,21 @@ class _Flow:
 
 
 class Direction:
-    """One direction of a link. `sent` counts bytes by kind: data, sync, control."""
+    """One direction of a link. `sent` counts bytes by kind: data, sync, control.
 
-    def __init__(self, clock_: Clock, link: Link, *, start_of_day: int, rng: np.random.Generator) -> None:
+    `mattered` counts by kind of fault the messages that were handed to it while it was ill.
+    """
+
+    def __init__(
+        self, clock_: Clock, link: Link, *, start_of_day: int, rng: np.random.Generator,
+        mattered: Counter[str] | None = None,
+    ) -> None:  # fmt: skip
         self._clock, self._link, self._rng = clock_, link, rng
         self._start_of_day = start_of_day
-        self.bandwidth, self.latency, self.loss = link.bandwidth, link.latency, link.loss
+        self.bandwidth, self.latency, self.loss, self.jitter = link.bandwidth, link.latency, link.loss, link.jitter
+        self.mattered: Counter[str] = Counter() if mattered is None else mattered
+        self._ills: list[str] = []  # kinds of the faults that it suffers now
+        self._degraded: list[LinkDegraded] = []
         self.up = True
         self.sent = {"data": 0.0, "sync": 0.0, "control": 0.0}
         self._flows: dict[Hashable, _Flow] = {}
@@ -114,6 +124,8 @@ class Direction:
 
     def carry(self, stream: Hashable, priority: str, nbytes: float, kind: str, deliver: Callable[[], None]) -> None:
         """Carry a frame of this many bytes on the wire; `deliver` is called when it has arrived."""
+        if self._ills:
+            self.mattered.update(self._ills)
         flow = self._flows.get(stream)
         if flow is None:
             flow = self._flows[stream] = _Flow(RANK[priority])
@@ -175,8 +187,7 @@ class Direction:
             self._schedule([flow for flow in self._flows.values() if flow.jobs])
 
     def _delay(self) -> int:
-        jitter = self._link.jitter
-        return self.latency + (int(self._rng.exponential(jitter)) if jitter else 0)
+        return self.latency + (int(self._rng.exponential(self.jitter)) if self.jitter else 0)
 
     def _depart(self, flow: _Flow, job: _Job) -> None:
         flow.arrives = max(flow.arrives, self._clock.now + self._delay())
@@ -186,14 +197,47 @@ class Direction:
 
     def control(self, nbytes: int, deliver: Callable[[], None]) -> None:
         """Carry a small message, in order."""
+        if self._ills:
+            self.mattered.update(self._ills)
+        self._control(nbytes, deliver)
+
+    def _control(self, nbytes: int, deliver: Callable[[], None]) -> None:
         if not self.up:
-            self._stuck.append(lambda: self.control(nbytes, deliver))
+            self._stuck.append(lambda: self._control(nbytes, deliver))
             return
         self.sent["control"] += nbytes
         self._control_arrives = max(self._control_arrives, self._clock.now + self._delay())
         self._clock.call_at(self._control_arrives, deliver)
 
     # -- faults -----------------------------------------------------------------------------------------------
+
+    def suffers(self, kind: str) -> None:
+        """A fault of this kind begins here."""
+        self._ills.append(kind)
+
+    def recovers(self, kind: str) -> None:
+        """It ends."""
+        self._ills.remove(kind)
+
+    def degrade(self, fault: LinkDegraded) -> None:
+        """Slower, longer or lossier while the fault lasts; of several, the last that says something counts."""
+        self._degraded.append(fault)
+        self._reckon()
+        self._clock.call(fault.lasts, lambda: self._restore(fault))
+
+    def _restore(self, fault: LinkDegraded) -> None:
+        self._degraded.remove(fault)
+        self._reckon()
+
+    def _reckon(self) -> None:
+        link = self._link
+        self.bandwidth, self.latency, self.loss, self.jitter = link.bandwidth, link.latency, link.loss, link.jitter
+        for fault in self._degraded:
+            self.bandwidth = self.bandwidth if fault.bandwidth is None else fault.bandwidth
+            self.latency = self.latency if fault.latency is None else fault.latency
+            self.loss = self.loss if fault.loss is None else fault.loss
+            self.jitter = self.jitter if fault.jitter is None else fault.jitter
+        self.changed()
 
     def set_up(self, up: bool) -> None:
         """Take the link down or up. What waits on it goes on when it is up again."""

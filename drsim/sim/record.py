@@ -4,6 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from drsim.core.facts import (
+    BitmapGivenUp,
     CheckpointListed,
     CheckpointSealed,
     CheckpointSkipped,
@@ -11,13 +12,15 @@ from drsim.core.facts import (
     Fact,
     FrameRefused,
     StateChanged,
+    StoreChanged,
     SyncEnded,
     SyncStarted,
 )  # fmt: skip
-from drsim.core.names import Address, CheckpointId
+from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.status import project
 from drsim.core.units import Ns
 from drsim.sim.guest import NONE, Amount
+from drsim.sim.watch import Watch
 from drsim.sim.world import World
 
 
@@ -41,6 +44,8 @@ class VpgRecord:
     """Their bytes."""
     tags: dict[int, str] = field(default_factory=dict)
     """Tags by checkpoint number."""
+    quiesced: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Which VMs a checkpoint is application consistent for, if any, by its number."""
     retired: list[tuple[int, int, str]] = field(default_factory=list)
     """When, up to which number (exclusive), why; the number is one past the newest when all were withdrawn."""
     withdrawn: list[int] = field(default_factory=list)
@@ -81,13 +86,15 @@ class Recorder:
         self.events: list[tuple[int, str, str, str]] = []  # time, VPG, kind, text
         self.samples: list[Sample] = []
         self.buffer_peak: dict[Address, int] = {}
+        self.watch: Watch | None = None
+        """What was raised as an alert; there from `attach`."""
         self._world: World | None = None
         self._last: dict[str, CheckpointId] = {}
         self._said: dict[str, tuple[str, str, str]] = {}  # the last state event of each VPG
 
     def attach(self, world: World) -> None:
         """Watch a world; takes the first sample."""
-        self._world = world
+        self._world, self.watch = world, Watch(world, self.interval)
         self.vpgs = {vpg.name: VpgRecord() for vpg in world.layout.vpgs}
         world.clock.call(0, self._sample)
 
@@ -97,11 +104,15 @@ class Recorder:
 
     def publish(self, now: Ns, fact: Fact) -> None:
         """See Observer."""
+        assert self.watch is not None
+        self.watch.publish(now, fact)
         match fact:
             case CheckpointSealed(vpg):
                 self.vpgs[vpg].sealed += 1
-            case CheckpointListed(vpg, checkpoint, taken, tag):
+            case CheckpointListed(vpg, checkpoint, taken, tag, quiesced):
                 self._listed(now, vpg, checkpoint, taken, tag)
+                if quiesced:
+                    self._quiesced(now, vpg, checkpoint, quiesced)
             case CheckpointSkipped(vpg, checkpoint, reason):
                 assert self._world is not None
                 self._world.included.pop((vpg, checkpoint), None)
@@ -115,9 +126,9 @@ class Recorder:
                 record.retired.append((now, before if before is not None else record.ids[-1] + 1, reason))
                 if reason != "history" and not (record.retired[:-1] and record.retired[-2][2] == reason):
                     self.events.append((now, vpg, "checkpoints retired early", reason))
-            case SyncStarted(stream, trigger, dirty):
-                self.events.append((now, stream.vpg, "sync started", f"{trigger}; {dirty} bytes dirty"))
-            case SyncEnded(stream, sent):
+            case SyncStarted(stream, sync, trigger, dirty):
+                self.events.append((now, stream.vpg, "sync started", f"{sync} for {trigger}; {dirty} bytes dirty"))
+            case SyncEnded(stream, _, sent, _):
                 self.events.append((now, stream.vpg, "sync ended", f"{sent} bytes sent"))
             case StateChanged(vpg, regions, cause):
                 record = self.vpgs[vpg]
@@ -136,6 +147,18 @@ class Recorder:
                         changes.append((now, value))
             case FrameRefused(stream, reason):
                 self.events.append((now, stream.vpg, "frame refused", reason))
+            case BitmapGivenUp(stream):
+                self.events.append((now, stream.vpg, "bitmap given up", "it outgrew its memory"))
+            case StoreChanged(stream, ok, reason):
+                kind = "journal store takes data" if ok else "journal store fails"
+                self.events.append((now, stream.vpg, kind, "" if ok else reason))
+
+    def _quiesced(self, now: Ns, vpg: str, checkpoint: CheckpointId, vms: tuple[VmId, ...]) -> None:
+        assert self._world is not None
+        layout = self._world.layout
+        names = self.vpgs[vpg].quiesced[checkpoint] = tuple(layout.vm_names[vm] for vm in vms)
+        text = f"checkpoint {checkpoint}: {len(names)} of {len(layout.vpg_of[vpg].spec.vms)} VMs at rest"
+        self.events.append((now, vpg, "application consistent", text))
 
     def _listed(self, now: Ns, vpg: str, checkpoint: CheckpointId, taken: Ns, tag: str) -> None:
         world, record = self._world, self.vpgs[vpg]
@@ -173,6 +196,8 @@ class Recorder:
                 assert self._world is not None
                 record.loss = self._world.acknowledged(name) - self._included(name)
         self._take(now)
+        assert self.watch is not None
+        self.watch.finish(now)
 
     # -- samples ----------------------------------------------------------------------------------------------
 

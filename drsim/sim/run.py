@@ -14,6 +14,7 @@ from drsim.sim.guest import GuestVm, Tap
 from drsim.sim.layout import Layout
 from drsim.sim.record import Recorder, VpgRecord
 from drsim.sim.streams import Streams
+from drsim.sim.warp import Warped, spans
 from drsim.sim.workload import mean_rate, source
 from drsim.sim.world import World
 from drsim.spec.model import Model
@@ -38,6 +39,11 @@ class Run:
     def record(self, vpg: str) -> VpgRecord:
         """What happened to a VPG."""
         return self.recorder.vpgs[vpg]
+
+    @property
+    def mattered(self) -> dict[str, int]:
+        """How often each kind of fault on the model's timeline changed something; 0: as if it had not been."""
+        return {fault.kind: self.world.mattered[fault.kind] for fault in self.model.faults}
 
     def observed(self, vpg: str) -> int:
         """Until when a VPG was observed: the end, or the disaster."""
@@ -76,19 +82,24 @@ def taps(model: Model, layout: Layout, seed: int) -> dict[StreamId, Tap]:
     traces, streams = load_traces(model), Streams(seed)
     users: dict[Workload, int] = {}
     guests: dict[int, GuestVm] = {}
+    groups = {each: group for group, names in model.members().items() for each in names}
     for name, vm in layout.vms.items():
         index = users[vm.workload] = users.get(vm.workload, -1) + 1
         trace = traces.get(vm.workload)
         id_ = layout.vm_ids[name]
+        assert isinstance(vm.host, str)
+        found, slow = spans(model.faults, group=groups[name], host=vm.host, datastore=vm.datastore)
+        writes = source(
+            vm.workload, [v.size for v in vm.volumes], streams.rng(f"vm/{name}/writes"), trace=trace, index=index
+        )
         guests[id_] = GuestVm(
             id_,
             tuple(v.id for v in layout.volumes[id_]),
             model.datastores[vm.datastore],
-            source(
-                vm.workload, [v.size for v in vm.volumes], streams.rng(f"vm/{name}/writes"), trace=trace, index=index
-            ),
+            Warped(writes, found) if found else writes,
             mean_rate(vm.workload, trace)[0],
             vm.workload.compress_to,
+            slow,
         )
     return {id_: Tap(spec, [guests[vm] for vm in spec.vms]) for id_, spec in layout.streams.items()}
 
@@ -115,4 +126,6 @@ def simulate(
         if progress is not None:
             progress(until * part // 100, until)
     recorder.finish(until)
+    for tap in world.taps.values():
+        world.mattered.update(tap.changed(until))
     return Run(model, seed, until, layout, recorder, world, digest.hexdigest)

@@ -12,44 +12,76 @@ driver below it goes on marking), its timers and running effects are gone.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import takewhile
 from typing import Protocol, assert_never
 
 from drsim.core.catalog import Catalog
 from drsim.core.effects import (
     Append,
     Arm,
+    Discard,
     Effect,
     EffectId,
     Forget,
+    FreezeGuests,
     HoldGuests,
     Keep,
     Promote,
     Publish,
+    ReadDigests,
     ReadRegions,
     ReleaseGuests,
     Send,
+    TapVolumes,
+    ThawGuests,
+    UntapVolumes,
 )  # fmt: skip
-from drsim.core.errors import DrsimError
-from drsim.core.events import Connected, Done, Event, Failed, Fired, GuestWrote, Lost, Received, Started, Stopped
-from drsim.core.facts import Fact
+from drsim.core.errors import CoreError, DrsimError
+from drsim.core.events import (
+    Connected,
+    Done,
+    Event,
+    Failed,
+    Fired,
+    GuestWrote,
+    Lost,
+    Received,
+    Started,
+    Stopped,
+    TagAsked,
+)
+from drsim.core.facts import CheckpointListed, CheckpointSealed, CheckpointsRetired, Fact, SyncEnded, SyncStarted
 from drsim.core.kernel import Kernel, Sink
-from drsim.core.messages import Ack, Frame, Message, Nack, Resync, SyncDone, Where
+from drsim.core.messages import Ack, Checkpoint, Compare, ForceSync, Frame, Message, Nack, Resync, SyncDone, Where
 from drsim.core.names import Address, CheckpointId, StreamId, site_of
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.recovery_vra import RecoveryVra
-from drsim.core.units import SECOND, Ns
-from drsim.sim.clock import Clock, FifoServer
+from drsim.core.sender import Sender
+from drsim.core.status import Lifecycle
+from drsim.core.units import SECOND, SECTOR, Ns
+from drsim.core.vpg import Vpg
+from drsim.sim.clock import Clock, FifoServer, SiteClocks
+from drsim.sim.differences import Differences
 from drsim.sim.guest import NONE, Amount, Tap
-from drsim.sim.layout import Layout
+from drsim.sim.layout import Earlier, Layout
 from drsim.sim.link import Direction
+from drsim.sim.quiesce import Agents
+from drsim.sim.rules import Rules, StoreEffect
 from drsim.sim.store import JournalStore, Store
 from drsim.sim.streams import Streams
+from drsim.spec.faults import HostLoss, VraCrash
 from drsim.spec.model import Model
 from drsim.spec.protect import clock as clock_time
 
 CONTROL_BYTES = 256  # a control message with its headers
+DIGEST_BYTES = 16  # of one region on the wire; a truncated SHA-256
+
+Shipped = Frame | Resync | SyncDone | Where | Compare
+"""Messages of a stream that go in its order."""
 
 
 class Observer(Protocol):
@@ -68,20 +100,32 @@ class World:
         trace: Sink | None = None, keep_frames: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.layout, self.taps, self._observer = model, layout, taps, observer
+        self.seed = seed
         self.per_write = model.run.fidelity == "write"
-        tweaks = model.tweaks if self.per_write else model.tweaks.model_copy(update={"frame_delay": 0})
+        self._tweaks = tweaks = model.tweaks if self.per_write else model.tweaks.model_copy(update={"frame_delay": 0})
         self.clock = Clock()
         self.kernel = Kernel(max_steps=tweaks.max_steps, trace=trace)
         for address, machine in layout.machines(tweaks).items():
             self.kernel.add(address, machine)
         streams = Streams(seed)
         start = clock_time(model.run.clock)
+        self.mattered: Counter[str] = Counter()
+        """How often faults of each kind changed something: messages, I/Os, writes, machines."""
+        self.rules = Rules(self.clock, self.mattered)
+        self.site_clocks = SiteClocks({name: site.clock_ahead for name, site in model.sites.items()})
         self.links = {
-            (name, end): Direction(self.clock, link, start_of_day=start, rng=streams.rng(f"link/{name}/{n}"))
+            (name, end): Direction(
+                self.clock, link, start_of_day=start, rng=streams.rng(f"link/{name}/{n}"), mattered=self.mattered
+            )
             for name, link in model.links.items()
             for n, end in enumerate(link.between)
         }
-        self.stores = {name: Store(self.clock, spec) for name, spec in model.datastores.items()}
+        self.differences = Differences(tweaks.region_bytes)
+        for vpg in layout.vpgs:
+            if vpg.spec.sync == "preseeded":
+                for spec in vpg.streams:
+                    self.differences.preseed(spec.id, vpg.spec.preseed_differs)
+        self.stores = {name: Store(self.clock, spec, self.mattered) for name, spec in model.datastores.items()}
         self.journals = self._journals(keep_frames)
         self._cpus = {layout.vras(host)[0]: FifoServer() for host in model.hosts}
         self._vras = {layout.vras(host)[0]: spec.vra for host, spec in model.hosts.items()}
@@ -95,6 +139,8 @@ class World:
         self._ready: dict[StreamId, int] = {}
         self._timers: dict[tuple[Address, str], int] = {}
         self._lives: dict[Address, int] = dict.fromkeys(self.kernel.machines, 0)
+        self._dying: set[Address] = set()  # crashed and still down: what they gave to a store may yet land
+        self._kept: dict[str, dict[CheckpointId, Checkpoint]] = {vpg.name: {} for vpg in layout.vpgs}  # durable
         self._lost: set[frozenset[Address]] = set()  # connections that both ends know to be lost
         self._losses: dict[frozenset[Address], int] = {}  # how often each was lost
         self.down: set[Address] = set()
@@ -102,14 +148,17 @@ class World:
         self.included: dict[tuple[str, CheckpointId], Amount] = {}  # truth: what each checkpoint holds of its guests
         self.holds: dict[str, array[int]] = {vpg.name: array("q") for vpg in layout.vpgs}  # lengths, ns, one a VRA
         self._held_since: dict[tuple[Address, str], int] = {}
+        self.agents = Agents(self.clock, layout, self._taps_of, self._pull, streams)
         self.uncompressed_frames = 0
 
     def _journals(self, keep: bool) -> dict[StreamId, JournalStore]:
         made: dict[StreamId, JournalStore] = {}
+        remember = any(isinstance(fault, VraCrash | HostLoss) for fault in self.model.faults)
         for vpg in self.layout.vpgs:
             store = JournalStore(
-                self.stores[vpg.spec.recovery.datastore], {s.id: s.vms for s in vpg.streams}, keep=keep
-            )
+                self.stores[vpg.spec.recovery.datastore], {s.id: s.vms for s in vpg.streams}, keep=keep,
+                remember=remember,
+            )  # fmt: skip
             made.update(dict.fromkeys((s.id for s in vpg.streams), store))
         return made
 
@@ -119,11 +168,26 @@ class World:
         """Every machine starts, every guest begins to write."""
         for address in self.kernel.machines:
             self.post(address, Started())
+        for vpg in self.layout.vpgs:
+            if vpg.spec.application_consistent is not None:
+                self._quiesce_later(vpg.manager, vpg.spec.application_consistent.every)
         if self.per_write:
             for tap in self.taps.values():
                 self._await_write(tap)
         else:
             self.clock.call(self.model.run.slice, self._slice)
+
+    def _quiesce_later(self, manager: Address, every: int, number: int = 1) -> None:
+        """Ask for checkpoints with applications at rest; not for another one while one is asked for."""
+
+        def ask() -> None:
+            machine = self.kernel.machines[manager]
+            assert isinstance(machine, Vpg)
+            if not machine.asked:
+                self.post(manager, TagAsked(f"application consistent {number}", quiesce=True))
+            self._quiesce_later(manager, every, number + 1)
+
+        self.clock.call(every, ask)
 
     def run_until(self, time: int) -> None:
         """Move time; every event up to and including `time` happens."""
@@ -156,6 +220,7 @@ class World:
         if site_of(id_.source) in self.dead_sites:
             return
         for batch in tap.pull(self.clock.now):
+            self.differences.wrote(id_, batch)
             self._step(id_.source, GuestWrote(id_, batch))
 
     # -- events -----------------------------------------------------------------------------------------------
@@ -164,13 +229,44 @@ class World:
         """Deliver an event to a machine, unless its component is down."""
         if address in self.down:
             return
-        if not (isinstance(event, Received) and isinstance(event.message, Ack | Nack)):
+        message = event.message if isinstance(event, Received) else None
+        if not isinstance(message, Ack | Nack):
             self._pull(address)
+        if isinstance(message, ForceSync):
+            for spec in self.layout.vpg_of[message.vpg].streams:
+                if spec.id.source == address:
+                    self.differences.note(spec, self.sender(spec.id))
         self._step(address, event)
 
     def _step(self, address: Address, event: Event) -> None:
-        for id_, effect in self.kernel.post(self.clock.now, address, event):
-            self._perform(id_, effect)
+        now = self.clock.now
+        if self.site_clocks.differ:
+            now = Ns(now + self.site_clocks.ahead(site_of(address)))
+        for id_, effect in self.kernel.post(now, address, event):
+            if self.rules.active and isinstance(effect, StoreEffect):
+                self._ask_rules(id_, effect)
+            else:
+                self._perform(id_, effect)
+
+    def _ask_rules(self, id_: EffectId, effect: StoreEffect) -> None:
+        """Perform an effect on a store, or fail it, as the faults of the moment say."""
+        here, answer, wanted = id_.address, self._answer(id_, effect), self._wanted(id_.address)
+        store = self._store_of(here, effect)
+        self.rules.effect(
+            here, store, effect,
+            lambda: self._perform(id_, effect) if wanted() else None,
+            lambda error: self.stores[store].io(0, 0, lambda: answer(error)),
+        )  # fmt: skip
+
+    def _store_of(self, here: Address, effect: StoreEffect) -> str:
+        """The datastore that an effect works on: the guests' at the source, the journals' otherwise."""
+        match effect:
+            case Append(frame):
+                return self._recovery_store(frame.stream)
+            case ReadRegions(stream, _) | ReadDigests(stream, _, _) if here == stream.source:
+                return self.layout.vm(self.taps[stream].guests[0].vm).datastore
+            case _:
+                return self._recovery_store(effect.stream)
 
     # -- effects ----------------------------------------------------------------------------------------------
 
@@ -185,23 +281,77 @@ class World:
                 self._hold(here, vpg, checkpoint)
             case ReleaseGuests(vpg, _):
                 self._release(here, vpg)
+            case FreezeGuests():
+                self.agents.freeze(here, effect, lambda vms: self._answer(id_, effect, vms)(None))
+            case ThawGuests(vpg, number):
+                self.agents.thaw((here, vpg, number))
             case Append(frame):
-                self.journals[frame.stream].append(frame, self._answer(id_, effect))
+                self.journals[frame.stream].append(frame, self._answer(id_, effect), self._wanted(here, dying=True))
             case Promote(stream):
                 answer = self._answer(id_, effect)
-                self.journals[stream].promote(effect, lambda: answer(None))
+                self.journals[stream].promote(effect, lambda: answer(None), self._wanted(here))
             case ReadRegions(_, batch):
                 guest = self.taps[effect.stream].guests[0]
                 store = self.stores[self.layout.vm(guest.vm).datastore]
                 answer = self._answer(id_, effect, batch)
                 store.io(batch.nbytes, len(batch), lambda: answer(None))
+            case ReadDigests(stream, _, extent):
+                source = here == stream.source
+                digests = self.differences.digests(stream, extent, source=source)
+                spec = self.layout.vm(extent.vm).datastore if source else self._recovery_store(stream)
+                answer = self._answer(id_, effect, digests)
+                self.stores[spec].scan(extent.sectors * SECTOR, lambda: answer(None))
             case Publish(fact):
-                self._observer.publish(self.clock.now, fact)
-            case Keep() | Forget():
+                self._compare(fact)
+                self._observer.publish(self.clock.now, self._true(fact) if self.site_clocks.differ else fact)
+            case TapVolumes() | UntapVolumes() | Discard():
+                raise CoreError("the simulation cannot change what a VPG consists of yet", place=here)
+            case Keep(checkpoint):
+                self._kept[checkpoint.vpg][checkpoint.id] = checkpoint
+                answer = self._answer(id_, effect)
+                self.clock.call(0, lambda: answer(None))
+            case Forget(vpg, before):
+                kept = self._kept[vpg]
+                for gone in list(takewhile(lambda id_: before is None or id_ < before, kept)):
+                    del kept[gone]
                 answer = self._answer(id_, effect)
                 self.clock.call(0, lambda: answer(None))
             case _:
                 assert_never(effect)
+
+    def _recovery_store(self, stream: StreamId) -> str:
+        return self.layout.vpg_of[stream.vpg].spec.recovery.datastore
+
+    def _compare(self, fact: Fact) -> None:
+        """From when a stream is out of sync until it is in sync again, what it lacks is noted."""
+        match fact:
+            case SyncStarted(stream):
+                self.differences.note(self.layout.streams[stream], self.sender(stream))
+            case SyncEnded(stream):
+                self.differences.settled(stream)
+
+    def _true(self, fact: Fact) -> Fact:
+        """A fact with true times for those that the protected site's clock showed."""
+        clocks = self.site_clocks
+        match fact:
+            case CheckpointSealed(vpg, _, shown, _) | CheckpointListed(vpg, _, shown, _):
+                site = self.layout.vpg_of[vpg].source
+                self.mattered["clock-step"] += isinstance(fact, CheckpointSealed) and clocks.stepped(site)
+                return replace(fact, taken=Ns(clocks.true(site, shown)))
+            case CheckpointsRetired(vpg, _, int(shown), _):
+                return replace(fact, oldest_taken=Ns(clocks.true(self.layout.vpg_of[vpg].source, shown)))
+            case _:
+                return fact
+
+    def _wanted(self, address: Address, *, dying: bool = False) -> Callable[[], bool]:
+        """Whether an effect is still to be performed when its turn has come: its machine has not ended since.
+
+        `dying`: also when it crashed and has not come back, because the store had it already.
+        """
+        life = self._lives[address]
+        return lambda: (
+            self._lives[address] == life or (dying and address in self._dying and self._lives[address] == life + 1)
+        )
 
     def _answer(self, id_: EffectId, effect: Effect, value: object = None) -> Callable[[DrsimError | None], None]:
         """A call that answers the effect, unless its machine has restarted since."""
@@ -243,6 +393,12 @@ class World:
         """The protecting VRAs."""
         return {a: m for a, m in self.kernel.machines.items() if isinstance(m, ProtectedVra)}
 
+    def sender(self, stream: StreamId) -> Sender:
+        """The sending half of a stream."""
+        machine = self.kernel.machines[stream.source]
+        assert isinstance(machine, ProtectedVra)
+        return machine.senders[stream]
+
     def receiver(self, stream: StreamId) -> Receiver:
         """The receiving half of a stream."""
         machine = self.kernel.machines[stream.target]
@@ -277,7 +433,7 @@ class World:
     def _send(self, sender: Address, to: Address, message: Message) -> None:
         """Carry a message over its connection, if there is one; what is on its way when that is lost is gone."""
         connection = frozenset((sender, to))
-        if connection in self._lost:
+        if connection in self._lost or sender in self.down:
             return
         life, losses = self._lives[to], self._losses.get(connection, 0)
 
@@ -285,10 +441,16 @@ class World:
             if self._lives[to] == life and self._losses.get(connection, 0) == losses:
                 self.post(to, Received(sender, message))
 
+        if self.rules.active:
+            self.rules.message(sender, to, message, lambda: self._carry(sender, to, message, deliver))
+        else:
+            self._carry(sender, to, message, deliver)
+
+    def _carry(self, sender: Address, to: Address, message: Message, deliver: Callable[[], None]) -> None:
         direction = self._route(sender, to)
         if direction is None:
             self._over_lan(sender, to, deliver)
-        elif isinstance(message, Frame | Resync | SyncDone | Where):
+        elif isinstance(message, Shipped):
             self._ship(direction, message, deliver)
         else:
             direction.control(CONTROL_BYTES, deliver)
@@ -301,9 +463,7 @@ class World:
         self._arrivals[sender, to] = arrives
         self.clock.call_at(arrives, deliver)
 
-    def _ship(
-        self, direction: Direction, message: Frame | Resync | SyncDone | Where, deliver: Callable[[], None]
-    ) -> None:
+    def _ship(self, direction: Direction, message: Shipped, deliver: Callable[[], None]) -> None:
         """Put on the wire, a frame compressed as far as the CPU keeps up; a stream's messages keep their order."""
         id_, spec = message.stream, self.layout.vpg_of[message.stream.vpg].spec
         ready, wire, kind = int(self.clock.now), float(CONTROL_BYTES), "control"
@@ -312,6 +472,8 @@ class World:
             wire = float(message.nbytes)
             if spec.compression:
                 ready, wire = self._compress(message)
+        elif isinstance(message, Compare):
+            kind, wire = "sync", float(CONTROL_BYTES + DIGEST_BYTES * len(message.digests))
         ready = self._ready[id_] = max(ready, self._ready.get(id_, 0))
         life = self._lives[id_.source]
 
@@ -360,15 +522,47 @@ class World:
         """A component is gone: nothing reaches it, and nothing it was doing comes back."""
         self.down.add(address)
         self._lives[address] += 1
+        for vra, vpg in [held for held in self._held_since if held[0] == address]:
+            self._release(vra, vpg)
+        self.agents.bury(address)
+
+    def crash(self, address: Address) -> None:
+        """A component dies with its memory. A recovery VRA is built again when it comes back, the others at once:
+
+        what guests write meanwhile becomes dirty in the memory of a VRA that knows nothing else.
+        """
+        self.end_life(address)
+        self._dying.add(address)
+        if not isinstance(self.kernel.machines[address], RecoveryVra):
+            self.rebuild(address)
+
+    def rebuild(self, address: Address) -> None:
+        """A machine is built again, from what is durable of it."""
+        old = self.kernel.machines[address]
+        earlier = Earlier(self._lives[address])
+        match old:
+            case ProtectedVra():
+                for sender in old.senders.values():
+                    self.differences.note(sender.spec, sender)
+            case RecoveryVra():
+                earlier = replace(earlier, stored={s: self.journals[s].stored(s) for s in old.receivers})
+            case Catalog():
+                earlier = replace(earlier, kept=tuple(self._kept[old.vpg].values()))
+            case Vpg():
+                creating = old.regions.lifecycle is Lifecycle.CREATING
+                earlier = replace(earlier, paused=old.paused, creating=creating)
+        self.kernel.replace(address, self.layout.build(address, self._tweaks, earlier))
 
     def begin_life(self, address: Address) -> None:
         """A component is up again."""
         self.down.discard(address)
+        self._dying.discard(address)
         self.post(address, Started())
 
-    def lose_site(self, site: str) -> None:
-        """Everything on a site stops, for ever."""
+    def lose_site(self, site: str) -> int:
+        """Everything on a site stops, for ever: so many machines."""
         self.dead_sites.add(site)
-        for address in self.kernel.machines:
-            if site_of(address) == site:
-                self.end_life(address)
+        lost = [address for address in self.kernel.machines if site_of(address) == site]
+        for address in lost:
+            self.end_life(address)
+        return len(lost)

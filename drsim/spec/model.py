@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from drsim.spec.base import Name, Spec
-from drsim.spec.faults import DatastoreFull, Fault, SiteLoss, VraRestart
+from drsim.spec.faults import PLACES, DatastoreEnlarged, Fault, LinkPartition, VraUpgrade
 from drsim.spec.protect import Throttle, Vm, Vpg
-from drsim.spec.quantity import Bandwidth, Duration, Ratio, Size
+from drsim.spec.quantity import Bandwidth, Duration, Ratio, Size, format_size
 from drsim.spec.tweaks import Tweaks
 
 MIB = 1 << 20
@@ -33,6 +33,8 @@ class Site(Spec):
     """One way between manager and VRAs. Our choice: 0.2 ms, a switched LAN."""
     lan_jitter: Annotated[Duration, Field(ge=0, le=10**9)] = 100_000
     """Mean of the exponential delay on top. Our choice."""
+    clock_ahead: Annotated[Duration, Field(ge=0, le=366 * 86400 * 10**9)] = 0
+    """How far the site's clocks are ahead of the others' from the start; people see times by the true one."""
 
 
 class Datastore(Spec):
@@ -120,14 +122,21 @@ class Model(Spec):
     run: RunSpec = RunSpec()
     tweaks: Tweaks = Tweaks()
 
+    def members(self) -> dict[str, list[str]]:
+        """The single VMs that each name of `vms` stands for: itself, or as many as its `count`."""
+        return {
+            name: [name]
+            if vm.count == 1
+            else [f"{name}-{n + 1:0{max(3, len(str(vm.count)))}}" for n in range(vm.count)]
+            for name, vm in self.vms.items()
+        }
+
     def expand(self) -> tuple[dict[str, Vm], dict[str, Vpg]]:
         """VMs and VPGs with `count` and `split` carried out: each VM has one host, each VPG names single VMs."""
         vms: dict[str, Vm] = {}
-        members: dict[str, list[str]] = {}
+        members = self.members()
         for name, vm in self.vms.items():
             hosts = (vm.host,) if isinstance(vm.host, str) else vm.host
-            width = max(3, len(str(vm.count)))
-            members[name] = [name] if vm.count == 1 else [f"{name}-{n + 1:0{width}}" for n in range(vm.count)]
             for n, each in enumerate(members[name]):
                 vms[each] = vm.model_copy(update={"host": hosts[n % len(hosts)], "count": 1})
         vpgs: dict[str, Vpg] = {}
@@ -150,6 +159,7 @@ class Model(Spec):
         if wrong:
             raise Reference(str(wrong[0]), wrong[0].path, wrong[1:])
         self._check_protection()
+        self._check_faults()
         return self
 
     def _all_references(self) -> Iterable[tuple[tuple[str | int, ...], str, str, Iterable[str]]]:
@@ -170,16 +180,37 @@ class Model(Spec):
             for n, each in enumerate(vpg.recovery.hosts):
                 yield ("vpgs", name, "recovery", "hosts", n), "host", each, self.hosts
             yield ("vpgs", name, "recovery", "datastore"), "datastore", vpg.recovery.datastore, self.datastores
+        known: dict[str, Iterable[str]] = {
+            "link": self.links,
+            "host": self.hosts,
+            "datastore": self.datastores,
+            "site": self.sites,
+            "vm": self.vms,
+        }
+        for n, fault in enumerate(self.faults):
+            for field in PLACES:
+                if hasattr(fault, field):
+                    kind = "VM" if field == "vm" else field
+                    yield ("faults", n, field), kind, getattr(fault, field), known[field]
+
+    def _check_faults(self) -> None:
+        """Faults that name what exists and still cannot be."""
         for n, fault in enumerate(self.faults):
             match fault:
-                case SiteLoss():
-                    yield ("faults", n, "site"), "site", fault.site, self.sites
-                case VraRestart():
-                    yield ("faults", n, "host"), "host", fault.host, self.hosts
-                case DatastoreFull():
-                    yield ("faults", n, "datastore"), "datastore", fault.datastore, self.datastores
-                case _:
-                    yield ("faults", n, "link"), "link", fault.link, self.links
+                case LinkPartition(link=name, site=site):
+                    one, other = self.links[name].between
+                    if site not in (one, other):
+                        raise Reference(
+                            f"link {name!r} joins {one!r} and {other!r}, not {site!r}", ("faults", n, "site")
+                        )
+                    if one == other:
+                        text = f"link {name!r} joins {one!r} to itself and has no directions; use link-down"
+                        raise Reference(text, ("faults", n, "link"))
+                case VraUpgrade(site=site) if all(host.site != site for host in self.hosts.values()):
+                    raise Reference(f"no host is on site {site!r}: it has no VRAs", ("faults", n, "site"))
+                case DatastoreEnlarged(datastore=name, to=int(size)) if size <= self.datastores[name].capacity:
+                    text = f"datastore {name!r} has {format_size(self.datastores[name].capacity)} already"
+                    raise Reference(text, ("faults", n, "to"))
 
     def _check_protection(self) -> None:
         seen: dict[str, str] = {}

@@ -23,6 +23,22 @@ class Volume(Spec):
     """Up to 64 TiB."""
 
 
+class Agent(Spec):
+    """What brings a VM's applications to rest for a checkpoint: a VSS agent, or scripts."""
+
+    takes: Annotated[Duration, Field(ge=0, le=600 * 10**9)] = 2 * 10**9
+    """How long it takes until nothing more is written. Our choice."""
+    fails: Annotated[Ratio, Field(ge=0, le=1)] = 0.0
+    """How often it does not succeed."""
+
+
+class ApplicationConsistent(Spec):
+    """Checkpoints with applications at rest, of their own accord."""
+
+    every: Annotated[Duration, Field(ge=60 * 10**9, le=30 * DAY)] = HOUR
+    """Time between two. Hyper-V Replica takes them every 1 to 12 h (products.md 2.1)."""
+
+
 class Vm(Spec):
     """A protected VM, or `count` equal ones."""
 
@@ -36,6 +52,8 @@ class Vm(Spec):
     """What it writes."""
     count: Annotated[int, Field(ge=1, le=5000)] = 1
     """How many equal VMs; named name-001, name-002 ... when more than one."""
+    quiesce: Agent | None = None
+    """Its agent; without one it takes no part in application-consistent checkpoints."""
 
     @model_validator(mode="after")
     def _volume_names(self) -> "Vm":
@@ -87,8 +105,14 @@ class Vpg(Spec):
     """Higher is served first on the WAN (products.md 1.6)."""
     checkpoint_interval: Annotated[Duration, Field(ge=10**9, le=HOUR)] = 5 * 10**9
     """Time between automatic checkpoints: 5 s when healthy (products.md 1.4)."""
+    application_consistent: ApplicationConsistent | None = None
+    """Checkpoints with applications at rest; none unless asked for (VSS or scripts, products.md 1.4)."""
     rpo_alert: Annotated[Duration, Field(ge=10**9, le=30 * DAY)] = 300 * 10**9
     """An alert, not a frequency (products.md 5.2: 300 s)."""
+    sync: Literal["done", "initial", "preseeded"] = "done"
+    """How the run begins: in sync; with an initial sync of whole volumes; or comparing with copies that are there."""
+    preseed_differs: Annotated[Ratio, Field(ge=0, le=1)] = 0.05
+    """Share of the regions in which a preseeded copy differs. Our choice."""
     compression: bool = True
     """WAN compression, on by default (products.md 1.6)."""
 

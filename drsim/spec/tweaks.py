@@ -17,6 +17,12 @@ class Tweaks(Spec):
     hold_budget: Annotated[Duration, Field(ge=MS, le=1000 * MS)] = 20 * MS
     """Longest time a VRA withholds guest acknowledgements for one checkpoint (PROTOCOL 3: 20 ms)."""
 
+    freeze_timeout: Annotated[Duration, Field(ge=10 * MS, le=600 * S)] = 60 * S
+    """Longest time applications stay frozen for one checkpoint; half of it is for getting there.
+
+    As long as VSS lets a writer be frozen by default (dwTimeoutFreeze of CVssWriter::Initialize: 60 s).
+    """
+
     frame_delay: Annotated[Duration, Field(ge=0, le=60 * S)] = 5 * MS
     """Longest time a captured write waits for company in its frame. Our choice: well under a WAN round trip."""
 
@@ -47,11 +53,26 @@ class Tweaks(Spec):
     region_bytes: Annotated[Size, Field(ge=512, le=64 * MIB)] = 4 * KIB
     """Bytes that one bit of the dirty bitmap stands for (as DRBD's bitmap: 4 KiB a bit)."""
 
+    bitmap_regions: Annotated[int, Field(ge=1)] = 1 << 25
+    """Regions that one stream's bitmap has memory for; beyond, it is given up for a delta sync. Our choice: 256 MiB."""
+
+    compare_bytes: Annotated[Size, Field(ge=512, le=1024 * MIB)] = 64 * MIB
+    """How much of the disks is compared by one exchange of digests. Our choice: hides a round trip of 20 ms."""
+
     sync_bytes: Annotated[Size, Field(ge=4 * KIB, le=64 * MIB)] = 4 * MIB
     """Most dirty data read for one sync frame. Our choice: keeps live frames from waiting behind it."""
 
     sync_tail: Annotated[Ratio, Field(ge=0, le=0.5)] = 0.10
     """A bitmap sync numbers new writes again when what is left fits in this share of the pool."""
+
+    history_while_filling: bool = False
+    """Whether a history that is still filling misses its service level (products.md 1.3 leaves it open)."""
+
+    pause_checkpoints: Annotated[int, Field(ge=1)] = 200
+    """A sync is paused when so few checkpoints are left (products.md 1.3, T7: 200)."""
+
+    replication_pause: Annotated[Duration, Field(ge=0, le=24 * 60 * MIN)] = 0
+    """For how long a sync is paused then; 0: never (products.md 1.3, T7: "replication pause time")."""
 
     peer_timeout: Annotated[Duration, Field(ge=10 * MS, le=3600 * S)] = 10 * S
     """Silence after which a peer counts as lost. Our choice: two checkpoint intervals."""

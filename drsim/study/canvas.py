@@ -1,5 +1,6 @@
 """Canvas: what the pictures of a run have in common: frame over time, faults, limits, names, axes in human units."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 
@@ -55,6 +56,8 @@ def fault_words(fault: Fault) -> str:
             return f"{fault.datastore} full"
         case SiteLoss():
             return f"site {fault.site} lost"
+        case _:
+            return re.sub(r"^vra\b", "VRA", fault.words)
 
 
 def faults(run: Run) -> list[tuple[int, float, float, Fault]]:

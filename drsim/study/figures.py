@@ -12,7 +12,22 @@ from dataclasses import dataclass, field
 from drsim.core.units import SECOND
 from drsim.sim.link import mathis_bps
 from drsim.sim.store import AGE_IO, APPEND_IO
-from drsim.spec.faults import DatastoreFull, Fault, LinkDegraded, LinkDown, LinkFlapping, SiteLoss, VraRestart
+from drsim.spec.faults import (
+    DataPlaneDown,
+    DatastoreFull,
+    DatastoreGone,
+    DatastoreHung,
+    DatastoreReadOnly,
+    Fault,
+    HostLoss,
+    LinkDegraded,
+    LinkDown,
+    LinkFlapping,
+    LinkPartition,
+    SiteLoss,
+    VraCrash,
+    VraRestart,
+)  # fmt: skip
 from drsim.spec.model import Link, Model
 from drsim.spec.protect import DAY, Vm, Vpg, clock
 from drsim.spec.workload import Fitted, OnOff, Plain
@@ -236,11 +251,11 @@ class Figures:
     def touches(self, fault: Fault, vpg: Vpg) -> bool:
         """Whether a fault hinders a VPG's replication for a time."""
         match fault:
-            case LinkDown() | LinkDegraded() | LinkFlapping():
+            case LinkDown() | LinkDegraded() | LinkFlapping() | LinkPartition() | DataPlaneDown():
                 return fault.link == self.link(vpg)
-            case VraRestart():
+            case VraRestart() | VraCrash() | HostLoss():
                 return fault.host in {self.host(vm) for vm in vpg.vms} | set(vpg.recovery.hosts)
-            case DatastoreFull():
+            case DatastoreFull() | DatastoreGone() | DatastoreReadOnly() | DatastoreHung():
                 return fault.datastore == vpg.recovery.datastore
             case _:
                 return False

@@ -181,9 +181,13 @@ def _lines(axes: Axes, x: Floats, lines: dict[str, Floats], colours: dict[str, s
         lowest, highest = np.nanmin(rest, 0), np.nanmax(rest, 0)
         axes.fill_between(x, lowest, highest, color=style.REST, lw=0.8, alpha=0.7)
         labels.append((float(highest[-1]), f"{len(rest)} other {kind}{'s' * (len(rest) > 1)}", style.SOFT))
+    drawn: list[Floats] = []
     for name, colour in colours.items():
         at, values = _reduced(lines[name], x)
-        axes.plot(at, values, color=colour)
+        # A line that lies on others is dashed, so that they are seen as well.
+        same = sum(np.allclose(values, other, rtol=0.01, equal_nan=True) for other in drawn)
+        axes.plot(at, values, color=colour, ls=(0, (7, 7 * same)) if same else "-")
+        drawn.append(values)
         shown = values[np.isfinite(values)]
         labels.append((float(shown[-1]) if len(shown) else 0.0, short(name), colour))
     return float(np.nanmax(np.concatenate(list(lines.values())), initial=0.0)), labels

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from drsim.core.units import SECOND
 from drsim.sim.run import Run
-from drsim.spec.faults import LinkDegraded, LinkFlapping, SiteLoss
-from drsim.study import plots
+from drsim.spec.faults import PLACES, LinkDegraded, LinkFlapping, SiteLoss
+from drsim.study import alerts, plots
 from drsim.study.canvas import fault_words, faults
 from drsim.study.style import count, percent, plural, rate, seconds, size, status
 
@@ -29,6 +29,8 @@ GLOSSARY = (
     ("Journal", "Where the recovery site keeps a VM's latest writes, from which checkpoints are recovered."),
     ("Bitmap sync", "Catching up after writes could not be sent: only places changed meanwhile are read and shipped. "
      "No checkpoint is taken until it ends."),
+    ("Alert", "What an operator would have been told, under the identifiers of the field and in words of our own. It "
+     "stands while its reason does: nobody raises or clears it by hand."),
     ("VPG", "Virtual protection group: VMs that are protected and recovered together."),
     ("VRA", "Virtual replication appliance: the component on each host that sends or receives writes."),
 )  # fmt: skip
@@ -241,7 +243,13 @@ def fault_rows(run: Run) -> Iterator[tuple[int, str, str, str, str]]:
                 said += [rate(fault.bandwidth)] if fault.bandwidth is not None else []
                 said += [f"latency {seconds(fault.latency / SECOND)}"] if fault.latency is not None else []
                 said += [f"loss {percent(fault.loss)}"] if fault.loss is not None else []
-        yield n, fault_words(fault), seconds(begin), seconds(fault.lasts / SECOND), ", ".join(said)
+                said += [f"jitter {seconds(fault.jitter / SECOND)}"] if fault.jitter is not None else []
+            case _:
+                place = next((field for field in PLACES if hasattr(fault, field)), "")  # which the words have said
+                given = fault.model_dump(mode="json", exclude={"kind", "at", "lasts", place}, exclude_defaults=True)
+                said += [f"{name} {v:g}" if isinstance(v, float) else f"{name} {v}" for name, v in given.items()]
+        lasts = seconds(fault.lasts / SECOND) if fault.lasts else ""
+        yield n, fault_words(fault), seconds(begin), lasts, ", ".join(said)
 
 
 def model_rows(run: Run) -> list[tuple[str, str]]:
@@ -275,8 +283,8 @@ def model_rows(run: Run) -> list[tuple[str, str]]:
 
 
 PICTURES = (
-    plots.states, plots.rpo_over_time, plots.rpo_distribution, plots.history, plots.journal_use, plots.wan_use,
-    plots.buffer_use,
+    plots.states, alerts.alerts, plots.rpo_over_time, plots.rpo_distribution, plots.history, plots.journal_use,
+    plots.wan_use, plots.buffer_use,
 )  # fmt: skip
 SHARES = (("half of the time", "p50"), ("95 % of the time", "p95"), ("99 % of the time", "p99"), ("at worst", "max"))
 
@@ -301,6 +309,7 @@ def render(run: Run, summary: Summary) -> str:
         tiles=list(tiles(summary)),
         picture={draw.__name__: Markup(draw(run)) for draw in PICTURES},
         faults=list(fault_rows(run)),
+        alerts=alerts.rows(summary["alerts"]),
         vpgs=vpg_rows(run, summary),
         quantiles=[(words, figure(every["rpo_s"][name])) for words, name in SHARES],
         missed=seconds(missed),

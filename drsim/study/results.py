@@ -4,7 +4,7 @@ The summary of several replications has the mean of each RPO figure with its 95 
 replications); every other figure is that of the worst replication, or the mean where it is a share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,7 @@ from drsim.core.units import SECOND
 from drsim.sim.layout import VpgLayout
 from drsim.sim.run import Run
 from drsim.spec.model import Model
+from drsim.study import alerts
 from drsim.study.stats import interval
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
@@ -152,7 +153,7 @@ def _wan(run: Run) -> dict[str, Any]:
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """All figures of one run as plain numbers: "all", "vpgs", "wan", "buffers", "disaster"."""
+    """All figures of one run as plain numbers: "all", "vpgs", "wan", "buffers", "alerts", "disaster"."""
     vpgs = {vpg.name: _vpg_figures(run, vpg) for vpg in run.layout.vpgs}
     lost = {
         name: {
@@ -172,15 +173,68 @@ def figures(run: Run) -> dict[str, Any]:
             address: {"peak_bytes": run.recorder.buffer_peak[address], "usable_bytes": machine.limit}
             for address, machine in run.world.protected.items()
         },
+        "alerts": alerts.figures(run),
         "disaster": lost or None,
     }
+
+
+# -- measures by name ----------------------------------------------------------------------------------------------
+
+
+def measures(run: Run) -> dict[str, float]:
+    """Every figure of one run as a number under a dotted name: "vpgs.crm.rpo_s.max", "wan.wan prod>dr.bytes.sync".
+
+    Beside `figures`: of each VPG the seconds in each status ("status_s"), the missed seconds by cause ("causes_s"),
+    its syncs ("sync"), what is dirty at the end ("dirty_bytes") and how often and when first it lost every checkpoint
+    ("withdrawn"); what never happened has no time. Of the estate how often each kind of fault mattered ("mattered").
+    """
+    found = dict(_flat({"mattered": run.mattered, **figures(run)}))
+    for vpg in run.layout.vpgs:
+        found.update({f"vpgs.{vpg.name}.{name}": value for name, value in _more(run, vpg)})
+    for name, value in list(found.items()):
+        before, part, cause = name.rpartition(".sla.causes.")
+        if part:
+            found[f"{before}.causes_s.{cause}"] = value * found[f"{before}.sla.missed_s"]
+    return found
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in tree.items():
+        match value:
+            case dict():
+                yield from _flat(value, f"{prefix}{name}.")
+            case int() | float():
+                yield f"{prefix}{name}", float(value)
+
+
+def _more(run: Run, vpg: VpgLayout) -> Iterator[tuple[str, float]]:
+    record = run.record(vpg.name)
+    for status, ns in time_in(record.statuses, run.observed(vpg.name)).items():
+        yield f"status_s.{status}", ns / SECOND
+    yield "dirty_bytes", float(sum(run.world.sender(stream.id).bitmap.nbytes for stream in vpg.streams))
+    yield "withdrawn.times", float(len(record.withdrawn))
+    if record.withdrawn:
+        yield "withdrawn.first_s", record.withdrawn[0] / SECOND
+    syncs = [(t / SECOND, kind, text) for t, of, kind, text in run.recorder.events if of == vpg.name]
+    began = [t for t, kind, _ in syncs if kind == "sync started"]
+    ended = [(t, int(text.partition(" ")[0])) for t, kind, text in syncs if kind == "sync ended"]
+    yield "sync.ended", float(len(ended))
+    yield "sync.sent_bytes", float(sum(sent for _, sent in ended))
+    if began:
+        yield "sync.first_began_s", began[0]
+    if ended:
+        yield "sync.first_ended_s", ended[0][0]
+        yield "sync.last_ended_s", ended[-1][0]
 
 
 # -- frames -------------------------------------------------------------------------------------------------------
 
 
 def frames(run: Run, replication: int = 0) -> dict[str, pd.DataFrame]:
-    """Tidy frames of one run: "timeseries", "checkpoints", "events"; times in seconds, sizes in bytes."""
+    """Tidy frames of one run: "timeseries", "checkpoints", "events"; times in seconds, sizes in bytes.
+
+    Alerts are events too; the columns "alert", "severity" and "entity" are empty for all others.
+    """
     rows: list[tuple[float, str, str, str, float]] = []
     for s in run.recorder.samples:
         t = s.time / SECOND
@@ -194,6 +248,8 @@ def frames(run: Run, replication: int = 0) -> dict[str, pd.DataFrame]:
         [(t / SECOND, vpg, kind, text) for t, vpg, kind, text in run.recorder.events],
         columns=["time_s", "vpg", "kind", "text"],
     )
+    events = pd.concat([events, alerts.frame_of(run)], ignore_index=True).fillna("")
+    events = events.astype({"time_s": float}).sort_values("time_s", kind="stable", ignore_index=True)
     made = {"timeseries": series, "checkpoints": checkpoints, "events": events}
     for frame in made.values():
         frame.insert(0, "replication", replication)
@@ -278,6 +334,7 @@ def summarise(
             address: {**b, "peak_bytes": max(p["buffers"][address]["peak_bytes"] for p in parts)}
             for address, b in parts[0]["buffers"].items()
         },
+        "alerts": alerts.merge([p["alerts"] for p in parts]),
         "disaster": parts[0]["disaster"],
     }
 

@@ -19,8 +19,8 @@ KINDS = {"data": "#5b93d1", "sync": "#e39a3b", "control": "#7d8896"}
 KINDS_INK = {"data": "#2f6aae", "sync": "#a8620a", "control": "#5b6675"}
 STATES = {
     "MeetingSLA": ("#bfe0cb", "#f2dc8c", "#e3c55a", "#d3ae2c"),
-    "RpoNotMeetingSLA": ("#f0a35e", "#e0813a", "#c9641d", "#a94d10"),
-    "NotMeetingSLA": ("#e08a86", "#cf5b55", "#b3261e", "#8c1812"),
+    "RpoNotMeetingSLA": ("#f0a35e", "#e0813a", "#c9641d", "#a94d10", "#7f3808", "#562403"),
+    "NotMeetingSLA": ("#e08a86", "#cf5b55", "#b3261e", "#8c1812", "#650e09", "#430704"),
     "HistoryNotMeetingSLA": ("#c9b3e6", "#a98ad6", "#8a63c2", "#6b46a3"),
     "Initializing": ("#bcd3ee", "#94b8e2", "#6d9bd3", "#4a7fc0"),
 }

@@ -21,16 +21,22 @@ from typing import Any
 from drsim.core.effects import (
     Append,
     Arm,
+    Discard,
     Effect,
     EffectId,
     Forget,
+    FreezeGuests,
     HoldGuests,
     Keep,
     Promote,
     Publish,
+    ReadDigests,
     ReadRegions,
     ReleaseGuests,
     Send,
+    TapVolumes,
+    ThawGuests,
+    UntapVolumes,
 )  # fmt: skip
 from drsim.core.errors import DrsimError
 from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped
@@ -46,11 +52,14 @@ TARGETS: dict[type, tuple[str, Callable[[Any], object]]] = {
     Append: ("store", lambda effect: effect.frame.stream),
     Promote: ("mirror", lambda effect: effect.stream),
     ReadRegions: ("disk", lambda effect: effect.stream),
+    ReadDigests: ("store", lambda effect: effect.stream),
     Keep: ("list", lambda effect: effect.checkpoint.vpg),
+    Discard: ("mirror", lambda effect: effect.stream),
     Forget: ("list", lambda effect: effect.vpg),
+    FreezeGuests: ("guests", lambda effect: effect.vpg),
 }
 """What an effect that is answered works on: effects on one target are performed in order."""
-Unanswered = HoldGuests | ReleaseGuests | Publish
+Unanswered = HoldGuests | ReleaseGuests | ThawGuests | TapVolumes | UntapVolumes | Publish
 
 
 class Bags:
@@ -70,8 +79,8 @@ class Bags:
 
     # -- what a subclass does ---------------------------------------------------------------------------------
 
-    def perform(self, effect: Effect) -> object:
-        """Perform an effect on a target; its value, or a DrsimError when it fails."""
+    def perform(self, address: Address, effect: Effect) -> object:
+        """Perform a machine's effect on a target; its value, or a DrsimError when it fails."""
         raise NotImplementedError
 
     def told(self, address: Address, effect: Unanswered) -> None:
@@ -126,7 +135,7 @@ class Bags:
     def do(self, key: Key, error: DrsimError | None = None) -> None:
         """The next effect on a target is performed and answered; with `error` it fails, and leaves no trace."""
         id_, effect = self.work[key].popleft()
-        value = self.perform(effect) if error is None else error
+        value = self.perform(id_.address, effect) if error is None else error
         event = Failed(id_, effect, value) if isinstance(value, DrsimError) else Done(id_, effect, value)
         self.post(id_.address, event)
 
@@ -180,7 +189,7 @@ class Bags:
         for key, work in self.work.items():
             if key[1] == address:
                 for _, effect in list(work)[:unanswered]:
-                    self.perform(effect)
+                    self.perform(address, effect)
                 work.clear()
         for timer in [t for t in self.timers if t[0] == address]:
             del self.timers[timer]

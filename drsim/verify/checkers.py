@@ -7,11 +7,12 @@ The questions themselves are in `superset.py` (P12), `content.py` (journals, ima
 from typing import TYPE_CHECKING
 
 from drsim.core.effects import Promote
-from drsim.core.events import Event, Received
+from drsim.core.events import Event, Fired, Received
 from drsim.core.facts import CheckpointSealed, CheckpointsRetired, Fact, StateChanged, SyncEnded, SyncStarted
-from drsim.core.messages import Ack, Checkpoint, Frame, Held, Hold, Listed, Message, Resync
+from drsim.core.messages import Ack, Checkpoint, Compared, Frame, Held, Hold, Listed, Message, Resync
 from drsim.core.names import Address, CheckpointId, StreamId, VmId
 from drsim.core.window import reaches
+from drsim.verify import linear
 from drsim.verify.guests import NEVER, Write
 from drsim.verify.superset import Superset
 from drsim.verify.violation import Violation
@@ -28,12 +29,15 @@ from drsim.verify.content import (
     includes,
     marked,
     not_aged_past,
+    not_listed,
+    whole,
     within_limit,
     young,
 )
+from drsim.verify.quiesce import claimed, held, ran_out, under_way
 from drsim.verify.reports import account, honest, reported, shown, synced, truthful, unsynced
 
-WATCHED = frozenset((Ack, Frame, Held, Hold, Resync, Listed))
+WATCHED = frozenset((Ack, Compared, Frame, Held, Hold, Resync, Listed))
 """Messages that a property is about."""
 
 
@@ -46,24 +50,40 @@ class Checkers:
         self.asked: dict[tuple[str, CheckpointId], int] = {}
         self.when: dict[tuple[str, int], int] = {}  # the time on a manager's clock at which it asked, in our time
         self.newest_kept: dict[str, dict[VmId, int]] = {}  # of each VPG, the cut of the newest ever listed
-        self.guests_of = {vpg.name: [x.guests[vm] for s in vpg.streams for vm in s.vms] for vpg in x.estate.vpgs}
+        self.members: dict[str, set[VmId]] = {vpg.name: set() for vpg in x.estate.vpgs}  # VMs that checkpoints have
+        self._control: dict[str, list[linear.Operation]] = {vpg.name: [] for vpg in x.estate.vpgs}
+        self._start = {vpg.name: linear.Control(frozenset(vpg.vms)) for vpg in x.estate.vpgs}
         self._newest = dict.fromkeys(x.guests, 0)
         self._mirrors: dict[VmId, bytes] = {}
         self._sync_sent: dict[StreamId, int] = {}  # bytes of sync frames since a stream fell out of sync
         estate = x.estate
-        sources = estate.sources if enabled else ()
-        self._streams = {
-            a: {id_: Superset(x, spec) for id_, spec in estate.streams.items() if id_.source == a} for a in sources
-        }
+        self._streams: dict[Address, dict[StreamId, Superset]] = {}
+        self.configured()
         self._managers = {vpg.manager: vpg.name for vpg in estate.vpgs} if enabled else {}
+
+    def configured(self) -> None:
+        """A VPG consists of other streams from now on."""
+        x = self.x
+        known = {id_: superset for supersets in self._streams.values() for id_, superset in supersets.items()}
+        for address in x.estate.sources if self.enabled else ():
+            self._streams[address] = {
+                id_: known.get(id_) or Superset(x, spec)
+                for id_, spec in x.estate.streams.items()
+                if id_.source == address
+            }
+        for vpg in x.estate.vpgs:
+            self.members[vpg.name].intersection_update(vpg.vms)
 
     def stepped(self, address: Address, event: Event) -> None:
         """A machine took a step. One that is about a single stream is looked at for that stream alone."""
+        if self.x.freezer.frozen and isinstance(event, Fired) and event.timer.startswith("freeze "):
+            ran_out(self.x, address, event.timer.removeprefix("freeze "))
         streams = self._streams.get(address)
         if streams is not None:
             stream = getattr(event.message if isinstance(event, Received) else event, "stream", None)
             if stream is not None:
-                streams[stream].check()
+                if stream in streams:
+                    streams[stream].check()
             else:
                 for superset in streams.values():
                     superset.check()
@@ -87,9 +107,14 @@ class Checkers:
                 cut.update(self.x.note_held(sender, message))
                 if self.enabled and any(unsynced(self.x.sender(s)) for s in message.cut):
                     raise Violation("P12", f"checkpoint {checkpoint}: {sender} answers although a VM is synchronizing")
+                if self.enabled:
+                    held(self.x, sender, message)
             case Hold(vpg=vpg, checkpoint=checkpoint):
                 self.asked.setdefault((vpg, checkpoint), self.x.now)
                 self.when.setdefault((vpg, self.x.now + self.x.skew.get(sender, 0)), self.x.now)
+            case Compared(differs=differs):
+                if 0 in differs:
+                    self.x.probes.add("a region was found equal")
             case Resync() if self.enabled:
                 fresh(self.x, message)
             case Listed() if self.enabled:
@@ -102,24 +127,46 @@ class Checkers:
         match fact:
             case CheckpointSealed(vpg=vpg, checkpoint=checkpoint):
                 cut = self.cuts[vpg, checkpoint]
-                guests = [(g, cut[g.vm]) for g in self.guests_of[vpg]]
-                closed(guests, checkpoint)
-                includes(guests, checkpoint, self.asked[vpg, checkpoint])
+                guests = [(self.x.guests[vm], k) for vm, k in cut.items()]
+                closed(guests, vpg, checkpoint)
+                includes(guests, vpg, checkpoint, self.asked[vpg, checkpoint])
+                whole(self.members[vpg], set(cut), vpg, checkpoint)
+                seal = linear.Seal(frozenset(cut), fact.tag)
+                self._control[vpg].append(linear.Operation(seal, self.asked[vpg, checkpoint], self.x.now))
+                self.members[vpg] = set(cut).intersection(self.x.estate.vpg_of[vpg].vms)
             case StateChanged(regions=regions):
                 shown(address, regions)
             case SyncStarted(stream=stream):
-                self._sync_sent[stream] = 0
+                self._sync_sent.setdefault(stream, 0)
             case SyncEnded(stream=stream, sent_bytes=sent):
-                if sent != self._sync_sent.get(stream, sent):
-                    raise Violation(
-                        "P22", f"{stream}: {sent} bytes of the sync reported, {self._sync_sent[stream]} sent"
-                    )
+                counted = self._sync_sent.pop(stream, sent)
+                if sent != counted:
+                    raise Violation("P22", f"{stream}: {sent} bytes of the sync reported, {counted} sent")
                 if unsynced(self.x.sender(stream)):
                     raise Violation("P12", f"{stream}: the sync is over, and not all that it sent is durable")
             case CheckpointsRetired(reason="history"):
                 young(self.x, fact)
             case CheckpointsRetired(before=None):
                 given_up(self.x, fact.vpg)
+
+    def asked_for(self, vpg: str, what: linear.Edit | linear.Pause | linear.Tag) -> None:
+        """A manager was told what somebody wants."""
+        self._control[vpg].append(linear.Operation(what, self.x.now, self.x.now))
+
+    def ordered(self) -> None:
+        """P18: what was asked of each VPG, and what was sealed, are some order of the sequential machine."""
+        for vpg, start in self._start.items():
+            wrong = linear.stuck(self._control[vpg], start)
+            if wrong is not None:
+                said = (
+                    f"{vpg}: {wrong.what}, between {wrong.asked} and {wrong.answered}, fits no order of what was asked"
+                )
+                raise Violation("P18", said, vpg=vpg)
+
+    def buried(self, address: Address) -> None:
+        """A component died, and what it counted died with it."""
+        for stream in [s for s in self._sync_sent if s.source == address]:
+            del self._sync_sent[stream]
 
     def acknowledged(self, write: Write) -> None:
         """A guest was told that a write is done."""
@@ -142,7 +189,8 @@ class Checkers:
         before = self.newest_kept.get(checkpoint.vpg)
         if self.enabled:
             images(self.x, checkpoint, "P5")
-            if before and any(cut[vm] < k for vm, k in before.items()):
+            claimed(self.x, checkpoint, cut)
+            if before and any(cut.get(vm, k) < k for vm, k in before.items()):
                 raise Violation("P5", f"checkpoint {checkpoint.id} has less of a VM than one listed before it")
         self.newest_kept[checkpoint.vpg] = cut
 
@@ -159,6 +207,11 @@ class Checkers:
             for vm, disks in self.x.disks[effect.stream].vms.items():
                 if disks.mirror != self._mirrors[vm]:
                     raise Violation("P11", f"VM {vm}: the mirror is not its disk at the position it was aged to")
+
+    def discarding(self, stream: StreamId, vms: tuple[VmId, ...]) -> None:
+        """Journals and mirrors are about to be deleted."""
+        if self.enabled:
+            not_listed(self.x, stream, vms)
 
     def pinned(self, vpg: str, checkpoint: CheckpointId, pinned: bool) -> None:
         """An operator pinned a checkpoint, or let it go."""
@@ -177,9 +230,10 @@ class Checkers:
     def drained(self) -> None:
         """Nothing is under way but what is clogged."""
         if self.enabled:
-            for name in self.guests_of:
+            for name in self.members:
                 truthful(self.x, name)
                 synced(self.x, name)
+            under_way(self.x)
 
     def restless(self) -> None:
         """Everything was delivered, again and again, and there is still more."""
@@ -196,4 +250,5 @@ class Checkers:
             if at_rest and listed != sorted(self.x.kept[vpg.name]):
                 raise Violation("P11", f"{vpg.name}: listed are {listed}, durably kept {sorted(self.x.kept[vpg.name])}")
         for spec in self.x.estate.streams.values():
-            account(self.x, spec)
+            if spec.id in self.x.opened and self.x.has(spec.id):
+                account(self.x, spec)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from drsim.core.effects import Promote
 from drsim.core.errors import CoreError
 from drsim.core.facts import CheckpointsRetired
-from drsim.core.messages import Checkpoint, Frame, Resync
+from drsim.core.messages import Checkpoint, Cut, Frame, Position, Resync
 from drsim.core.names import CheckpointId, StreamId, VmId
 from drsim.core.units import SECTOR
 from drsim.core.window import reaches
+from drsim.verify.disks import StreamDisks
 from drsim.verify.guests import NEVER, Guest, Write
 from drsim.verify.violation import Violation
 
@@ -62,9 +63,19 @@ def fidelity(x: "Explorer", frame: Frame, newest: dict[VmId, int]) -> None:
 def fresh(x: "Explorer", message: Resync) -> None:
     """P24, when an epoch is announced: its numbers begin beyond all that the journals hold, whoever restarted."""
     disks = x.disks[message.stream]
-    if message.epoch <= disks.epoch or not reaches(message.after, disks.end):
+    last = tuple(max(d.lsns[-1] if d.lsns else 0, d.base) for d in disks.vms.values())
+    if message.epoch <= disks.epoch or not reaches(message.after, disks.end) or not _beyond(x, message, last):
         held = f"which hold {disks.end} of epoch {disks.epoch}"
         raise Violation("P24", f"epoch {message.epoch} begins at {message.after} in journals {held} ({message.stream})")
+
+
+def _beyond(x: "Explorer", message: Resync, last: Position) -> bool:
+    """Whether an epoch begins beyond the rows of all VMs that are still in the stream, and in no later one."""
+    taken = {vm for id_ in x.opened for vm in x.specs[id_].vms if id_.vpg == message.stream.vpg
+             and id_.part > message.stream.part}  # fmt: skip
+    inside = {volume.vm for volume in message.spec.volumes} - taken
+    places = zip(x.disks[message.stream].vms, message.after, last, strict=True)
+    return all(k >= end for vm, k, end in places if vm in inside)
 
 
 def within_limit(x: "Explorer", stream: StreamId) -> None:
@@ -72,7 +83,7 @@ def within_limit(x: "Explorer", stream: StreamId) -> None:
     limit = x.shape.limit
     if limit is None:
         return
-    for vm in x.estate.streams[stream].vms:
+    for vm in x.specs[stream].vms:
         if x.disks[stream].nbytes(vm) > limit * SECTOR:
             raise Violation("P11", f"the journal of VM {vm} has passed its hard limit")
 
@@ -80,18 +91,35 @@ def within_limit(x: "Explorer", stream: StreamId) -> None:
 def not_aged_past(x: "Explorer", effect: Promote) -> None:
     """P11, before data goes to a mirror: no checkpoint that is listed, or may be again, lies before it."""
     disks = x.disks[effect.stream]
-    if not reaches(disks.end, effect.upto):
+    if any(k > (d.lsns[-1] if d.lsns else d.base) and k > end
+           for d, k, end in zip(disks.vms.values(), effect.upto, disks.end, strict=True)):  # fmt: skip
         raise Violation("P11", f"the mirror is asked for what is not durable ({effect.stream})")
     for checkpoint in x.kept[effect.stream.vpg].values():
-        if not reaches(checkpoint.cut[effect.stream].position, effect.upto):
+        part = checkpoint.cut.get(effect.stream)
+        if part is not None and _aged_past(disks, part, effect):
             said = f"data beyond checkpoint {checkpoint.id} is aged although it is listed"
-            cut = zip(disks.vms.values(), checkpoint.cut[effect.stream].position, effect.upto, strict=True)
+            cut = zip(disks.vms.values(), part.position, effect.upto, strict=True)
             swept = any(
                 write is None for d, k, n in cut for lsn, write in zip(d.lsns, d.writes, strict=True) if k < lsn <= n
             )
             raise Violation(
                 "P12" if swept else "P11", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, stream=effect.stream
             )
+
+
+def _aged_past(disks: StreamDisks, cut: Cut, effect: Promote) -> bool:
+    """Whether rows beyond a cut would go to a mirror."""
+    upto, inside = dict(zip(disks.vms, effect.upto, strict=True)), disks.cut_through(cut)
+    return any(upto[vm] > max(k, disks.vms[vm].base) for vm, k in inside)
+
+
+def not_listed(x: "Explorer", stream: StreamId, vms: tuple[VmId, ...]) -> None:
+    """P23, before journals are deleted: no checkpoint that is listed, or may be again, has these VMs."""
+    for checkpoint in x.kept[stream.vpg].values():
+        inside = x.checks.cuts[stream.vpg, checkpoint.id].keys() & vms
+        if stream in checkpoint.cut and inside:
+            said = f"the journal of VM {min(inside)} is deleted although checkpoint {checkpoint.id} needs it"
+            raise Violation("P23", said, vpg=stream.vpg, checkpoint=checkpoint.id, vm=min(inside))
 
 
 def young(x: "Explorer", fact: CheckpointsRetired) -> None:
@@ -105,7 +133,10 @@ def young(x: "Explorer", fact: CheckpointsRetired) -> None:
 def given_up(x: "Explorer", vpg: str) -> None:
     """P11: all checkpoints are withdrawn only for a sync window that none of them closes."""
     newest = max(x.kept[vpg].values(), key=lambda c: c.id, default=None)
-    if newest is not None and all(x.disks[stream].epoch <= cut.epoch for stream, cut in newest.cut.items()):
+    if newest is None:
+        return
+    moved = [s for s in x.opened if s.vpg == vpg and s not in newest.cut and x.specs[s].follows is not None]
+    if not moved and all(x.disks[stream].epoch <= cut.epoch for stream, cut in newest.cut.items()):
         raise Violation("P11", f"{vpg}: all checkpoints are withdrawn, and no sync asks for it")
 
 
@@ -117,11 +148,15 @@ def images(x: "Explorer", checkpoint: Checkpoint, blame: str) -> None:
     truth = x.checks.cuts.get((checkpoint.vpg, checkpoint.id), {})
     for stream, cut in checkpoint.cut.items():
         disks = x.disks[stream]
-        if not reaches(disks.end, cut.position):
+        ends = dict(zip(disks.vms, disks.end, strict=True))
+        if any(ends[vm] < k for vm, k in disks.cut_through(cut)):
             said = f"checkpoint {checkpoint.id} is listed and a journal does not have it ({stream})"
             raise Violation("P5", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, stream=stream)
-        for vm, upto in zip(disks.vms, cut.position, strict=True):
+        for vm, upto in disks.cut_through(cut):
             guest = x.guests[vm]
+            if vm not in truth:
+                said = f"checkpoint {checkpoint.id} has VM {vm}, which it was not taken of"
+                raise Violation("P23", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, vm=vm)
             image = disks.image(vm, upto)
             if image != guest.images[truth[vm]]:
                 known = image in guest.images
@@ -133,9 +168,10 @@ def images(x: "Explorer", checkpoint: Checkpoint, blame: str) -> None:
 def marked(x: "Explorer", checkpoint: Checkpoint) -> None:
     """P11, at rest: the recovery VRAs know how to rebuild what is listed."""
     for stream, cut in checkpoint.cut.items():
-        for (vm, journal), upto in zip(x.receiver(stream).journals.items(), cut.position, strict=True):
+        journals = x.receiver(stream).journals
+        for vm, upto in x.disks[stream].cut_through(cut):
             try:
-                plan = journal.plan(checkpoint.id)
+                plan = journals[vm].plan(checkpoint.id)
             except CoreError as error:
                 raise Violation("P11", f"checkpoint {checkpoint.id} is listed: {error}") from error
             if plan.upto != upto:
@@ -147,7 +183,7 @@ def marked(x: "Explorer", checkpoint: Checkpoint) -> None:
 # -- P4, P5, P12: checkpoints -------------------------------------------------------------------------------------
 
 
-def closed(guests: Iterable[tuple[Guest, int]], checkpoint: CheckpointId) -> None:
+def closed(guests: Iterable[tuple[Guest, int]], vpg: str, checkpoint: CheckpointId) -> None:
     """P4, when a checkpoint is sealed: acknowledgements to come are later than everything issued, so this is final."""
     inside, outside = 0, NEVER
     for guest, k in guests:
@@ -155,12 +191,19 @@ def closed(guests: Iterable[tuple[Guest, int]], checkpoint: CheckpointId) -> Non
         outside = min(outside, min(guest.acked[k:], default=NEVER))
     if inside > outside:
         said = f"checkpoint {checkpoint} has a write issued at {inside}, not one acknowledged at {outside}"
-        raise Violation("P4", said, vpg=guest.stream.vpg, checkpoint=checkpoint)
+        raise Violation("P4", said, vpg=vpg, checkpoint=checkpoint)
 
 
-def includes(guests: Iterable[tuple[Guest, int]], checkpoint: CheckpointId, asked: int) -> None:
+def includes(guests: Iterable[tuple[Guest, int]], vpg: str, checkpoint: CheckpointId, asked: int) -> None:
     """P5: what was acknowledged before a checkpoint was asked for is in it."""
     for guest, k in guests:
         if min(guest.acked[k:], default=NEVER) < asked:
             said = f"checkpoint {checkpoint}: VM {guest.vm} had acknowledged more before it was asked for"
-            raise Violation("P5", said, vpg=guest.stream.vpg, checkpoint=checkpoint, vm=guest.vm)
+            raise Violation("P5", said, vpg=vpg, checkpoint=checkpoint, vm=guest.vm)
+
+
+def whole(members: set[VmId], inside: set[VmId], vpg: str, checkpoint: CheckpointId) -> None:
+    """P23: a checkpoint has every VM that the one before it had, unless an operator took it away meanwhile."""
+    if missing := members - inside:
+        said = f"checkpoint {checkpoint} lacks VM {min(missing)}, which belongs to its VPG and was in the one before"
+        raise Violation("P23", said, vpg=vpg, checkpoint=checkpoint, vm=min(missing))

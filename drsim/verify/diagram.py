@@ -126,7 +126,7 @@ class Diagram(Layout):
     def _hold(self, vra: Address, vpg: str, a: float, b: float) -> None:
         for lane in self.lanes.values():
             guest = self.x.guests.get(lane.of) if isinstance(lane.of, int) else None  # type: ignore[call-overload]
-            if lane.of == vra or (guest and guest.stream.source == vra and guest.stream.vpg == vpg):
+            if lane.of == vra or (guest and guest.host == vra):
                 self.pen.box(a - 3, lane.y + 5, b - a + 6, lane.height - 10, fill=HOLD, round_=3,
                              title="guests are held: nothing is acknowledged")  # fmt: skip
                 if isinstance(lane.of, int) and b - a > 34:
@@ -254,7 +254,7 @@ class Diagram(Layout):
 
     def _of(self, lane: Lane, vra: Address, vpg: str) -> bool:
         guest = self.x.guests.get(lane.of) if isinstance(lane.of, int) else None  # type: ignore[call-overload]
-        return guest is not None and (guest.stream.source, guest.stream.vpg) == (vra, vpg)
+        return guest is not None and guest.host == vra
 
     def _red(self) -> None:
         broken = self.broken

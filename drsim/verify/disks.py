@@ -7,11 +7,11 @@ A recovered image at a position is the mirror and the rows up to it, in order.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drsim.core.effects import Promote
 from drsim.core.journal import Stored
-from drsim.core.messages import Frame, Position
+from drsim.core.messages import Cut, Frame, Position
 from drsim.core.names import StreamSpec, VmId
 from drsim.core.units import SECTOR
 from drsim.verify.guests import Guest, Rows, Write, sector_stamps
@@ -19,7 +19,10 @@ from drsim.verify.guests import Guest, Rows, Write, sector_stamps
 
 @dataclass(slots=True)
 class VmDisks:
-    """One VM's journal and mirror. `writes[i]` is what row i is of the truth, None for a row of a sync."""
+    """One VM's journal and mirror. `writes[i]` is what row i is of the truth, None for a row of a sync.
+
+    `base`: what the mirror has; `parts`: the ends and sizes of the frames beyond it that had rows of the VM.
+    """
 
     mirror: bytearray
     tip: bytearray
@@ -27,22 +30,25 @@ class VmDisks:
     states: list[bytes]  # the disk after each row
     rows: list[tuple[int, int, bytes]]  # where in the disk, and what
     writes: list[Write | None]
+    base: int = 0
+    parts: list[tuple[int, int]] = field(default_factory=list)
     last: int = 0  # the last captured write that came as a record in this epoch, 0 for none yet
 
 
 class StreamDisks:
     """The journals and mirrors of a stream, as the store keeps them."""
 
-    def __init__(self, spec: StreamSpec, guests: dict[VmId, Guest], rows: Rows) -> None:
+    def __init__(
+        self, spec: StreamSpec, guests: dict[VmId, Guest], rows: Rows, follows: "StreamDisks | None" = None
+    ) -> None:
         self.spec, self._guests, self._rows = spec, guests, rows
-        self.epoch = 1
-        self.base: Position = (0,) * len(spec.vms)
-        self.end: Position = self.base
-        self.frames: list[tuple[Position, tuple[int, ...]]] = []  # ends and sizes of the frames not yet aged
-        self.vms = {}
+        self.epoch = 1 if spec.id.part == 1 else 0
+        self.end: Position = (0,) * len(spec.vms)
+        self.vms: dict[VmId, VmDisks] = {}
         for vm in spec.vms:
             blank = len(guests[vm].disk)
-            self.vms[vm] = VmDisks(bytearray(blank), bytearray(blank), [], [], [], [])
+            fresh = VmDisks(bytearray(blank), bytearray(blank), [], [], [], [])
+            self.vms[vm] = follows.vms[vm] if follows is not None and vm in follows.vms else fresh
 
     def continues(self, frame: Frame) -> bool:
         """Whether a frame lies where the journals end, or is the first of a later epoch."""
@@ -54,7 +60,9 @@ class StreamDisks:
             for disks in self.vms.values():
                 disks.last = 0
         self.epoch, self.end = frame.epoch, frame.upto
-        self.frames.append((frame.upto, frame.sizes))
+        for disks, upto, nbytes in zip(self.vms.values(), frame.upto, frame.sizes, strict=True):
+            if nbytes:
+                disks.parts.append((upto, nbytes))
         lsn = dict(zip(self.vms, frame.after, strict=True))
         batch = frame.batch
         if batch.payload is not None:
@@ -95,16 +103,23 @@ class StreamDisks:
             for start, stop, data in disks.rows[:n]:
                 mirror[start:stop] = data
             del disks.lsns[:n], disks.states[:n], disks.rows[:n], disks.writes[:n]
-        self.base = tuple(map(max, self.base, effect.upto))
-        self.frames = [(upto, sizes) for upto, sizes in self.frames if any(map(int.__gt__, upto, self.base))]
+            disks.base = max(disks.base, upto)
+            disks.parts = [part for part in disks.parts if part[0] > disks.base]
+
+    def cut_through(self, cut: Cut) -> list[tuple[VmId, int]]:
+        """The VMs that a cut goes through, and where: all but those whose volumes had left the stream."""
+        places = zip(self.vms, cut.position, strict=True)
+        return [(vm, k) for vm, k in places if not {v.id for v in self._guests[vm].volumes} <= {*cut.without}]
+
+    def discard(self, vms: tuple[VmId, ...]) -> None:
+        """Journals and mirrors of these VMs are deleted."""
+        for vm in vms:
+            self.vms[vm].__init__(bytearray(len(self.vms[vm].tip)), bytearray(len(self.vms[vm].tip)), [], [], [], [])  # type: ignore[misc]
 
     def stored(self) -> Stored:
         """What a recovery VRA is built from after a crash."""
-        parts = tuple(
-            tuple((upto[n], sizes[n]) for upto, sizes in self.frames if upto[n] > base and sizes[n])
-            for n, base in enumerate(self.base)
-        )
-        return Stored(self.epoch, self.base, self.end, parts)
+        every = self.vms.values()
+        return Stored(self.epoch, tuple(d.base for d in every), self.end, tuple(tuple(d.parts) for d in every))
 
     def image(self, vm: VmId, upto: int) -> bytes:
         """The disk of a VM at a position."""

@@ -6,12 +6,13 @@ writes, and the disks of a VM fit a short byte string.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from drsim.core.catalog import Catalog
+from drsim.core.events import Reconfigured
 from drsim.core.journal import Stored
 from drsim.core.machine import Machine
-from drsim.core.messages import Checkpoint
+from drsim.core.messages import Checkpoint, Start
 from drsim.core.names import (
     Address,
     CheckpointId,
@@ -35,8 +36,11 @@ from drsim.verify.guests import bits
 KIB = 1 << 10
 TINY = Tweaks(
     frame_bytes=4 * KIB, frame_writes=3, window_bytes=64 * KIB, window_frames=2, region_bytes=2 * KIB,
-    sync_bytes=4 * KIB, sync_tail=0.2, limit_margin=0.1, max_steps=100_000,
+    sync_bytes=4 * KIB, compare_bytes=4 * KIB, sync_tail=0.2, limit_margin=0.1, max_steps=100_000,
 )  # fmt: skip
+TIGHT = TINY.model_copy(update={"bitmap_regions": 3, "pause_checkpoints": 2, "replication_pause": 100})
+"""A bitmap that is soon outgrown, and a sync that pauses when few checkpoints are left."""
+SPARE = 100  # number of the first VM that is in no VPG
 LIFE = 1000  # checkpoints that one life of a manager can number
 INTERVAL, RPO_ALERT = Ns(50), Ns(500)
 
@@ -54,19 +58,49 @@ class Shape:
     recovery_pool: int = 64
     limit: int | None = None
     history: int = 10_000
+    start: Start = Start.EQUAL
+    spares: int = 0  # VMs that may be added
     tweaks: Tweaks = field(default=TINY, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class VpgEstate:
-    """One VPG: the addresses of its managers, its VRAs and its streams."""
+    """One VPG: the addresses of its managers, and its streams.
+
+    `version` of its configuration, `starts` of streams that came with it, `unprotected` VMs (see `Reconfigured`).
+    """
 
     name: str
     manager: Address
     catalog: Address
-    sources: tuple[Address, ...]
-    targets: tuple[Address, ...]
     streams: tuple[StreamSpec, ...]
+    version: int = 1
+    starts: Mapping[StreamId, Start] = field(default_factory=dict)
+    unprotected: tuple[VmId, ...] = ()
+    last: Mapping[VmId, StreamId] = field(default_factory=dict)  # of unprotected VMs, the stream that had them
+
+    @property
+    def sources(self) -> tuple[Address, ...]:
+        """Its protected VRAs."""
+        return tuple(dict.fromkeys(s.id.source for s in self.streams))
+
+    @property
+    def targets(self) -> tuple[Address, ...]:
+        """Its recovery VRAs."""
+        return tuple(dict.fromkeys(s.id.target for s in self.streams))
+
+    @property
+    def vms(self) -> list[VmId]:
+        """Its VMs, protected or not."""
+        inside = [v.vm for s in self.streams for v in s.volumes]
+        return sorted({*inside, *self.unprotected})
+
+    @property
+    def configured(self) -> Reconfigured | None:
+        """What its manager was last told to consist of."""
+        if self.version == 1:
+            return None
+        return Reconfigured(self.version, self.streams, dict(self.starts), self.unprotected)
 
     @property
     def wan(self) -> list[tuple[Address, Address]]:
@@ -80,13 +114,13 @@ class VpgEstate:
 
 
 class Estate:
-    """The machines of a shape, by address. Nothing here changes while a program runs."""
+    """The machines of a shape, by address, and the configuration of its VPGs: a new one makes a new estate."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, vpgs: tuple[VpgEstate, ...] = ()) -> None:
         self.shape = shape
         self.sources = [vra_address("west", f"h{n}") for n in range(1, shape.protected + 1)]
         self.targets = [recovery_vra_address("east", f"r{n}") for n in range(1, shape.recovery + 1)]
-        self.vpgs = tuple(self._vpg(n) for n in range(shape.vpgs))
+        self.vpgs = vpgs or tuple(self._vpg(n) for n in range(shape.vpgs))
         self.vpg_of = {vpg.name: vpg for vpg in self.vpgs}
         self.streams = {s.id: s for vpg in self.vpgs for s in vpg.streams}
         self.managers = {vpg.name: vpg.manager for vpg in self.vpgs}
@@ -94,9 +128,23 @@ class Estate:
         self.owners = {a: vpg for vpg in self.vpgs for a in (vpg.manager, vpg.catalog)}
         self.wan = list(dict.fromkeys(link for vpg in self.vpgs for link in vpg.wan))
         self.lan = list(dict.fromkeys(link for vpg in self.vpgs for link in vpg.lan))
-        self.regions = self._regions()
+
+    @cached_property
+    def addresses(self) -> list[Address]:
+        """The machines there are from the beginning."""
         used = {a for s in self.streams for a in (s.source, s.target)}
-        self.addresses = [*(a for a in (*self.sources, *self.targets) if a in used), *self.owners]
+        return [*(a for a in (*self.sources, *self.targets) if a in used), *self.owners]
+
+    @property
+    def spares(self) -> list[VmId]:
+        """VMs that belong to no VPG in the beginning."""
+        return [VmId(SPARE + n) for n in range(self.shape.spares)]
+
+    def configured(self, vpg: VpgEstate) -> "Estate":
+        """The estate with another configuration of a VPG."""
+        changed = Estate(self.shape, tuple(vpg if v.name == vpg.name else v for v in self.vpgs))
+        changed.addresses, changed.regions = self.addresses, self.regions
+        return changed
 
     def _vpg(self, number: int) -> VpgEstate:
         shape, name = self.shape, ("crm", "erp", "web")[number]
@@ -110,18 +158,17 @@ class Estate:
             StreamSpec(id_, tuple(vms), tuple(v for vm in vms for v in self.volumes(vm)), limit)
             for id_, vms in streams.items()
         )
-        sources = tuple(dict.fromkeys(s.id.source for s in specs))
-        targets = tuple(dict.fromkeys(s.id.target for s in specs))
-        return VpgEstate(name, vpg_address("west", name), catalog_address("east", name), sources, targets, specs)
+        return VpgEstate(name, vpg_address("west", name), catalog_address("east", name), specs)
 
     def volumes(self, vm: VmId) -> tuple[VolumeInfo, ...]:
         """The disks of a VM."""
         return tuple(VolumeInfo(VolumeId(vm * 10 + n), vm, s) for n, s in enumerate(self.shape.volumes))
 
-    def _regions(self) -> dict[int, tuple[VmId, int]]:
+    @cached_property
+    def regions(self) -> dict[int, tuple[VmId, int]]:
         """The VM and the `bits` of each region that a dirty bitmap can have, by its key."""
         table, size = {}, self.shape.tweaks.region_bytes // SECTOR
-        for vm in [vm for spec in self.streams.values() for vm in spec.vms]:
+        for vm in [*(vm for spec in self.streams.values() for vm in spec.vms), *self.spares]:
             base = 0
             for volume in self.volumes(vm):
                 for first in range(0, volume.sectors, size):
@@ -138,16 +185,20 @@ class Estate:
             mine = [s for s in self.streams.values() if address in (s.id.source, s.id.target)]
             if address in self.sources:
                 pool = shape.pool * SECTOR
-                return ProtectedVra(address, self.managers, mine, pool_bytes=pool, tweaks=tweaks,
-                                    crashed=earlier is not None)  # fmt: skip
+                starts = {s.id: shape.start if earlier is None else earlier.starts[s.id] for s in mine}
+                versions = {vpg.name: vpg.version for vpg in self.vpgs}
+                return ProtectedVra(address, self.managers, mine, pool_bytes=pool, tweaks=tweaks, starts=starts,
+                                    versions=versions)  # fmt: skip
             pool = shape.recovery_pool * SECTOR
-            durable = None if earlier is None else {s.id: earlier.stored[s.id] for s in mine}
+            durable = None if earlier is None else {s.id: d for s, d in earlier.stored.items()}
+            mine = mine if earlier is None else list(earlier.stored)
             return RecoveryVra(address, self.catalogs, mine, pool_bytes=pool, tweaks=tweaks, durable=durable)
         history = Ns(shape.history)
         if address == vpg.manager:
             first = CheckpointId(1 if earlier is None else 1 + LIFE * earlier.lives)
             return Vpg(address, vpg.name, list(vpg.sources), vpg.catalog, interval=INTERVAL, rpo_alert=RPO_ALERT,
-                       history=history, tweaks=tweaks, first=first)  # fmt: skip
+                       history=history, tweaks=tweaks, first=first, creating=shape.start is not Start.EQUAL,
+                       paused=earlier is not None and earlier.paused, configured=vpg.configured)  # fmt: skip
         kept, pins = (earlier.kept, earlier.pins) if earlier else (None, ())
         streams = [s.id for s in vpg.streams]
         return Catalog(address, vpg.name, vpg.manager, streams, history=history, tweaks=tweaks, kept=kept, pins=pins)
@@ -158,9 +209,11 @@ class Earlier:
     """What earlier lives of a machine left: all that is durable of it."""
 
     lives: int
-    stored: Mapping[StreamId, Stored] = field(default_factory=dict)
+    stored: Mapping[StreamSpec, Stored] = field(default_factory=dict)
+    starts: Mapping[StreamId, Start] = field(default_factory=dict)
     kept: tuple[Checkpoint, ...] = ()
     pins: tuple[CheckpointId, ...] = ()
+    paused: bool = False
 
 
 @lru_cache(maxsize=512)

@@ -22,38 +22,58 @@ survives. Never injected here, because the specification calls them unrecoverabl
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from drsim.core.batch import Columns, WriteBatch
 from drsim.core.catalog import AGE, Catalog
 from drsim.core.effects import (
     Append,
+    Discard,
     Effect,
     Forget,
+    FreezeGuests,
     HoldGuests,
     Keep,
     Promote,
     Publish,
+    ReadDigests,
     ReadRegions,
     ReleaseGuests,
+    TapVolumes,
+    ThawGuests,
+    UntapVolumes,
 )  # fmt: skip
 from drsim.core.errors import DrsimError, PlatformError, StoreFull
-from drsim.core.events import Event, GuestWrote, PinAsked, Received, Started, TagAsked
-from drsim.core.facts import CheckpointSealed, Fact
+from drsim.core.events import (
+    Event,
+    GuestWrote,
+    PauseAsked,
+    PinAsked,
+    Received,
+    Started,
+    SyncAsked,
+    TagAsked,
+    VmArrived,
+    VmLeft,
+)  # fmt: skip
+from drsim.core.facts import CheckpointSealed, Fact, SyncEnded
 from drsim.core.kernel import Sink
-from drsim.core.messages import Checkpoint, Frame, Held, Message
-from drsim.core.names import Address, CheckpointId, StreamId, VmId
+from drsim.core.messages import Checkpoint, Frame, Held, Message, Start
+from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec, VmId
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.sender import Sender
+from drsim.core.units import SECTOR
 from drsim.core.vpg import TICK, Vpg
+from drsim.verify import linear
 from drsim.verify.bags import Bags, Key, Link, Unanswered
 from drsim.verify.checkers import WATCHED, Checkers
 from drsim.verify.disks import StreamDisks
-from drsim.verify.estate import Earlier, Shape, estate_of
+from drsim.verify.estate import Earlier, Shape, VpgEstate, estate_of
 from drsim.verify.frames import merged, split
-from drsim.verify.guests import Guest, Rows, Write, sector_bytes
+from drsim.verify.guests import Guest, Rows, Write, digests, sector_bytes
+from drsim.verify.quiesce import Freezer
 
 REMEMBERED = 8  # frames that may come back from an earlier connection
 
@@ -79,7 +99,9 @@ class Tap:
         """Hand writes to the VRA, in the order in which the disk has them."""
         for write in writes:
             write.guest.capture(write)
-        self.explorer.captured(writes)
+        for stream in dict.fromkeys(write.guest.stream for write in writes):
+            if stream is not None:
+                self.explorer.captured(stream, [write for write in writes if write.guest.stream == stream])
 
 
 class Explorer(Bags):
@@ -92,14 +114,23 @@ class Explorer(Bags):
         machines = {address: estate.build(address) for address in estate.addresses}
         super().__init__(machines, max_steps=shape.tweaks.max_steps, trace=trace)
         self.shape, self.tap = shape, tap(self)
-        self.guests = {vm: Guest(vm, spec) for spec in estate.streams.values() for vm in spec.vms}
+        self.guests = {
+            vm: Guest(vm, estate.volumes(vm), id_.source, id_) for id_, s in estate.streams.items() for vm in s.vms
+        }
+        for vm in estate.spares:
+            self.guests[vm] = Guest(vm, estate.volumes(vm), estate.addresses[0], None)
         self.vms = list(self.guests)
         self.rows = {id_: Rows(spec) for id_, spec in estate.streams.items()}
         self.disks = {id_: StreamDisks(s, self.guests, self.rows[id_]) for id_, s in estate.streams.items()}
         self.kept: dict[str, dict[CheckpointId, Checkpoint]] = {vpg.name: {} for vpg in estate.vpgs}  # durable
         self.pins: dict[str, set[CheckpointId]] = {vpg.name: set() for vpg in estate.vpgs}  # the operators' wish
+        self.paused: set[str] = set()  # likewise
         self.lives: dict[Address, int] = dict.fromkeys(estate.addresses, 1)
-        self.streams = list(estate.streams)
+        self.streams = list(estate.streams)  # all that ever were
+        self.specs = dict(estate.streams)  # likewise, as they are or were in the end
+        self.opened = set(estate.streams)  # those whose journals exist
+        self.unheard: dict[Address, list[VmLeft | VmArrived]] = {}  # for VRAs that are down
+        self.joined: set[StreamId] = set()  # those that have been in sync
         self.links = [*estate.wan, *estate.lan]
         self.full: set[tuple[Address, str]] = set()  # recovery VRAs, and VPGs whose store there takes nothing
         self.clogged: set[Link] = set()  # directions that carry nothing for the time being
@@ -113,6 +144,7 @@ class Explorer(Bags):
         self.probes: set[str] = set()
         self.healing = False  # the second phase has begun
         self.states: set[int] = set()  # coarse, for counting how many different ones were seen
+        self.freezer = Freezer(self)
         self.checks = Checkers(self, enabled=checking)
         for address in estate.addresses:
             self.post(address, Started())
@@ -124,6 +156,13 @@ class Explorer(Bags):
         machine = self.kernel.machines[stream.source]
         assert isinstance(machine, ProtectedVra)
         return machine.senders[stream]
+
+    def has(self, stream: StreamId) -> bool:
+        """Whether the VRAs of a stream, both, know of it."""
+        source, target = self.kernel.machines[stream.source], self.kernel.machines[stream.target]
+        assert isinstance(source, ProtectedVra)
+        assert isinstance(target, RecoveryVra)
+        return stream in source.senders and stream in target.receivers
 
     def receiver(self, stream: StreamId) -> Receiver:
         """The receiving half of a stream."""
@@ -164,13 +203,21 @@ class Explorer(Bags):
             case ReleaseGuests(vpg, _):
                 self.held.discard((address, vpg))
                 self._acknowledge(address, vpg)
+            case ThawGuests():
+                self.freezer.thaw(address, effect)
+            case TapVolumes(spec):
+                self._tap(spec)
+            case UntapVolumes(stream):
+                self._untap(stream)
             case Publish(fact):
                 self.facts.append(fact)
-                if isinstance(fact, CheckpointSealed) and fact.tag:
+                if isinstance(fact, SyncEnded):
+                    self.joined.add(fact.stream)
+                if isinstance(fact, CheckpointSealed) and fact.tag in self.tags.get(fact.vpg, ()):
                     self.tags[fact.vpg].remove(fact.tag)
                 self.checks.published(address, fact)
 
-    def perform(self, effect: Effect) -> object:
+    def perform(self, address: Address, effect: Effect) -> object:
         match effect:
             case Append(frame):
                 if (frame.stream.target, frame.stream.vpg) in self.full:
@@ -178,7 +225,12 @@ class Explorer(Bags):
                 if not self.disks[frame.stream].continues(frame):
                     return PlatformError("the frame does not continue the journal")
                 self.disks[frame.stream].append(frame)
+                self.opened.add(frame.stream)
                 self.checks.appended(frame)
+            case Discard(stream, vms):
+                self.probes.add("journals were discarded")
+                self.checks.discarding(stream, vms)
+                self.disks[stream].discard(vms)
             case Promote():
                 self.probes.add("aged")
                 self.checks.promoting(effect)
@@ -186,6 +238,10 @@ class Explorer(Bags):
                 self.checks.promoted(effect)
             case ReadRegions():
                 return self._read(effect)
+            case FreezeGuests():
+                return self.freezer.freeze(address, effect)
+            case ReadDigests(stream, _, extent):
+                return self._digest(stream, extent, here=address == stream.source)
             case Keep(checkpoint):
                 self.kept[checkpoint.vpg][checkpoint.id] = checkpoint
                 self.checks.kept(checkpoint)
@@ -207,6 +263,12 @@ class Explorer(Bags):
         c = batch.columns
         payload = sector_bytes(b"".join(parts))
         return WriteBatch(Columns(c.vm, c.volume, c.lba, c.sectors, c.issued, c.end, payload), batch.lo, batch.hi)
+
+    def _digest(self, stream: StreamId, extent: Extent, *, here: bool) -> bytes:
+        guest = self.guests[extent.vm]
+        disk = guest.disk if here else self.disks[stream].vms[extent.vm].tip
+        start = guest.offset[extent.volume] + extent.lba
+        return digests(disk[2 * start : 2 * (start + extent.sectors)], self.shape.tweaks.region_bytes // SECTOR)
 
     # -- guests -----------------------------------------------------------------------------------------------
 
@@ -230,23 +292,26 @@ class Explorer(Bags):
         """A write that a guest issues now."""
         return self.guests[vm].issue(self.now + 1, index, lba, sectors, discard=discard)
 
-    def captured(self, writes: Sequence[Write]) -> None:
+    def captured(self, stream: StreamId, writes: Sequence[Write]) -> None:
         """The tap has captured these writes: the VRA gets them."""
-        stream = writes[0].guest.stream
         self.post(stream.source, GuestWrote(stream, self.rows[stream].batch(list(writes))))
 
     def acknowledge(self, writes: Sequence[Write]) -> None:
         """Tell the guests that these writes are done; later, while they are held."""
-        stream = writes[0].guest.stream
-        key = (stream.source, stream.vpg)
-        self.unacked.setdefault(key, []).extend(writes)
-        if key not in self.held:
-            self._acknowledge(*key)
-        else:
-            self.probes.add("withheld")
+        for stream in dict.fromkeys(write.guest.stream for write in writes):
+            some = [write for write in writes if write.guest.stream == stream]
+            key = None if stream is None else (stream.source, stream.vpg)
+            if key in self.held:
+                self.unacked.setdefault(key, []).extend(some)
+                self.probes.add("withheld")
+            else:
+                self._done(some)
 
     def _acknowledge(self, vra: Address, vpg: str) -> None:
-        for write in self.unacked.pop((vra, vpg), ()):
+        self._done(self.unacked.pop((vra, vpg), ()))
+
+    def _done(self, writes: Iterable[Write]) -> None:
+        for write in writes:
             write.guest.acked[write.index - 1] = self.now
             self.checks.acknowledged(write)
 
@@ -305,13 +370,30 @@ class Explorer(Bags):
         if address not in self.down:
             self.expire(address, AGE)
 
-    def tag(self, vpg: str, name: str) -> None:
-        """An operator wants a checkpoint."""
+    def tag(self, vpg: str, name: str, *, quiesce: bool = False) -> None:
+        """An operator wants a checkpoint; with `quiesce` one with applications at rest."""
         address = self.estate.managers[vpg]
         if address not in self.down:
             self.now += 1
             self.tags.setdefault(vpg, []).append(name)
-            self.post(address, TagAsked(name))
+            self.checks.asked_for(vpg, linear.Tag(name))
+            self.post(address, TagAsked(name, quiesce))
+
+    def pause(self, vpg: str, paused: bool) -> None:
+        """An operator wants replication paused, or resumed."""
+        address = self.estate.managers[vpg]
+        if address not in self.down:
+            self.now += 1
+            (self.paused.add if paused else self.paused.discard)(vpg)
+            self.checks.asked_for(vpg, linear.Pause(paused))
+            self.post(address, PauseAsked(paused))
+
+    def force(self, vpg: str) -> None:
+        """An operator distrusts the other side."""
+        address = self.estate.managers[vpg]
+        if address not in self.down:
+            self.now += 1
+            self.post(address, SyncAsked())
 
     def pin(self, vpg: str, checkpoint: CheckpointId, pinned: bool) -> None:
         """An operation needs a checkpoint, or no longer."""
@@ -371,7 +453,7 @@ class Explorer(Bags):
         queue = self.queues[link]
         frame = queue.popleft()
         assert isinstance(frame, Frame)
-        queue.extendleft(reversed(split(frame, self.estate.streams[frame.stream].vms, at)))
+        queue.extendleft(reversed(split(frame, self.specs[frame.stream].vms, at)))
 
     def join_frames(self, link: Link) -> None:
         """Two frames arrive as one."""
@@ -426,6 +508,8 @@ class Explorer(Bags):
         if address in self.down:
             self.now += 1
             self.start(address, self.links)
+            for word in self.unheard.pop(address, ()):
+                self.post(address, word)
 
     def _role(self, address: Address) -> str:
         match self.kernel.machines[address]:
@@ -449,19 +533,27 @@ class Explorer(Bags):
         for key in [k for k in self.held if k[0] == address]:
             self.held.discard(key)
             self._acknowledge(*key)
+        self.freezer.bury(address)
 
     def _rebuild(self, address: Address) -> None:
         vpg = self.estate.owners.get(address)
-        stored = {id_: disks.stored() for id_, disks in self.disks.items() if id_.target == address}
+        stored = {self.specs[id_]: self.disks[id_].stored() for id_ in self.streams if id_ in self.opened
+                  and id_.target == address}  # fmt: skip
+        starts = {id_: Start.CRASHED if id_ in self.joined or id_.part == 1 else Start.PRESEEDED
+                  for id_ in self.estate.streams}  # fmt: skip
         kept = tuple(checkpoint for _, checkpoint in sorted(self.kept[vpg.name].items())) if vpg else ()
         pins = tuple(sorted(self.pins[vpg.name])) if vpg else ()
-        earlier = Earlier(self.lives[address], stored, kept, pins)
+        paused = vpg is not None and vpg.name in self.paused
+        earlier = Earlier(self.lives[address], stored, starts, kept, pins, paused=paused)
         self.kernel.replace(address, self.estate.build(address, earlier))
+        self.checks.buried(address)
+        self._tap_again(address)
         self.lives[address] += 1
 
     def note_state(self) -> None:
         """Count the state that everything is in, coarsely: the same in every process."""
-        senders = [(m.state, len(m.window), m.refused) for spec in self.estate.streams for m in (self.sender(spec),)]
+        senders = [(m.state, len(m.window), m.refused) for spec in self.estate.streams if self.has(spec)
+                   for m in (self.sender(spec),)]  # fmt: skip
         listed = [len(self.catalog(vpg.name).listed) for vpg in self.estate.vpgs]
         regions = [self.vpg(vpg.name).regions for vpg in self.estate.vpgs]
         parts = (senders, listed, regions, sorted(self.down), sorted(self.cut), sorted(self.full), len(self.held))
@@ -469,4 +561,71 @@ class Explorer(Bags):
 
     def note_held(self, vra: Address, held: Held) -> dict[VmId, int]:
         """Truth: what a VRA had captured of a VPG's guests when it held."""
-        return {g.vm: g.captured for g in self.guests.values() if g.stream.source == vra and g.stream.vpg == held.vpg}
+        return {guest.vm: guest.captured for guest in self.guests.values() if guest.stream in held.cut}
+
+    # -- configuration ----------------------------------------------------------------------------------------
+
+    def configure(self, vpg: VpgEstate) -> None:
+        """An operator, or the inventory, tells the manager what its VPG consists of now."""
+        self.now += 1
+        for spec in vpg.streams:
+            self.specs[spec.id] = spec
+            if spec.id not in self.disks:
+                self.streams.append(spec.id)
+                self.rows[spec.id] = Rows(spec)
+                follows = None if spec.follows is None else self.disks[spec.follows]
+                self.disks[spec.id] = StreamDisks(spec, self.guests, self.rows[spec.id], follows)
+        self.estate = self.estate.configured(vpg)
+        known = set(self.links)
+        self.links = list(dict.fromkeys([*self.links, *self.estate.wan, *self.estate.lan]))
+        self.cut.update(link for link in self.links if link not in known and self.down.intersection(link))
+        self.checks.configured()
+        configured = vpg.configured
+        assert configured is not None
+        self.checks.asked_for(vpg.name, linear.Edit(frozenset(vpg.vms), frozenset(vpg.unprotected)))
+        self.post(vpg.manager, configured)
+
+    def move(self, vm: VmId, host: Address | None) -> None:
+        """A VM runs on another host from now on; None: on one without a VRA."""
+        self.now += 1
+        guest = self.guests[vm]
+        left, guest.host = guest.host, host
+        held = [write for writes in self.unacked.values() for write in writes if write.guest is guest]
+        for writes in self.unacked.values():
+            writes[:] = [write for write in writes if write.guest is not guest]
+        guest.stream = None
+        self._done(held)
+        if left is not None:
+            self._tell_host(left, VmLeft(vm))
+        if host is not None:
+            self._tell_host(host, VmArrived(vm))
+
+    def _tap(self, spec: StreamSpec) -> None:
+        """A VRA wants what is written to the stream's volumes, as far as their VMs run on its host."""
+        self._untap(spec.id)
+        for vm in sorted({volume.vm for volume in spec.volumes}):
+            if self.guests[vm].host == spec.id.source:
+                self.guests[vm].stream = spec.id
+            else:
+                self._tell_host(spec.id.source, VmLeft(vm))
+
+    def _tell_host(self, vra: Address, word: VmLeft | VmArrived) -> None:
+        """A VRA that is down hears it when it starts."""
+        if vra in self.down:
+            self.unheard.setdefault(vra, []).append(word)
+        else:
+            self.post(vra, word)
+
+    def _untap(self, stream: StreamId) -> None:
+        for guest in self.guests.values():
+            if guest.stream == stream:
+                guest.stream = None
+
+    def _tap_again(self, vra: Address) -> None:
+        """A VRA was built again: it has the streams of the configuration as it is now."""
+        for guest in self.guests.values():
+            if guest.stream is not None and guest.stream.source == vra:
+                guest.stream = None
+        for spec in self.estate.streams.values():
+            if spec.id.source == vra:
+                self._tap(spec)

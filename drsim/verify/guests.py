@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drsim.core.batch import Columns, WriteBatch
-from drsim.core.names import StreamSpec, VmId
+from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeInfo
 from drsim.core.units import SECTOR
 
 NEVER = 1 << 60
@@ -34,6 +34,7 @@ class Write:
     stop: int
     issued: int
     discard: bool = False
+    opens: bool | None = None  # a transaction of its application; False: it closes one, None: neither
     index: int = 0  # from 1, once captured
     data: bytes = b""
     mask: int = 0  # its `bits`
@@ -46,14 +47,19 @@ def bits(start: int, sectors: int) -> int:
 
 
 class Guest:
-    """One VM: its disks as one sector space, its writes in capture order, and its disk after each of them."""
+    """One VM: its disks as one sector space, its writes in capture order, and its disk after each of them.
 
-    __slots__ = ("acked", "disk", "extents", "image", "images", "in_flight", "issued", "offset", "stream", "vm",
-                 "volumes", "writes")  # fmt: skip
+    `host`: the VRA of the host that it runs on, None without one. `stream`: the one that its writes go to, None while
+    nobody hears of them.
+    """
 
-    def __init__(self, vm: VmId, spec: StreamSpec) -> None:
-        self.vm, self.stream = vm, spec.id
-        self.volumes = tuple(v for v in spec.volumes if v.vm == vm)
+    __slots__ = ("acked", "disk", "extents", "host", "image", "images", "in_flight", "issued", "offset", "open",
+                 "stream", "vm", "volumes", "writes")  # fmt: skip
+
+    def __init__(self, vm: VmId, volumes: tuple[VolumeInfo, ...], host: Address, stream: StreamId | None) -> None:
+        self.vm, self.volumes = vm, volumes
+        self.host: Address | None = host
+        self.stream = stream
         self.offset: dict[int, int] = {}
         total = 0
         for volume in self.volumes:
@@ -62,6 +68,7 @@ class Guest:
         self.disk = bytearray(2 * total)  # as it landed
         self.image = bytearray(2 * total)  # as it was captured: apply(L, n)
         self.images = [bytes(2 * total)]  # apply(L, k) for every k
+        self.open = [False]  # whether a transaction is open then
         self.issued: list[int] = []
         self.acked: list[int] = []
         self.writes: list[Write] = []
@@ -88,6 +95,7 @@ class Guest:
         """The tap has it: the next of L."""
         self.image[2 * write.start : 2 * write.stop] = write.data
         self.images.append(bytes(self.image))
+        self.open.append(self.open[-1] if write.opens is None else write.opens)
 
     @property
     def captured(self) -> int:
@@ -126,6 +134,12 @@ class Rows:
         batch = WriteBatch(columns, self._at, at)
         self._at = at
         return batch
+
+
+def digests(content: bytes | bytearray, sectors: int) -> bytes:
+    """Digests of regions of so many sectors. Here the content itself is short enough: equal exactly when it is."""
+    size = 2 * sectors
+    return bytes(content).ljust(-(-len(content) // size) * size, b"\xff")
 
 
 def sector_bytes(content: bytes) -> bytes:

@@ -7,11 +7,13 @@ broken, it is a VPG that holds up its neighbour (P26).
 
 from drsim.core.catalog import AGE
 from drsim.core.messages import Refusal
+from drsim.core.names import site_of
 from drsim.core.sender import SendState
 from drsim.core.status import Health, Peer, Sync
 from drsim.core.vpg import TICK
 from drsim.verify.estate import VpgEstate
 from drsim.verify.explorer import Explorer
+from drsim.verify.membership import relocate
 from drsim.verify.reports import leaks
 from drsim.verify.violation import Violation
 
@@ -24,6 +26,8 @@ def heal(x: Explorer, choice: int = 0) -> None:
     core = everyone if len(everyone) == 1 or choice % 2 == 0 else (everyone[choice // 2 % len(everyone)],)
     x.healing = True
     _stop_faults(x, core)
+    core = tuple(x.estate.vpg_of[vpg.name] for vpg in core)
+    everyone = x.estate.vpgs
     began = x.now
     for _ in range(ROUNDS):
         x.drain()
@@ -47,22 +51,32 @@ def heal(x: Explorer, choice: int = 0) -> None:
 
 
 def _stop_faults(x: Explorer, core: tuple[VpgEstate, ...]) -> None:
-    wan = {link for vpg in core for link in vpg.wan}
     for guest in x.guests.values():
         while guest.in_flight:
             x.land(guest.in_flight[0])
     for address in sorted(x.down):
         x.boot(address)
+    for vm, guest in x.guests.items():
+        if guest.host is None:
+            x.move(vm, x.estate.addresses[0])
+    while relocate(x):
+        pass
+    core = tuple(x.estate.vpg_of[vpg.name] for vpg in core)
+    names = {vpg.name for vpg in core}
+    wan = {(id_.source, id_.target) for id_ in x.streams if id_.vpg in names}
+    wan |= {(vpg.manager, vpg.catalog) for vpg in core}
+    lan = {link for link in x.links if site_of(link[0]) == site_of(link[1])}
     x.clogged.clear()
-    x.full -= {(target, vpg.name) for vpg in core for target in vpg.targets}
+    x.full -= {(target, name) for target, name in x.full if name in names}
     for link in x.links:
-        needed = link in wan or link in x.estate.lan
+        needed = link in wan or link in lan
         if needed and (link in x.holed or link in x.half_open or link[::-1] in x.half_open):
             x.break_link(link)
     for link in sorted(x.cut):
-        if link in wan or link in x.estate.lan:
+        if link in wan or link in lan:
             x.renew(link)
     for vpg in core:
+        x.pause(vpg.name, False)
         for checkpoint in sorted(x.catalog(vpg.name).pins):
             x.pin(vpg.name, checkpoint, False)
 
@@ -70,7 +84,8 @@ def _stop_faults(x: Explorer, core: tuple[VpgEstate, ...]) -> None:
 def _flows(x: Explorer, vpg: VpgEstate) -> None:
     """A write goes its way without waiting for a checkpoint."""
     for spec in vpg.streams:
-        x.write([x.new_write(spec.vms[0], 0, 0, 1)])
+        for vm in [vm for vm in spec.vms if x.guests[vm].stream == spec.id][:1]:
+            x.write([x.new_write(vm, 0, 0, 1)])
     for timer in [t for t in x.timers if t[1] not in (TICK, AGE)]:
         x.expire(*timer)
     x.drain()
@@ -83,9 +98,9 @@ def _flows(x: Explorer, vpg: VpgEstate) -> None:
 def _press(x: Explorer, vpg: VpgEstate) -> None:
     """A full journal whose newest checkpoint must stay stops replication, until the writes that wait overflow."""
     for spec in vpg.streams:
-        sender = x.sender(spec.id)
-        while sender.refused is Refusal.LIMIT and sender.state is SendState.IN_SYNC:
-            x.write([x.new_write(spec.vms[0], 0, 0, 6)])
+        sender, vms = x.sender(spec.id), [vm for vm in spec.vms if x.guests[vm].stream == spec.id]
+        while vms and sender.refused is Refusal.LIMIT and sender.state is SendState.IN_SYNC:
+            x.write([x.new_write(vms[0], 0, 0, 6)])
 
 
 def _well(x: Explorer, vpg: VpgEstate, began: int) -> bool:
@@ -95,6 +110,7 @@ def _well(x: Explorer, vpg: VpgEstate, began: int) -> bool:
         all(x.sender(s.id).state is SendState.IN_SYNC and not x.sender(s.id).used for s in vpg.streams)
         and bool(catalog.listed)
         and catalog.listed[-1].taken > since
+        and not x.tags.get(vpg.name)  # a tag that was void waits for the next checkpoint that is due
         and (regions.sync, regions.peer, regions.health) == (Sync.IN_SYNC, Peer.CONNECTED, Health.OK)
     )
 

@@ -130,7 +130,7 @@ class Layout:
         estate, used = self.x.estate, self._used()
         order: list[tuple[int | Address, str, float]] = []
         for source in estate.sources:
-            guests = [g for g in self.x.guests.values() if g.stream.source == source]
+            guests = [g for g in self.x.guests.values() if g.host == source]
             order += [(g.vm, f"VM {g.vm}", TALL) for g in guests if g.vm in used]
             order += [(source, self.x.words.place(source), LOW)] if source in used else []
         managers = [vpg.manager for vpg in estate.vpgs]
@@ -156,8 +156,8 @@ class Layout:
             used |= {span.of[0], span.of[1]} if isinstance(span.of, tuple) else {span.of}
         used |= {point.address for point in self.x.points}
         if self.broken and self.broken.checkpoint:
-            used |= {g.vm for g in self.x.checks.guests_of.get(self.broken.vpg, ())}
-        used |= {g.stream.source for g in self.x.guests.values() if g.vm in used}
+            used |= self.x.checks.cuts.get((self.broken.vpg, self.broken.checkpoint), {}).keys()
+        used |= {g.host for g in self.x.guests.values() if g.vm in used and g.host}
         return used | ({self.broken.at} if self.broken and self.broken.at else set())
 
     def box(self, wrote: Wrote) -> Box:

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from drsim.core.catalog import AGE
-from drsim.core.messages import Ack, Frame, Nack
+from drsim.core.messages import Ack, Frame, Nack, Start
 from drsim.core.names import Address, VmId
 from drsim.core.vpg import DEADLINE, TICK
 from drsim.verify.explorer import Explorer
 from drsim.verify.frames import neighbours, stream_of
 from drsim.verify.guests import Write
+from drsim.verify.membership import added, relocate, removed
 
 Step = Callable[[Explorer, int, int], None]
 
@@ -36,7 +37,11 @@ class Operation:
 def _rows(x: Explorer, a: int, b: int, count: int) -> list[Write]:
     """Writes of one stream, the first on VM number `a`."""
     first = x.vms[a % len(x.vms)]
-    mine = x.estate.streams[x.guests[first].stream].vms
+    if first in x.freezer.frozen:
+        return []
+    stream = x.guests[first].stream
+    mine = [first] if stream is None else [vm for vm in x.specs[stream].vms if x.guests[vm].stream == stream]
+    mine = [vm for vm in mine if vm not in x.freezer.frozen]
     made = []
     for n in range(count):
         vm = first if n == 0 else mine[(a + n) % len(mine)]
@@ -57,19 +62,26 @@ def deliver(x: Explorer, a: int, b: int) -> None:
 
 def write(x: Explorer, a: int, b: int) -> None:
     """Guests write, several rows at once."""
-    x.write(_rows(x, a % 16, b, 1 + a // 16 % 4))
+    rows = _rows(x, a % 16, b, 1 + a // 16 % 4)
+    if rows:
+        x.write(rows)
 
 
 def pair(x: Explorer, a: int, b: int) -> None:
     """A write, and one of another VM that depends on it: of another host if there is one."""
-    (cause,) = _rows(x, a, b, 1)
-    x.write([cause])
+    for cause in _rows(x, a, b, 1):
+        x.write([cause])
+        _follow(x, cause, b)
+
+
+def _follow(x: Explorer, cause: Write, b: int) -> None:
     if x.checks.is_acknowledged(cause):
-        vpg = x.estate.vpg_of[cause.guest.stream.vpg]
-        others = [vm for s in vpg.streams if s.id.source != cause.guest.stream.source for vm in s.vms]
+        vpg = next((v for v in x.estate.vpgs if cause.guest.vm in v.vms), x.estate.vpgs[0])
+        others = [vm for vm in vpg.vms if x.guests[vm].host != cause.guest.host]
         vm = others[b % len(others)] if others else cause.guest.vm
         index = [v.id for v in cause.guest.volumes].index(cause.volume)  # type: ignore[arg-type]
-        x.write([x.new_write(VmId(vm), index, cause.lba, cause.sectors)])
+        if vm not in x.freezer.frozen:
+            x.write([x.new_write(VmId(vm), index, cause.lba, cause.sectors)])
 
 
 def issue(x: Explorer, a: int, b: int) -> None:
@@ -113,7 +125,7 @@ def hold_ends(x: Explorer, a: int, b: int) -> None:
         x.probes.add("a hold ended by itself")
         address, timer = timers[a % len(timers)]
         x.expire(address, timer)
-        vms = [n for n, vm in enumerate(x.vms) if x.guests[vm].stream.source == address]
+        vms = [n for n, vm in enumerate(x.vms) if x.guests[vm].host == address]
         if b % 4 and vms:  # guests that go on may tell others of it
             pair(x, vms[b % len(vms)], b)
 
@@ -343,17 +355,102 @@ def clock(x: Explorer, a: int, b: int) -> None:
         x.probes.add("a clock jumped")
 
 
+def pause(x: Explorer, a: int, b: int) -> None:
+    """An operator pauses replication of a VPG, or resumes it."""
+    x.pause(x.estate.vpgs[a % len(x.estate.vpgs)].name, bool(b % 2))
+
+
+def force(x: Explorer, a: int, b: int) -> None:
+    """An operator has everything compared with the other side."""
+    x.force(x.estate.vpgs[a % len(x.estate.vpgs)].name)
+
+
+def _host(x: Explorer, pick: int) -> Address:
+    hosts = [address for address in x.estate.addresses if address in x.estate.sources]
+    return hosts[pick % len(hosts)]
+
+
+def vmotion(x: Explorer, a: int, b: int) -> None:
+    """A VM moves to another host; one in four to one without a VRA. The manager may learn of it at once, or later."""
+    protected = [vm for vpg in x.estate.vpgs for vm in vpg.vms]
+    vm = protected[a % len(protected)] if protected else x.vms[0]
+    host = None if b % 4 == 3 else _host(x, b // 4)
+    if host != x.guests[vm].host:
+        x.move(vm, host)
+        if host is None:
+            x.probes.add("a VM moved to a host without a VRA")
+        else:
+            x.probes.add("a VM moved to another host")
+        if b // 64 % 2:
+            inventory(x, 0, 0)
+
+
+def inventory(x: Explorer, a: int, b: int) -> None:
+    """The managers learn where their VMs run."""
+    relocate(x)
+
+
+def enlist(x: Explorer, a: int, b: int) -> None:
+    """An operator adds a VM to a VPG."""
+    vpg = x.estate.vpgs[a % len(x.estate.vpgs)]
+    taken = {vm for each in x.estate.vpgs for vm in each.vms}
+    free = [vm for vm in x.estate.spares if vm not in taken]
+    host = x.guests[free[b % len(free)]].host if free else None
+    if host is not None and vpg.manager not in x.down:
+        start = Start.PRESEEDED if b // 16 % 2 else Start.INITIAL
+        x.configure(added(vpg, free[b % len(free)], host, x.estate, start))
+        x.probes.add("a VM was added")
+
+
+def dismiss(x: Explorer, a: int, b: int) -> None:
+    """An operator takes a VM out of a VPG."""
+    vpg = x.estate.vpgs[a % len(x.estate.vpgs)]
+    if len(vpg.vms) > 1 and vpg.manager not in x.down:
+        x.configure(removed(vpg, vpg.vms[b % len(vpg.vms)]))
+        x.probes.add("a VM was removed")
+
+
+def transaction(x: Explorer, a: int, b: int) -> None:
+    """An application opens a transaction, or closes the one that is open."""
+    for one in _rows(x, a, b, 1):
+        one.opens = not one.guest.open[-1]
+        x.write([one])
+
+
+def quiesce(x: Explorer, a: int, b: int) -> None:
+    """An operator wants a checkpoint with applications at rest."""
+    x.tag(x.estate.vpgs[a % len(x.estate.vpgs)].name, f"quiesced {b}", quiesce=True)
+
+
+def freeze_ends(x: Explorer, a: int, b: int) -> None:
+    """Guests have been frozen too long, and their applications go on; or a manager has waited long enough for it."""
+    timers = [t for t in x.timers if t[1].startswith("freeze")]
+    if timers:
+        address, timer = timers[a % len(timers)]
+        mine = [n for n, vm in enumerate(x.vms) if x.freezer.frozen.get(vm, ("",))[0] == address]
+        x.expire(address, timer)
+        if mine:
+            x.probes.add("a freeze ended by itself")
+            transaction(x, mine[b % len(mine)], b)
+
+
+def freeze_fails(x: Explorer, a: int, b: int) -> None:
+    """A VM cannot be frozen from now on; or it can again."""
+    vm = x.vms[a % len(x.vms)]
+    (x.freezer.failing.add if b % 2 else x.freezer.failing.discard)(vm)
+
+
 OPERATIONS = (
-    Operation("deliver", 43, deliver),
-    Operation("write", 38, write),
-    Operation("pair", 22, pair),
-    Operation("perform", 38, perform),
+    Operation("deliver", 36, deliver),
+    Operation("write", 34, write),
+    Operation("pair", 20, pair),
+    Operation("perform", 34, perform),
     Operation("drain", 8, drain),
-    Operation("tick", 15, tick),
+    Operation("tick", 12, tick),
     Operation("flush", 10, flush),
     Operation("issue", 6, issue, "in flight"),
     Operation("land", 8, land),
-    Operation("age", 7, age),
+    Operation("age", 6, age),
     Operation("hold ends", 4, hold_ends, "slow"),
     Operation("deadline", 2, deadline, "slow"),
     Operation("alarm", 3, alarm),
@@ -377,6 +474,16 @@ OPERATIONS = (
     Operation("tag", 1, tag),
     Operation("pin", 3, pin, "pins"),
     Operation("clock", 3, clock, "clocks"),
+    Operation("pause", 2, pause, "pauses"),
+    Operation("force", 1, force),
+    Operation("vMotion", 2, vmotion, "moves"),
+    Operation("inventory", 2, inventory),
+    Operation("enlist", 1, enlist, "edits"),
+    Operation("dismiss", 1, dismiss, "edits"),
+    Operation("transaction", 5, transaction),
+    Operation("quiesce", 3, quiesce),
+    Operation("freeze ends", 3, freeze_ends, "slow"),
+    Operation("freeze fails", 1, freeze_fails, "effects"),
 )
 """An operation's place is its code in programs, and so in tokens: append only, never reorder, never remove."""
 TABLE = tuple(code for code, op in enumerate(OPERATIONS) for _ in range(op.weight))

@@ -148,7 +148,7 @@ class _Chooser(Bags):
         super().__init__(machines, max_steps=max_steps, trace=trace)
         self._value: object = None
 
-    def perform(self, effect: Effect) -> object:
+    def perform(self, address: Address, effect: Effect) -> object:
         """What the recorded world's target answered."""
         return self._value
 

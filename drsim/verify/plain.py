@@ -9,14 +9,16 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from drsim.core.catalog import AGE
-from drsim.core.effects import Append, Effect, Forget, Keep, Promote, ReadRegions
+from drsim.core.effects import Append, Effect, Forget, FreezeGuests, Keep, Promote, ReadDigests, ReadRegions
 from drsim.core.facts import (
+    BitmapGivenUp,
     CheckpointListed,
     CheckpointSealed,
     CheckpointSkipped,
     CheckpointsRetired,
     Fact,
     FrameRefused,
+    StoreChanged,
     SyncEnded,
     SyncStarted,
 )  # fmt: skip
@@ -25,7 +27,15 @@ from drsim.core.messages import (
     Ack,
     Age,
     Await,
+    Close,
+    Compare,
+    Compared,
+    Configure,
+    Forced,
+    ForceSync,
     Frame,
+    Freeze,
+    Frozen,
     Held,
     Hold,
     JournalLimit,
@@ -34,6 +44,7 @@ from drsim.core.messages import (
     Message,
     Missed,
     Nack,
+    Pause,
     Reached,
     Release,
     Released,
@@ -44,11 +55,13 @@ from drsim.core.messages import (
     StoreState,
     SyncChanged,
     SyncDone,
+    Thaw,
     Where,
     Withdrawn,
 )  # fmt: skip
-from drsim.core.names import Address, VmId
+from drsim.core.names import Address, Extent, VmId
 from drsim.core.recovery_vra import RETRY
+from drsim.core.status import Sync
 from drsim.core.vpg import DEADLINE, TICK
 from drsim.verify.bags import Link
 from drsim.verify.guests import Write
@@ -115,6 +128,10 @@ class Words:
             return sectors
         return f"{sectors} of volume {[v.id for v in volumes].index(write.volume)}"  # type: ignore[arg-type]
 
+    def extent(self, extent: Extent) -> str:
+        """A stretch: sectors 0-7 of VM 1."""
+        return f"sectors {extent.lba}-{extent.lba + extent.sectors - 1} of VM {extent.vm}"
+
     def writes(self, writes: Iterable[Write]) -> str:
         """Several: writes 1-2 of VM 1 and write 1 of VM 2."""
         of: dict[VmId, list[int]] = {}
@@ -170,8 +187,28 @@ class Words:
                 return "the question where the stream stands"
             case Standing():
                 return "the answer where the stream stands"
-            case SyncChanged(syncing=syncing):
-                return f"the word that a stream {'synchronizes' if syncing else 'is in sync'}"
+            case SyncChanged(sync=sync):
+                return f"the word that a stream {'is in sync' if sync is Sync.IN_SYNC else 'synchronizes'}"
+            case Compare(extent=extent):
+                return f"the digests of {self.extent(extent)}"
+            case Compared(extent=extent, differs=differs):
+                return f"the answer that {sum(differs)} of {len(differs)} regions of {self.extent(extent)} differ"
+            case Freeze(number=number):
+                return f"the word to freeze guests (freeze {number})"
+            case Frozen(vra=vra, number=number):
+                return f"{self.place(vra)}'s word that it waits for no more guests (freeze {number})"
+            case Thaw(number=number):
+                return f"the word to end freeze {number}"
+            case Configure(version=version):
+                return f"configuration {version}"
+            case Close(stream=stream):
+                return f"the word that stream {stream} is needed no more"
+            case Pause(paused=paused):
+                return f"the word to {'pause' if paused else 'resume'} replication"
+            case Forced(vra=vra):
+                return f"{self.place(vra)}'s word that it compares everything"
+            case ForceSync():
+                return "the word to compare everything"
             case Age(checkpoint=None):
                 return "the leave to age everything"
             case Marks() | StoreState() | JournalLimit() | Withdrawn():
@@ -188,10 +225,10 @@ class Words:
         match message:
             case Hold():
                 return "the hold for checkpoint"
-            case Held(vra=vra, vpg=vpg, checkpoint=checkpoint):
+            case Held(vra=vra, vpg=vpg, checkpoint=checkpoint, cut=parts):
                 cut = self.x.checks.cuts[vpg, checkpoint]
-                mine = [g for g in self.x.checks.guests_of[vpg] if g.stream.source == vra]
-                captured = listing([f"VM {g.vm} up to write {cut[g.vm]}" for g in mine])
+                mine = [vm for stream in parts for vm in self.x.specs[stream].vms if vm in cut]
+                captured = listing([f"VM {vm} up to write {cut[vm]}" for vm in mine])
                 return f"{self.place(vra)}'s answer ({captured}) for checkpoint"
             case Release():
                 return "the release of checkpoint"
@@ -237,6 +274,10 @@ class Words:
                 return f"{who} {'could not age' if fail else 'aged'} {until} into the mirror disks"
             case ReadRegions():
                 return f"{who} {'could not read' if fail else 'read'} dirty regions of its disks"
+            case ReadDigests(extent=extent):
+                return f"{who} {'could not digest' if fail else 'digested'} {self.extent(extent)}"
+            case FreezeGuests(number=number):
+                return f"{who} {'could not freeze its' if fail else 'froze those of its'} guests (freeze {number})"
             case Keep(checkpoint):
                 return f"{who} {'could not keep' if fail else 'kept'} checkpoint {checkpoint.id}"
             case Forget(_, before):
@@ -258,6 +299,7 @@ class Words:
             return whole[timer]
         return {
             "hold": f"the hold of {who} ran out",
+            "freeze": f"{who} had waited long enough for guests to be frozen, or had them frozen long enough",
             "flush": f"a frame of {who} had waited long enough",
             "pause": f"{who} tried again",
         }.get(name, f"the timer {name} of {who} ran out")
@@ -276,10 +318,14 @@ class Words:
             case CheckpointsRetired(vpg=vpg, before=before, reason=reason):
                 which = "all checkpoints" if before is None else f"the checkpoints before {before}"
                 return f"{which}{self.of(vpg)} left the list: {reason}"
-            case SyncStarted(stream=stream, trigger=trigger):
-                return f"{self.place(stream.source)} fell out of sync: {trigger}"
+            case SyncStarted(stream=stream, sync=sync, trigger=trigger):
+                return f"{self.place(stream.source)} fell out of sync: {trigger} ({sync})"
             case SyncEnded(stream=stream):
                 return f"{self.place(stream.source)} is in sync"
+            case BitmapGivenUp(stream=stream):
+                return f"the bitmap of {self.place(stream.source)} had no room for more"
+            case StoreChanged(stream=stream, ok=ok, reason=reason):
+                return f"the store of {self.place(stream.target)} {'takes data' if ok else f'takes no data: {reason}'}"
             case FrameRefused(stream=stream, reason=reason):
                 return f"{self.place(stream.target)} refused a frame: {reason}"
             case _:

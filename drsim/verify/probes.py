@@ -8,6 +8,7 @@ there, and fails.
 from typing import TYPE_CHECKING
 
 from drsim.core.facts import (
+    BitmapGivenUp,
     CheckpointListed,
     CheckpointSkipped,
     CheckpointsRetired,
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
 TRIGGERS = (
     Trigger.NETWORK_CONGESTION, Trigger.PROTECTED_VRA, Trigger.RECOVERY_STORAGE_ERROR, Trigger.RECOVERY_CONGESTION,
-    Trigger.COMMUNICATION,
+    Trigger.COMMUNICATION, Trigger.CONFIGURATION, Trigger.FORCE_SYNC, Trigger.PAUSE,
 )  # fmt: skip
 SKIPPED = (
     "peer unreachable", "synchronizing", "hold budget", "manager restart", "VRA stops", "broken",
-    "history withdrawn", "journal limit", "sync window fills the journal",
+    "history withdrawn", "journal limit", "sync window fills the journal", "paused", "VM left", "VM not protected",
+    "configuration",
 )  # fmt: skip
+KINDS = (Sync.BITMAP, Sync.FORCED_DELTA, Sync.VOLUME_DELTA, Sync.DELTA, Sync.INITIAL)
 RETIRED = ("history", "journal limit", "sync window fills the journal")
 
 PROBES = {
@@ -37,6 +40,16 @@ PROBES = {
     **{f"refused: {r.value}": "a recovery VRA refused a frame for this reason" for r in Refusal},
     **{f"skipped: {reason}": "a checkpoint was given up for this reason" for reason in SKIPPED},
     **{f"retired: {reason}": "checkpoints left the list for this reason" for reason in RETIRED},
+    **{f"synchronized: {s.value}": "a stream is in sync again after a sync of this kind" for s in KINDS},
+    "a bitmap was given up": "more regions were dirty than a bitmap has memory for",
+    "a region was found equal": "digests said that a region need not be sent",
+    "a VM moved to another host": "a VM that is protected runs on another host, with a VRA",
+    "a VM moved to a host without a VRA": "a VM that is protected runs where nobody hears of its writes",
+    "a VM was added": "an operator added a VM to a VPG",
+    "a VM was removed": "an operator took a VM out of a VPG",
+    "journals were discarded": "a recovery VRA deleted what no checkpoint has any more",
+    "status: VM not protected": "a manager showed that a VM of its VPG is not protected",
+    "status: paused by the user": "a manager showed that an operator paused replication",
     "sync ended": "a stream is in sync again",
     "listed after a sync": "a checkpoint was listed although its VPG had been out of sync before",
     "listed after a withdrawal": "a checkpoint was listed again after all had been withdrawn",
@@ -60,6 +73,10 @@ PROBES = {
     "an effect failed: mirror": "a mirror could not be written",
     "an effect failed: disk": "a protected disk could not be read",
     "an effect failed: list": "the list of checkpoints could not be written",
+    "an effect failed: guests": "no guest of a VRA could be frozen",
+    "a VM took no part in a freeze": "a guest could not be frozen, or was too slow",
+    "a freeze ended by itself": "the freeze timeout ran out with guests frozen",
+    "a checkpoint claims VMs at rest": "a checkpoint that is application consistent for some VM was listed",
     "a hold ended by itself": "the hold budget ran out before the release",
     "half-open: a message vanished": "a connection swallowed a message unnoticed",
     "data was lost on its way": "a frame or an answer was lost on a connection that stayed",
@@ -88,8 +105,11 @@ def reached(x: "Explorer") -> set[str]:
             case SyncStarted(stream=stream, trigger=trigger):
                 names.add(f"sync began: {trigger.value}")
                 synced.add(stream.vpg)
-            case SyncEnded():
+            case SyncEnded(sync=sync):
                 names.add("sync ended")
+                names.add(f"synchronized: {sync.value}")
+            case BitmapGivenUp():
+                names.add("a bitmap was given up")
             case FrameRefused(reason=reason):
                 names.add(f"refused: {reason}")
             case CheckpointSkipped(reason=reason):
@@ -116,6 +136,8 @@ def _shown(fact: StateChanged) -> set[str]:
         "status: no recovery points": regions.peer is Peer.DISCONNECTED_NO_POINTS,
         "status: peer gone": regions.peer is Peer.DISCONNECTED,
         "status: journal storage": regions.health is Health.JOURNAL_STORAGE,
+        "status: VM not protected": regions.health is Health.VM_NOT_PROTECTED,
+        "status: paused by the user": regions.sync is Sync.PAUSED_USER,
         "status: paused": regions.sync is Sync.PAUSED_SYSTEM,
         "status: RPO missed": not regions.rpo_ok,
     }

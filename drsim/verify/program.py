@@ -2,16 +2,17 @@
 
 bytes      what
 ---------  ---------------------------------------------------
-0 .. 5     shape of the estate
+0 .. 5     shape of the estate, and how it begins
 6, 7       swarm mask: a bit set takes a class of faults away
-8, 9       which VPGs are healed in the end, spare
+8, 9       which VPGs are healed in the end, VMs that may be added
 10 ...     three bytes an operation: which, and two to pick with
 """
 
 import random
 
 from drsim.core.kernel import Sink
-from drsim.verify.estate import Shape
+from drsim.core.messages import Start
+from drsim.verify.estate import TIGHT, TINY, Shape
 from drsim.verify.explorer import Explorer
 from drsim.verify.heal import heal
 from drsim.verify.operations import FAULTS, TABLE
@@ -38,11 +39,13 @@ def random_program(seed: int, *, operations: int = OPERATIONS) -> bytes:
 
 def shape_of(program: bytes) -> Shape:
     """The estate of a program. Zeros are the smallest one on which two VMs on two hosts depend on each other."""
-    a, b, c, d, e = program[:5]
+    a, b, c, d, e, f = program[:6]
     return Shape(
         protected=(2, 1, 2, 3)[a % 4], recovery=1 + (a // 4 % 3 == 1), vpgs=1 + (a // 16 % 4 == 1),
         vms=1 + (a // 64 % 2), volumes=((22, 9), (12,), (40, 5))[b % 3], pool=(200, 60, 30, 18)[c % 4],
         recovery_pool=(64, 16)[c // 4 % 2], limit=(None, None, 60, 30)[d % 4], history=(10_000, 60, 20)[e % 3],
+        start=(Start.EQUAL, Start.EQUAL, Start.EQUAL, Start.EQUAL, Start.INITIAL, Start.PRESEEDED)[f % 6],
+        tweaks=(TINY, TINY, TINY, TIGHT)[f // 6 % 4], spares=program[9] % 4 // 2,
     )  # fmt: skip
 
 
@@ -59,4 +62,5 @@ def run(program: bytes, *, trace: Sink | None = None, explorer: type[Explorer] =
             x.note_state()
     x.checks.whole()
     heal(x, program[8])
+    x.checks.ordered()
     return x

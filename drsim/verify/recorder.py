@@ -6,11 +6,11 @@ moments, for the time diagram. Words are found when the story is told, because a
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from drsim.core.effects import Append, Effect, Forget, HoldGuests, Keep, Promote, Publish, ReleaseGuests
+from drsim.core.effects import Append, Effect, Forget, HoldGuests, Keep, Promote, Publish, ReleaseGuests, ThawGuests
 from drsim.core.errors import DrsimError
 from drsim.core.events import Event
 from drsim.core.facts import CheckpointListed, CheckpointSealed, Fact, FrameRefused, StateChanged
@@ -156,6 +156,8 @@ class Recorder(Explorer):
             case ReleaseGuests(vpg, _):
                 self._end(f"hold {vpg}", address)
                 self._then(lambda: f"{self.words.place(address)} lets its guests go on")
+            case ThawGuests(_, number):
+                self._then(lambda: f"{self.words.place(address)} ends freeze {number} of its guests")
             case Publish(StateChanged()):
                 pass
             case Publish(fact):
@@ -169,7 +171,7 @@ class Recorder(Explorer):
             word = "sealed" if isinstance(fact, CheckpointSealed) else "listed"
             self.points.append(Point(self.moment, address, word, lambda: f"{fact.checkpoint} {word}"))
 
-    def perform(self, effect: Effect) -> object:
+    def perform(self, address: Address, effect: Effect) -> object:
         at, words = self.moment + 1, self.words
         match effect:
             case Append(frame):
@@ -178,15 +180,16 @@ class Recorder(Explorer):
                 self.points.append(Point(at, stream.target, "age", lambda: "to the mirror"))
             case Keep() | Forget():
                 pass
-        return super().perform(effect)
+        return super().perform(address, effect)
 
-    def _acknowledge(self, vra: Address, vpg: str) -> None:
-        for write in self.unacked.get((vra, vpg), ()):
+    def _done(self, writes: Iterable[Write]) -> None:
+        writes = list(writes)
+        for write in writes:
             wrote = self._wrote[id(write)]
-            wrote.acked = self.moment
+            wrote.acked = max(self.moment, wrote.landed or 0)
             if wrote.landed != self.moment:
                 self._then(partial("{} is acknowledged".format, self.words.write(write)), notable=True)
-        super()._acknowledge(vra, vpg)
+        super()._done(writes)
 
     # -- guests -----------------------------------------------------------------------------------------------
 
@@ -256,9 +259,10 @@ class Recorder(Explorer):
         with self._choice(lambda: f"the history{self.words.of(vpg)} was looked through"):
             super().age(vpg)
 
-    def tag(self, vpg: str, name: str) -> None:
-        with self._choice(lambda: f"an operator asked for a checkpoint{self.words.of(vpg)} with a tag"):
-            super().tag(vpg, name)
+    def tag(self, vpg: str, name: str, *, quiesce: bool = False) -> None:
+        rest = " and applications at rest" if quiesce else ""
+        with self._choice(lambda: f"an operator asked for a checkpoint{self.words.of(vpg)} with a tag{rest}"):
+            super().tag(vpg, name, quiesce=quiesce)
 
     def pin(self, vpg: str, checkpoint: CheckpointId, pinned: bool) -> None:
         word = "pinned" if pinned else "let go"

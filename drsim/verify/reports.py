@@ -29,10 +29,12 @@ def honest(x: "Explorer", name: str) -> None:
     if newest is None:
         return
     claim = x.checks.when.get((name, newest), newest - x.skew.get(x.estate.managers[name], 0))
-    guests = x.checks.guests_of[name]
     cut = x.checks.newest_kept.get(name)
-    for guest in guests:
-        k = cut[guest.vm] if cut else 0
+    for vm in x.estate.vpg_of[name].vms:
+        guest = x.guests[vm]
+        if cut and vm not in cut:
+            continue  # it is new, and in no checkpoint yet
+        k = cut[vm] if cut else 0
         outside = min(guest.acked[k:], default=NEVER)
         if outside < claim:
             raise Violation("P6", f"{name}: RPO counts from {claim}, a write acknowledged at {outside} would be lost")
@@ -67,7 +69,9 @@ def synced(x: "Explorer", name: str) -> None:
     lan = [(source, vpg.manager) for source in vpg.sources]
     if vpg.manager in x.down or x.down.intersection(vpg.sources) or x.cut.intersection(lan) or x.half_open:
         return
-    if any(x.queues.get(link) for link in lan):
+    if any(x.queues.get(link) or x.queues.get(link[::-1]) for link in lan):
+        return
+    if not vpg.streams or not all(x.has(s.id) for s in vpg.streams):
         return
     syncing = any(x.sender(s.id).syncing for s in vpg.streams)
     if syncing != (x.vpg(name).regions.sync is not Sync.IN_SYNC):

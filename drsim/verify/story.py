@@ -176,7 +176,7 @@ def _acked(x: Recorder, write: Write) -> int:
 
 def _open_cut(x: Recorder, seen: Violation, checkpoint: CheckpointId) -> Broken:
     cut = x.checks.cuts[seen.vpg, checkpoint]
-    guests = x.checks.guests_of[seen.vpg]
+    guests = [x.guests[vm] for vm in cut]
     inside = [w for g in guests for w in g.writes[: cut[g.vm]]]
     outside = [(g.acked[w.index - 1], w.index, w) for g in guests for w in g.writes[cut[g.vm] :]]
     present = max(inside, key=lambda w: w.issued)
@@ -205,6 +205,7 @@ def _stale(x: Recorder, seen: Violation, checkpoint: CheckpointId, vm: VmId) -> 
 def _forgotten(x: Recorder, seen: Violation, vm: VmId, sector: int) -> Broken:
     guest = x.guests[vm]
     missing = next(w for w in reversed(guest.writes) if w.start <= sector < w.stop)
+    assert guest.stream is not None
     disks = x.disks[guest.stream].vms[vm]
     old = _holder(guest, disks.tip, sector)
     has = f"still has {x.words.write(old)} there" if old else "still has there what was there before any write"
@@ -213,7 +214,7 @@ def _forgotten(x: Recorder, seen: Violation, vm: VmId, sector: int) -> Broken:
         f"recovery site {has}, and the sector is neither dirty nor queued nor in flight: nobody will ever send it, and "
         "the VM would be recovered without it"
     )
-    return Broken("P12", said, present=old, missing=missing, at=guest.stream.source)
+    return Broken("P12", said, present=old, missing=missing, at=guest.host)
 
 
 def _holder(guest: Guest, image: bytes | bytearray, sector: int) -> Write | None:
@@ -224,8 +225,9 @@ def _holder(guest: Guest, image: bytes | bytearray, sector: int) -> Write | None
 
 def _other_image(x: Recorder, seen: Violation, checkpoint: CheckpointId, vm: VmId) -> Broken:
     guest = x.guests[vm]
-    cut = x.kept[seen.vpg][checkpoint].cut[guest.stream]
-    disks, k = x.disks[guest.stream], x.checks.cuts[seen.vpg, checkpoint][vm]
+    parts = x.kept[seen.vpg][checkpoint].cut
+    stream = next(s for s, cut in parts.items() if vm in dict(x.disks[s].cut_through(cut)))
+    cut, disks, k = parts[stream], x.disks[stream], x.checks.cuts[seen.vpg, checkpoint][vm]
     image, expected = disks.image(vm, cut.position[list(disks.vms).index(vm)]), guest.images[k]
     sector = next(n for n in range(len(image) // 2) if image[2 * n : 2 * n + 2] != expected[2 * n : 2 * n + 2])
     found, wanted = _holder(guest, image, sector), _holder(guest, expected, sector)
@@ -235,7 +237,7 @@ def _other_image(x: Recorder, seen: Violation, checkpoint: CheckpointId, vm: VmI
         f"Checkpoint {checkpoint} is VM {vm} after write {k}. Recovered from it now, sector {sector} of the VM holds "
         f"{holds}; it ought to hold {ought}"
     )
-    return Broken(seen.prop, said, seen.vpg, checkpoint, found, wanted, guest.stream.target)
+    return Broken(seen.prop, said, seen.vpg, checkpoint, found, wanted, stream.target)
 
 
 def _aged(x: Recorder, seen: Violation, checkpoint: CheckpointId) -> Broken:

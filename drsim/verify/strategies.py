@@ -15,6 +15,7 @@ from hypothesis import note, target
 from hypothesis import strategies as st
 
 from drsim.core.facts import CheckpointListed, CheckpointsRetired, SyncStarted
+from drsim.core.names import StreamId
 from drsim.verify.explorer import Explorer
 from drsim.verify.guests import Write
 from drsim.verify.hunt import HUNTERS
@@ -39,10 +40,10 @@ class Watched(Explorer):
 
     deepest = 0
 
-    def captured(self, writes: Sequence[Write]) -> None:
+    def captured(self, stream: StreamId, writes: Sequence[Write]) -> None:
         """The tap has captured these writes; afterwards a queue may be deeper than ever."""
-        super().captured(writes)
-        self.deepest = max(self.deepest, self.sender(writes[0].guest.stream).used)
+        super().captured(stream, writes)
+        self.deepest = max(self.deepest, self.sender(stream).used)
 
 
 def observe(x: Watched) -> None:

@@ -1,8 +1,9 @@
 """Superset: P12 of one stream, after every step of its protected VRA.
 
-Sectors where the other side differs from the source are dirty, in flight or queued, always. The question is asked
-more often than any other, so what it takes is kept: the sectors of a frame stay the same while it waits in the
-window, those of the bitmap until it changes. A disk is a number here, 16 bits a sector (`guests.bits`).
+Sectors where the other side differs from the source are dirty, in flight or queued, always; what is being compared
+counts as in flight. The question is asked more often than any other, so what it takes is kept: the sectors of a frame
+stay the same while it waits in the window, those of the bitmap until it changes. A disk is a number here, 16 bits a
+sector (`guests.bits`).
 """
 
 from itertools import chain
@@ -24,11 +25,11 @@ Masks = list[tuple[VmId, int]]
 class Superset:
     """What one stream's source and replica are compared by."""
 
-    __slots__ = ("_bitmap", "_frames", "_guests", "_machines", "_pairs", "_regions", "_spec", "_writes")
+    __slots__ = ("_bitmap", "_frames", "_guests", "_id", "_machines", "_pairs", "_regions", "_writes")
 
     def __init__(self, x: "Explorer", spec: StreamSpec) -> None:
-        self._spec, self._machines, self._guests, self._regions = spec, x.kernel.machines, x.guests, x.estate.regions
-        self._pairs = [(vm, x.guests[vm].disk, x.disks[spec.id].vms[vm].tip) for vm in spec.vms]
+        self._id, self._machines, self._guests, self._regions = spec.id, x.kernel.machines, x.guests, x.estate.regions
+        self._pairs = [(x.guests[vm], x.guests[vm].disk, x.disks[spec.id].vms[vm].tip) for vm in spec.vms]
         self._writes = x.rows[spec.id].writes
         self._frames: dict[int, tuple[Frame, Masks]] = {}  # by identity, and the frame with it so that it stays
         self._bitmap: tuple[object, object, dict[VmId, int]] = (None, None, {})
@@ -36,18 +37,22 @@ class Superset:
     def check(self) -> None:
         """P12: sectors that differ are dirty, in flight or queued.
 
-        Compares the content that is durable at the other side; not how much more is marked than differs.
+        Compares the content that is durable at the other side; not how much more is marked than differs, and no VM
+        whose writes nobody hears of at present.
         """
         differ: dict[VmId, int] = {}
-        for vm, disk, tip in self._pairs:
-            if disk != tip:
-                differ[vm] = int.from_bytes(disk, "little") ^ int.from_bytes(tip, "little")
+        for guest, disk, tip in self._pairs:
+            if disk != tip and guest.stream == self._id:
+                differ[guest.vm] = int.from_bytes(disk, "little") ^ int.from_bytes(tip, "little")
         if not differ:
             return
-        machine = self._machines[self._spec.id.source]
+        machine = self._machines[self._id.source]
         assert isinstance(machine, ProtectedVra)
-        sender = machine.senders[self._spec.id]
+        sender = machine.senders[self._id]
         self._take_away(sender, differ)
+        if (extent := sender._comparing) is not None and extent.vm in differ:
+            start = self._guests[extent.vm].offset[extent.volume] + extent.lba
+            differ[extent.vm] &= ~bits(start, extent.sectors)
         if not any(differ.values()):
             return
         dirty = self._dirty(sender)
@@ -55,8 +60,8 @@ class Superset:
             left &= ~dirty.get(vm, 0)
             if left:
                 sector = ((left & -left).bit_length() - 1) // 16
-                said = f"VM {vm} sector {sector} differs and nobody will send it ({self._spec.id})"
-                raise Violation("P12", said, stream=self._spec.id, vm=vm, sector=sector)
+                said = f"VM {vm} sector {sector} differs and nobody will send it ({self._id})"
+                raise Violation("P12", said, stream=self._id, vm=vm, sector=sector)
 
     def _take_away(self, sender: Sender, differ: dict[VmId, int]) -> None:
         """Leave of what differs only what is neither open, queued nor in flight."""

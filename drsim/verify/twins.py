@@ -20,7 +20,7 @@ from typing import Any
 
 from drsim.core.errors import PlatformError
 from drsim.core.kernel import Sink
-from drsim.core.names import Address
+from drsim.core.names import Address, StreamId
 from drsim.core.trace import TraceDigest
 from drsim.verify.estate import Shape, estate_of
 from drsim.verify.explorer import Explorer
@@ -43,10 +43,10 @@ class Quick(Explorer):
 class RowByRow(Quick):
     """Hands guest writes to the VRA one at a time."""
 
-    def captured(self, writes: Sequence[Write]) -> None:
+    def captured(self, stream: StreamId, writes: Sequence[Write]) -> None:
         """The tap has captured these writes."""
         for write in writes:
-            super().captured([write])
+            super().captured(stream, [write])
 
 
 class Recorded(Quick):
@@ -88,7 +88,7 @@ def row_by_row(whole: Explorer, program: bytes) -> None:
     rows = run(program, explorer=RowByRow)
     for id_, disks in whole.disks.items():
         other = rows.disks[id_]
-        if (disks.epoch, disks.base, disks.end) != (other.epoch, other.base, other.end):
+        if disks.stored() != other.stored():
             raise Violation("P10", f"{id_}: row by row the journals end at {other.end}, at once at {disks.end}")
         for vm, mine in disks.vms.items():
             if (mine.lsns, mine.rows, mine.mirror) != (other.vms[vm].lsns, other.vms[vm].rows, other.vms[vm].mirror):

@@ -251,7 +251,7 @@ def lsns(one: StreamSpec, taken: Frame) -> np.ndarray:
 def receive(one: StreamSpec, frames: list[Frame], awaits: list[Await], seed: int) -> tuple[int, list[object], Receiver]:
     """Deliver frames, writing them to the store at random times; returns digest, messages, receiver."""
     rng = random.Random(seed)
-    receiver = Receiver(one, CATALOG, lambda: 1 << 30)
+    receiver = Receiver(one, CATALOG, lambda: 1 << 30, region_bytes=SECTOR)
     digest, said, store = 0, [], []
     for event in [*awaits, *frames, None]:
         effects: list[Effect] = []
@@ -308,11 +308,11 @@ def test_a_duplicate_applied_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_resync_ends_the_epoch_for_late_frames() -> None:
     one, _, frames = stream_of_frames(3)
-    receiver = Receiver(one, CATALOG, lambda: 1 << 30)
+    receiver = Receiver(one, CATALOG, lambda: 1 << 30, region_bytes=SECTOR)
     receiver.frame(frames[0])
     receiver.appended(frames[0])
     after = tuple(n + 10 for n in frames[-1].upto)
-    anchor = next(e for e in receiver.resync(Resync(one.id, 1, 2, after)) if isinstance(e, Append)).frame
+    anchor = next(e for e in receiver.resync(Resync(one.id, 1, 2, after, one)) if isinstance(e, Append)).frame
     assert receiver.frame(frames[1]) == []
     receiver.appended(anchor)
     assert receiver.frame(frames[1]) == []

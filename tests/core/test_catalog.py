@@ -102,9 +102,9 @@ def marks(effects: Iterable[Effect]) -> list[tuple[str, list[int]]]:
     return [(to, list(message.marks)) for to, message in found]
 
 
-def word(newest: int, oldest: int) -> Send:
+def word(newest: int, oldest: int, count: int) -> Send:
     """What the protected manager is told of the list."""
-    return Send(MANAGER, Listed("crm", CheckpointId(newest), Ns(10 * newest), Ns(10 * oldest)))
+    return Send(MANAGER, Listed("crm", CheckpointId(newest), Ns(10 * newest), Ns(10 * oldest), count))
 
 
 def retired(before: int | None, reason: str) -> Publish:
@@ -128,7 +128,7 @@ def test_a_checkpoint_is_listed_when_every_journal_has_it_and_it_is_kept() -> No
     assert rig.listed == []
     assert rig.done() == [
         Publish(CheckpointListed("crm", CheckpointId(1), Ns(10), "")),
-        Send(MANAGER, Listed("crm", CheckpointId(1), Ns(10), Ns(10))),
+        Send(MANAGER, Listed("crm", CheckpointId(1), Ns(10), Ns(10), 1)),
     ]
     assert rig.listed == [1]
 
@@ -159,7 +159,7 @@ def test_old_checkpoints_leave_the_list_before_their_data_goes() -> None:
     rig = Rig().lists(1, 2, 3, 11)
     assert rig.age() == []
     rig.lists(13)
-    assert rig.age() == [retired(3, "history"), word(13, 3), Forget("crm", CheckpointId(3))]
+    assert rig.age() == [retired(3, "history"), word(13, 3, 3), Forget("crm", CheckpointId(3))]
     assert rig.listed == [3, 11, 13]
     rig.sealed(30)
     rig.reached(30)
@@ -177,7 +177,7 @@ def test_history_is_measured_by_the_clock_that_checkpoints_carry() -> None:
 
 def test_the_newest_is_never_retired() -> None:
     rig = Rig().lists(1, 50)
-    assert rig.age() == [retired(50, "history"), word(50, 50), Forget("crm", CheckpointId(50))]
+    assert rig.age() == [retired(50, "history"), word(50, 50, 1), Forget("crm", CheckpointId(50))]
     rig.done()
     assert rig.age() == []
     assert rig.limit(None) == []
@@ -199,11 +199,11 @@ def test_a_list_that_cannot_be_shortened_ages_nothing_and_is_asked_again() -> No
 def test_a_pin_keeps_it_and_everything_after_it() -> None:
     rig = Rig().lists(1, 2, 3, 40)
     rig(PinAsked(2, True))
-    assert rig.age() == [retired(2, "history"), word(40, 2), Forget("crm", CheckpointId(2))]
+    assert rig.age() == [retired(2, "history"), word(40, 2, 3), Forget("crm", CheckpointId(2))]
     rig.done()
     assert rig.age() == []
     assert rig.limit(40) == []
-    assert rig(PinAsked(2, False)) == [retired(40, "journal limit"), word(40, 40), Forget("crm", CheckpointId(40))]
+    assert rig(PinAsked(2, False)) == [retired(40, "journal limit"), word(40, 40, 1), Forget("crm", CheckpointId(40))]
 
 
 def test_only_what_is_listed_can_be_pinned() -> None:
@@ -220,7 +220,7 @@ def test_only_what_is_listed_can_be_pinned() -> None:
 
 def test_the_limit_retires_the_oldest_as_far_as_needed() -> None:
     rig = Rig().lists(1, 2, 3, 4)
-    assert rig.limit(3) == [retired(3, "journal limit"), word(4, 3), Forget("crm", CheckpointId(3))]
+    assert rig.limit(3) == [retired(3, "journal limit"), word(4, 3, 2), Forget("crm", CheckpointId(3))]
     assert rig.listed == [3, 4]
     assert ages(rig.done()) == [("east/r1", 3), ("east/r2", 3)]
 
@@ -239,7 +239,7 @@ def test_a_limit_that_cannot_be_met_now_is_met_when_the_next_is_listed() -> None
     assert rig.limit(None) == []
     rig.sealed(2)
     rig.reached(2)
-    assert rig.done()[2:] == [retired(2, "journal limit"), word(2, 2), Forget("crm", CheckpointId(2))]
+    assert rig.done()[2:] == [retired(2, "journal limit"), word(2, 2, 1), Forget("crm", CheckpointId(2))]
 
 
 def test_limits_of_two_journals_do_not_hide_each_other() -> None:
@@ -261,7 +261,7 @@ def test_a_sync_window_that_fills_the_journal_withdraws_all() -> None:
 
 def test_a_sync_window_retires_down_to_the_newest_first() -> None:
     rig = Rig().lists(1, 2)
-    assert rig.limit(None, syncing=True) == [retired(2, "journal limit"), word(2, 2), Forget("crm", CheckpointId(2))]
+    assert rig.limit(None, syncing=True) == [retired(2, "journal limit"), word(2, 2, 1), Forget("crm", CheckpointId(2))]
     rig.done()
     assert rig.listed == [2]
 
@@ -347,7 +347,7 @@ def test_a_protected_manager_that_is_back_is_told_again() -> None:
     rig.lists(1, 2)
     state = StoreState("crm", STREAMS[0], False, "no room")
     assert rig.hears(state) == [Send(MANAGER, state)]
-    newest = Listed("crm", CheckpointId(2), Ns(20), Ns(10))
+    newest = Listed("crm", CheckpointId(2), Ns(20), Ns(10), 2)
     assert rig(Connected(MANAGER)) == [Send(MANAGER, state), Send(MANAGER, newest)]
 
 
@@ -361,7 +361,7 @@ def test_a_restart_asks_again_what_was_under_way() -> None:
     assert [e.checkpoint.id for e in effects if isinstance(e, Keep)] == [13]
     assert Forget("crm", CheckpointId(12)) in effects
     assert awaits(effects) == [("east/r1", 14), ("east/r2", 14)]
-    assert Send(MANAGER, Listed("crm", CheckpointId(12), Ns(120), Ns(120))) in effects
+    assert Send(MANAGER, Listed("crm", CheckpointId(12), Ns(120), Ns(120), 1)) in effects
 
 
 # -- after a crash ------------------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_a_rebuilt_catalogue_lists_what_is_kept_and_says_so_to_all() -> None:
     kept = [checkpoint(n) for n in (3, 4)]
     rig = Rig(kept)
     assert rig.listed == [3, 4]
-    newest = Send(MANAGER, Listed("crm", CheckpointId(4), Ns(40), Ns(30)))
+    newest = Send(MANAGER, Listed("crm", CheckpointId(4), Ns(40), Ns(30), 2))
     assert rig.began[1:] == [
         *(Send(s.target, said) for s in STREAMS for said in (
             Marks("crm", s, {c.id: c.cut[s] for c in kept}), Age("crm", CheckpointId(3), s)
@@ -395,7 +395,7 @@ def test_a_rebuilt_catalogue_with_nothing_kept_says_that_there_is_no_recovery_po
     assert rig.began[-1] == TOLD
     assert rig(Connected(MANAGER)) == [TOLD]
     rig.lists(1)
-    assert rig(Connected(MANAGER)) == [Send(MANAGER, Listed("crm", CheckpointId(1), Ns(10), Ns(10)))]
+    assert rig(Connected(MANAGER)) == [Send(MANAGER, Listed("crm", CheckpointId(1), Ns(10), Ns(10), 1))]
 
 
 def test_pins_of_operations_that_go_on_are_kept_and_others_are_not() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import pytest
-from support import Bag, Shape, writes
+from support import writes
 
 from drsim.core.effects import Arm, Effect, EffectId, Publish, Send
 from drsim.core.errors import CoreError, PeerError, StoreFull
@@ -16,8 +16,11 @@ from drsim.core.facts import SyncEnded
 from drsim.core.kernel import Kernel
 from drsim.core.messages import Cut, Held, Released, Trigger
 from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.status import Sync
 from drsim.core.trace import TraceDigest, TraceLines, text
 from drsim.core.units import Ns
+from drsim.verify.estate import Shape
+from drsim.verify.explorer import Explorer
 
 A, B = Address("a"), Address("b")
 STREAM = StreamId("crm", A, B)
@@ -86,7 +89,10 @@ def test_a_livelock_is_reported_and_time_ends_it() -> None:
         (Trigger.COMMUNICATION, "recovery VRA communication problem"),
         (Fired("flush"), "Fired(timer=flush)"),
         (Send(A, Released("crm", CheckpointId(3), B)), "Send(to=a message=Released(vpg=crm checkpoint=3 vra=b))"),
-        (Publish(SyncEnded(STREAM, 7)), "Publish(fact=SyncEnded(stream=crm:a>b sent_bytes=7))"),
+        (
+            Publish(SyncEnded(STREAM, Sync.DELTA, 7, 9)),
+            "Publish(fact=SyncEnded(stream=crm:a>b sync=DeltaSync sent_bytes=7 compared_bytes=9))",
+        ),
         (StoreFull("no room", place="here"), "no room"),
         ((1, None, "x"), "(1 None x)"),
         ({"b": 2, "a": 1}, "{a=1 b=2}"),
@@ -156,10 +162,10 @@ def test_the_digest_is_the_same_under_any_hash_seed() -> None:
 
 
 def test_a_machine_refuses_what_it_cannot_get() -> None:
-    bag = Bag(Shape())
-    for machine in bag.kernel.machines.values():
+    x = Explorer(Shape())
+    assert len(x.kernel.machines) == 5
+    for address, machine in x.kernel.machines.items():
         with pytest.raises(PeerError, match="cannot take"):
-            machine.handle(Ns(0), Fired("no such timer") if machine is bag.catalog else object())  # type: ignore[arg-type]
-    for vra in bag.receivers.values():
-        with pytest.raises(PeerError, match="cannot take"):
-            vra.handle(Ns(0), GuestWrote(bag.streams[0].id, writes((1, 10, 0, 1))))
+            machine.handle(Ns(0), Fired("no such timer") if address == x.estate.catalogs["crm"] else object())  # type: ignore[arg-type]
+    with pytest.raises(PeerError, match="cannot take"):
+        x.kernel.machines[x.streams[0].target].handle(Ns(0), GuestWrote(x.streams[0], writes((1, 10, 0, 1))))

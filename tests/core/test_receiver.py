@@ -87,7 +87,7 @@ class Rig:
     def resync(self, after: int) -> list[Effect]:
         """The sender begins an epoch; its anchor is not durable yet."""
         self.epoch += 1
-        return self.hears(Resync(ONE, 1, self.epoch, (after,)))
+        return self.hears(Resync(ONE, 1, self.epoch, (after,), self.one.spec))
 
     def turn(self, after: int) -> list[Effect]:
         """The sender begins an epoch, and its anchor becomes durable."""
@@ -162,7 +162,7 @@ def test_of_an_overlap_the_new_rows_are_taken() -> None:
 
 def test_an_overlap_of_several_vms_is_cut_for_each() -> None:
     spec = StreamSpec(ONE, (VmId(1), VmId(2)), ())
-    receiver = Receiver(spec, CATALOG, lambda: 1 << 30)
+    receiver = Receiver(spec, CATALOG, lambda: 1 << 30, region_bytes=TINY.region_bytes)
     rows = [(1, 1, 0, 1), (2, 2, 0, 2), (2, 2, 8, 2), (1, 1, 8, 3), (2, 2, 16, 2)]
     first = Frame(ONE, 1, 1, (0, 0), (1, 1), (SECTOR, 2 * SECTOR), False, writes(*rows[:2]))
     both = Frame(ONE, 1, 1, (0, 0), (2, 3), (4 * SECTOR, 6 * SECTOR), False, writes(*rows))
@@ -353,9 +353,9 @@ def test_a_newer_epoch_follows_an_anchor_that_is_under_way(fails: bool) -> None:
 def test_resync_is_answered_again_and_an_old_one_is_not() -> None:
     rig = Rig()
     rig.turn(0)
-    assert said(rig.hears(Resync(ONE, 1, 2, (0,)))) == ["resynced 2"]
-    assert rig.hears(Resync(ONE, 1, 1, (0,))) == []
-    assert rig.hears(Resync(ONE, 2, 3, (0,))) == []
+    assert said(rig.hears(Resync(ONE, 1, 2, (0,), rig.one.spec))) == ["resynced 2"]
+    assert rig.hears(Resync(ONE, 1, 1, (0,), rig.one.spec)) == []
+    assert rig.hears(Resync(ONE, 2, 3, (0,), rig.one.spec)) == []
 
 
 def test_resync_frees_a_stalled_stream() -> None:
@@ -580,21 +580,21 @@ def test_a_sync_window_is_open_until_a_checkpoint_of_its_epoch(newest: int, swep
 
 @pytest.mark.parametrize("rig", [rebuilt(), Rig()], ids=["rebuilt", "first life"])
 def test_a_sender_that_asks_is_told_what_is_stored(rig: Rig) -> None:
-    assert said(rig.hears(Where(ONE, 1))) == [f"standing {rig.one.epoch}:{rig.one.durable[0]}"]
-    assert rig.hears(Where(ONE, 2)) == []
+    assert said(rig.hears(Where(ONE, 1, rig.one.spec))) == [f"standing {rig.one.epoch}:{rig.one.durable[0]}"]
+    assert rig.hears(Where(ONE, 2, rig.one.spec)) == []
 
 
 def test_a_sender_that_asks_is_told_of_all_that_may_come_to_be_stored() -> None:
     rig = Rig()
     rig.take(0, 2)
     rig.frame(2, 3)
-    assert said(rig.hears(Where(ONE, 1))) == ["standing 1:3"], "taken, not durable"
+    assert said(rig.hears(Where(ONE, 1, rig.one.spec))) == ["standing 1:3"], "taken, not durable"
     rig.resync(8)
-    assert said(rig.hears(Where(ONE, 1))) == ["standing 2:8"], "an epoch that has not begun"
+    assert said(rig.hears(Where(ONE, 1, rig.one.spec))) == ["standing 2:8"], "an epoch that has not begun"
     rig.stored()
     rig(Stopped())
     rig(Started())
-    assert said(rig.hears(Where(ONE, 1))) == ["standing 2:8"], "its anchor may be there"
+    assert said(rig.hears(Where(ONE, 1, rig.one.spec))) == ["standing 2:8"], "its anchor may be there"
 
 
 def test_messages_for_others_are_refused() -> None:

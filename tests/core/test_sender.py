@@ -1,14 +1,12 @@
 """Sender and ProtectedVra: each row of the state table in `sender.py`, the shared buffer, the holds."""
 
-from collections.abc import Iterable
-
 import pytest
+from sender_rig import HERE, MANAGER, ONE, THERE, TWO, Rig, S, facts, frames, messages
 from support import TINY, writes
 
-from drsim.core.batch import WriteBatch
-from drsim.core.effects import Arm, Effect, EffectId, HoldGuests, Publish, ReadRegions, ReleaseGuests, Send
+from drsim.core.effects import Arm, EffectId, HoldGuests, ReleaseGuests, Send
 from drsim.core.errors import PeerError, PlatformError
-from drsim.core.events import Connected, Done, Event, Failed, Fired, GuestWrote, Lost, Received, Started, Stopped
+from drsim.core.events import Connected, Failed, Fired, Lost, Started, Stopped
 from drsim.core.facts import SyncEnded, SyncStarted
 from drsim.core.messages import (
     Aborted,
@@ -25,95 +23,16 @@ from drsim.core.messages import (
     Resync,
     Resynced,
     Standing,
+    Start,
     SyncChanged,
     SyncDone,
     Trigger,
     Where,
 )
-from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
-from drsim.core.protected_vra import ProtectedVra
-from drsim.core.sender import Sender, SendState
+from drsim.core.names import CheckpointId
+from drsim.core.sender import SendState
+from drsim.core.status import Sync
 from drsim.core.units import SECTOR, Ns
-
-HERE, THERE, OTHER, MANAGER = Address("west/h"), Address("east/r1"), Address("east/r2"), Address("west/vpg")
-ONE, TWO = StreamId("crm", HERE, THERE), StreamId("web", HERE, OTHER)
-S = SendState
-
-
-class Rig:
-    """A protected VRA with one stream of VM 1, or a second one of VM 2."""
-
-    def __init__(self, *, streams: int = 1, pool: int = 40, crashed: bool = False, **tweaks: int) -> None:
-        specs = [
-            StreamSpec(id_, (VmId(vm),), (VolumeInfo(VolumeId(vm), VmId(vm), 64),))
-            for id_, vm in ((ONE, 1), (TWO, 2))[:streams]
-        ]
-        managers = {"crm": MANAGER, "web": MANAGER}
-        small = TINY.model_copy(update={"window_frames": 8, **tweaks})
-        self.vra = ProtectedVra(HERE, managers, specs, pool_bytes=pool * SECTOR, tweaks=small, crashed=crashed)
-        self.one: Sender = self.vra.senders[ONE]
-        self.reads: list[ReadRegions] = []
-
-    def __call__(self, event: Event) -> list[Effect]:
-        effects = self.vra.handle(Ns(0), event)
-        self.reads += [e for e in effects if isinstance(e, ReadRegions)]
-        return effects
-
-    def write(self, *rows: tuple[int, int], vm: int = 1) -> list[Effect]:
-        """Rows of (lba, sectors)."""
-        return self(GuestWrote((ONE, TWO)[vm - 1], writes(*((vm, vm, lba, n) for lba, n in rows))))
-
-    def hears(self, message: object, sender: Address = THERE) -> list[Effect]:
-        return self(Received(sender, message))  # type: ignore[arg-type]
-
-    def ack(self, *durable: int, epoch: int | None = None) -> list[Effect]:
-        return self.hears(Ack(ONE, 1, self.one.epoch if epoch is None else epoch, durable))
-
-    def nack(self, reason: Refusal, expected: int) -> list[Effect]:
-        return self.hears(Nack(ONE, 1, self.one.epoch, (expected,), reason))
-
-    def read(self) -> list[Effect]:
-        asked = self.reads.pop(0)
-        value = WriteBatch.of(
-            asked.batch.vm, asked.batch.volume, asked.batch.lba, asked.batch.sectors, asked.batch.issued,
-            bytes(asked.batch.nbytes),
-        )  # fmt: skip
-        return self(Done(EffectId(HERE, 0), asked, value))
-
-    def dirty(self) -> set[int]:
-        return {lba for lba in range(64) if self.one.bitmap.covers(1, lba)}
-
-    def into(self, state: SendState) -> "Rig":
-        """Bring the first stream into a state; sectors 0-7 are dirty outside IN_SYNC, all of them in ASKING."""
-        if state is S.IN_SYNC:
-            return self
-        if state is S.ASKING:
-            self.__init__(crashed=True)  # type: ignore[misc]
-            self(Started())
-            return self
-        self.write((0, 8))
-        self(Lost(THERE))
-        if state is S.WAITING:
-            return self
-        self(Connected(THERE))
-        if state is S.HANDSHAKE:
-            return self
-        if state is S.SWEEP:
-            self.write((16, 40))
-        self.hears(Resynced(ONE, 1, self.one.epoch))
-        return self
-
-
-def messages(effects: Iterable[Effect], kind: type) -> list:
-    return [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, kind)]
-
-
-def facts(effects: Iterable[Effect], kind: type) -> list:
-    return [e.fact for e in effects if isinstance(e, Publish) and isinstance(e.fact, kind)]
-
-
-def frames(effects: Iterable[Effect]) -> list[tuple[tuple[int, ...], tuple[int, ...], bool]]:
-    return [(f.after, f.upto, f.sync) for f in messages(effects, Frame)]
 
 
 @pytest.mark.parametrize("state", S)
@@ -167,9 +86,11 @@ def test_a_full_buffer_folds_open_queued_and_in_flight() -> None:
     assert rig.dirty() == set(range(20)) | set(range(24, 44))
     assert rig.one.used == 0
     assert rig.one.state is S.HANDSHAKE
-    assert facts(effects, SyncStarted) == [SyncStarted(ONE, Trigger.NETWORK_CONGESTION, 20 * SECTOR)]
-    assert messages(effects, Resync) == [Resync(ONE, 1, 2, (2,))], "numbers of an epoch that ended are not used again"
-    assert messages(effects, SyncChanged) == [SyncChanged(ONE, True, False, Trigger.NETWORK_CONGESTION)]
+    assert facts(effects, SyncStarted) == [SyncStarted(ONE, Sync.BITMAP, Trigger.NETWORK_CONGESTION, 20 * SECTOR)]
+    assert messages(effects, Resync) == [Resync(ONE, 1, 2, (2,), rig.one.spec)], (
+        "numbers of an epoch that ended are not used again"
+    )
+    assert messages(effects, SyncChanged) == [SyncChanged(ONE, Sync.BITMAP, False, Trigger.NETWORK_CONGESTION)]
 
 
 def test_a_write_larger_than_the_buffer_is_marked() -> None:
@@ -222,7 +143,7 @@ def test_a_stop_folds_and_says_so_and_a_start_goes_on() -> None:
     effects = rig(Stopped())
     assert facts(effects, SyncStarted)[0].trigger is Trigger.PROTECTED_VRA
     assert rig.write((32, 1)) == []
-    assert messages(rig(Started()), Resync) == [Resync(ONE, 1, 2, (0,))]
+    assert messages(rig(Started()), Resync) == [Resync(ONE, 1, 2, (0,), rig.one.spec)]
     assert rig.dirty() == {0, 1, 2, 3, 32, 33, 34, 35}
 
 
@@ -241,46 +162,47 @@ def test_a_restart_forgets_that_a_flush_was_to_come() -> None:
 
 
 def test_after_a_crash_everything_is_dirty_and_the_peer_is_asked() -> None:
-    rig = Rig(crashed=True)
+    rig = Rig(start=Start.CRASHED)
     assert rig.dirty() == set(range(64))
     effects = rig(Started())
-    assert facts(effects, SyncStarted) == [SyncStarted(ONE, Trigger.PROTECTED_VRA, 64 * SECTOR)]
-    assert messages(effects, Where) == [Where(ONE, 1)]
-    assert messages(effects, SyncChanged) == [SyncChanged(ONE, True, False, Trigger.PROTECTED_VRA)]
+    assert facts(effects, SyncStarted) == [SyncStarted(ONE, Sync.DELTA, Trigger.PROTECTED_VRA, 64 * SECTOR)]
+    assert messages(effects, Where) == [Where(ONE, 1, rig.one.spec)]
+    assert messages(effects, SyncChanged) == [SyncChanged(ONE, Sync.DELTA, False, Trigger.PROTECTED_VRA)]
     assert rig.write((0, 8)) == []
     assert rig.one.used == 0
 
 
 def test_the_answer_gives_an_epoch_and_numbers_beyond_all_earlier_ones() -> None:
-    rig = Rig(crashed=True)
+    rig = Rig(start=Start.CRASHED)
     rig(Started())
-    assert messages(rig.hears(Standing(ONE, 1, 4, (70,))), Resync) == [Resync(ONE, 1, 5, (70,))]
+    assert messages(rig.hears(Standing(ONE, 1, 4, (70,))), Resync) == [Resync(ONE, 1, 5, (70,), rig.one.spec)]
     assert rig.one.state is S.HANDSHAKE
     assert rig.hears(Standing(ONE, 1, 9, (99,))) == [], "once"
     rig.hears(Resynced(ONE, 1, 5))
+    rig.digest()
+    rig.compared(1, 1)
     assert frames(rig.read()) == [((70,), (71,), True)]
-    for _ in range(7):
-        rig.ack(rig.one.numbered[0])
-        rig.read()
-    rig.ack(78)
-    assert rig.one.state is S.IN_SYNC
+    effects = rig.ends()
+    assert rig.one.numbered == (78,), "two regions a frame"
     assert rig.dirty() == set()
+    ended = SyncEnded(ONE, Sync.DELTA, 64 * SECTOR, 64 * SECTOR)
+    assert facts(effects, SyncEnded) == [ended], "the whole disk is compared, and sent"
 
 
 def test_it_is_asked_again_over_each_new_connection() -> None:
-    rig = Rig(crashed=True)
+    rig = Rig(start=Start.CRASHED)
     rig(Started())
     assert rig(Lost(THERE)) == []
     assert rig.one.state is S.ASKING
-    assert messages(rig(Connected(THERE)), Where) == [Where(ONE, 1)]
-    assert messages(rig(Connected(THERE)), Where) == [Where(ONE, 1)]
+    assert messages(rig(Connected(THERE)), Where) == [Where(ONE, 1, rig.one.spec)]
+    assert messages(rig(Connected(THERE)), Where) == [Where(ONE, 1, rig.one.spec)]
     rig(Stopped())
     assert rig.one.state is S.ASKING
-    assert messages(rig(Started()), Where) == [Where(ONE, 1)]
+    assert messages(rig(Started()), Where) == [Where(ONE, 1, rig.one.spec)]
 
 
 def test_while_asking_nothing_of_an_earlier_life_counts() -> None:
-    rig = Rig(crashed=True)
+    rig = Rig(start=Start.CRASHED)
     for message in (
         Resynced(ONE, 1, 1), Ack(ONE, 1, 1, (3,)), Nack(ONE, 1, 1, (3,), Refusal.BUSY), Standing(ONE, 2, 1, (3,)),
     ):  # fmt: skip
@@ -295,7 +217,7 @@ def test_while_asking_nothing_of_an_earlier_life_counts() -> None:
 
 def test_waiting_ends_when_the_peer_is_connected() -> None:
     rig = Rig().into(S.WAITING)
-    assert messages(rig(Connected(THERE)), Resync) == [Resync(ONE, 1, 2, (1,))]
+    assert messages(rig(Connected(THERE)), Resync) == [Resync(ONE, 1, 2, (1,), rig.one.spec)]
     assert rig.one.state is S.HANDSHAKE
 
 
@@ -307,7 +229,7 @@ def test_waiting_for_a_peer_without_room_ends_with_its_next_word(refusal: Refusa
     effects = rig.write((8, 16), (24, 16))
     assert rig.one.state is S.WAITING
     assert messages(effects, SyncChanged)[-1].waiting
-    assert messages(rig.ack(0, epoch=1), Resync) == [Resync(ONE, 1, 2, (2,))]
+    assert messages(rig.ack(0, epoch=1), Resync) == [Resync(ONE, 1, 2, (2,), rig.one.spec)]
 
 
 def test_a_journal_at_its_limit_is_told_of_the_new_epoch_at_once() -> None:
@@ -396,8 +318,8 @@ def test_the_tail_ends_when_the_last_sync_frame_is_durable() -> None:
     assert messages(effects, SyncDone) == [SyncDone(ONE, 1, 2, (2,))]
     rig.write((8, 1))
     effects = rig.ack(2)
-    assert facts(effects, SyncEnded) == [SyncEnded(ONE, 8 * SECTOR)]
-    assert messages(effects, SyncChanged) == [SyncChanged(ONE, False, False, Trigger.NONE)]
+    assert facts(effects, SyncEnded) == [SyncEnded(ONE, Sync.BITMAP, 8 * SECTOR, 0)]
+    assert messages(effects, SyncChanged) == [SyncChanged(ONE, Sync.IN_SYNC, False, Trigger.NONE)]
     assert rig.one.state is S.IN_SYNC
     assert rig.one.used == SECTOR
 
@@ -509,11 +431,12 @@ def test_other_vpgs_are_not_held() -> None:
 
 def test_a_manager_that_is_back_is_told_again() -> None:
     rig = Rig().into(S.SWEEP)
-    assert messages(rig(Connected(MANAGER)), SyncChanged) == [SyncChanged(ONE, True, False, Trigger.COMMUNICATION)]
+    told = SyncChanged(ONE, Sync.BITMAP, False, Trigger.COMMUNICATION)
+    assert messages(rig(Connected(MANAGER)), SyncChanged) == [told]
     rig = Rig()
-    assert messages(rig(Connected(MANAGER)), SyncChanged) == [SyncChanged(ONE, False, False, Trigger.NONE)]
+    assert messages(rig(Connected(MANAGER)), SyncChanged) == [SyncChanged(ONE, Sync.IN_SYNC, False, Trigger.NONE)]
 
 
 def test_messages_for_others_are_refused() -> None:
     with pytest.raises(PeerError):
-        Rig().hears(Listed("crm", CheckpointId(1), Ns(0), Ns(0)))
+        Rig().hears(Listed("crm", CheckpointId(1), Ns(0), Ns(0), 1))

@@ -7,15 +7,29 @@ from support import TINY
 
 from drsim.core.effects import Arm, Effect, Publish, Send
 from drsim.core.errors import PeerError
-from drsim.core.events import Connected, Event, Fired, Lost, Received, Started, Stopped, TagAsked
+from drsim.core.events import (
+    Connected,
+    Event,
+    Fired,
+    Lost,
+    PauseAsked,
+    Received,
+    Started,
+    Stopped,
+    SyncAsked,
+    TagAsked,
+)  # fmt: skip
 from drsim.core.facts import CheckpointSealed, CheckpointSkipped, StateChanged
 from drsim.core.messages import (
     Aborted,
     Ack,
     Cut,
+    Forced,
+    ForceSync,
     Held,
     Hold,
     Listed,
+    Pause,
     Release,
     Released,
     Sealed,
@@ -25,9 +39,9 @@ from drsim.core.messages import (
     Withdrawn,
 )
 from drsim.core.names import Address, CheckpointId, StreamId
-from drsim.core.status import Health, Peer, Regions, Sync
+from drsim.core.status import Health, Lifecycle, Peer, Regions, Status, Sync, project
 from drsim.core.units import Ns
-from drsim.core.vpg import DEADLINE, TICK, Vpg
+from drsim.core.vpg import DEADLINE, REST, TICK, Vpg
 
 HERE, CATALOG = Address("west/vpg"), Address("east/catalog")
 VRAS = [Address("west/h1"), Address("west/h2")]
@@ -38,11 +52,14 @@ INTERVAL, ALERT, HISTORY = 100, 500, 10_000
 class Rig:
     """A manager over two VRAs, or one."""
 
-    def __init__(self, *, vras: int = 2, first: int = 1) -> None:
+    def __init__(
+        self, *, vras: int = 2, first: int = 1, creating: bool = False, paused: bool = False, **tweaks: int
+    ) -> None:
         self.vras = VRAS[:vras]
-        tweaks = TINY.model_copy(update={"age_interval": 50})
+        small = TINY.model_copy(update={"age_interval": 50, **tweaks})
         self.vpg = Vpg(HERE, "crm", self.vras, CATALOG, interval=Ns(INTERVAL), rpo_alert=Ns(ALERT),
-                       history=Ns(HISTORY), tweaks=tweaks, first=CheckpointId(first))  # fmt: skip
+                       history=Ns(HISTORY), tweaks=small, first=CheckpointId(first), creating=creating,
+                       paused=paused)  # fmt: skip
         self.now = 0
         self.began = self(Started())
 
@@ -74,11 +91,12 @@ class Rig:
         self.held(n, 0, 1)
         return self.released(n, 0, 1)
 
-    def listed(self, n: int, taken: int, oldest: int, *, at: int) -> list[Effect]:
-        return self.hears(Listed("crm", CheckpointId(n), Ns(taken), Ns(oldest)), at=at)
+    def listed(self, n: int, taken: int, oldest: int, *, at: int, count: int = 1000) -> list[Effect]:
+        return self.hears(Listed("crm", CheckpointId(n), Ns(taken), Ns(oldest), count), at=at)
 
     def syncs(self, trigger: Trigger = Trigger.COMMUNICATION, on: bool = True, waiting: bool = False) -> list[Effect]:
-        return self.hears(SyncChanged(STREAMS[0], on, waiting, trigger if on else Trigger.NONE))
+        sync, trigger = (Sync.BITMAP, trigger) if on else (Sync.IN_SYNC, Trigger.NONE)
+        return self.hears(SyncChanged(STREAMS[0], sync, waiting, trigger))
 
 
 def sent(effects: Iterable[Effect], kind: type) -> list:
@@ -323,7 +341,7 @@ def test_a_vra_is_not_the_peer() -> None:
     assert rig(Lost(VRAS[0])) == []
     assert rig.vpg.regions.peer is Peer.CONNECTED
     rig(Lost(CATALOG))
-    assert rig(Connected(VRAS[0])) == []
+    assert rig(Connected(VRAS[0])) == [Send(VRAS[0], Pause("crm", False))]
     assert rig.vpg.regions.peer is Peer.DISCONNECTED
 
 
@@ -378,3 +396,147 @@ def test_history_is_what_the_list_spans_or_what_there_can_be() -> None:
 def test_messages_for_others_are_refused() -> None:
     with pytest.raises(PeerError):
         Rig().hears(Ack(STREAMS[0], 1, 1, (1,)))
+
+
+# -- pause, force sync and creation -------------------------------------------------------------------------------
+
+
+FEW, REST_TIME = TINY.pause_checkpoints, 7_000
+PAUSES = {"replication_pause": REST_TIME}
+
+
+def pauses(effects: Iterable[Effect]) -> list[tuple[str, bool]]:
+    return [(e.to, e.message.paused) for e in effects if isinstance(e, Send) and isinstance(e.message, Pause)]
+
+
+def forces(effects: Iterable[Effect]) -> list[str]:
+    return [e.to for e in effects if isinstance(e, Send) and isinstance(e.message, ForceSync)]
+
+
+def test_an_operators_pause_is_told_to_all_and_told_again_until_it_ends() -> None:
+    rig = Rig()
+    effects = rig(PauseAsked(True))
+    assert pauses(effects) == [(vra, True) for vra in VRAS]
+    assert states(effects) == [(Regions(sync=Sync.PAUSED_USER), "paused by the user")]
+    assert skipped(rig.tick(100)) == [(1, "paused")]
+    assert pauses(rig(Connected(VRAS[1]))) == [(VRAS[1], True)]
+    rig(Stopped())
+    assert rig(Started())
+    assert pauses(rig(Connected(VRAS[0]))) == [(VRAS[0], True)], "a restart changes nothing"
+    effects = rig(PauseAsked(False))
+    assert pauses(effects) == [(vra, False) for vra in VRAS]
+    assert rig.vpg.regions.sync is Sync.IN_SYNC
+    assert rig.tick(200) == holds(2)
+    assert pauses(rig(Connected(VRAS[1]))) == [(VRAS[1], False)], "it may not have heard"
+
+
+def test_a_manager_that_is_built_again_knows_of_the_pause() -> None:
+    rig = Rig(first=1000, paused=True)
+    assert pauses(rig(Connected(VRAS[0]))) == [(VRAS[0], True)]
+    assert skipped(rig.tick(100)) == [(1000, "paused")]
+
+
+def test_a_pause_hides_the_sync_that_it_causes_and_what_is_worse_stays() -> None:
+    rig = Rig()
+    rig(PauseAsked(True))
+    rig.syncs(Trigger.PAUSE)
+    assert rig.vpg.regions == Regions(sync=Sync.PAUSED_USER)
+    rig.hears(StoreState("crm", STREAMS[0], False, "no room"))
+    assert rig.vpg.regions == Regions(sync=Sync.PAUSED_USER, health=Health.JOURNAL_STORAGE)
+    assert rig.vpg.cause == "recovery or journal storage error"
+
+
+@pytest.mark.parametrize("count", [FEW + 1, FEW])
+def test_a_sync_is_paused_when_few_checkpoints_are_left(count: int) -> None:
+    rig = Rig(**PAUSES)
+    rig.syncs()
+    effects = rig.listed(1, 10, 10, at=20, count=count)
+    few = count <= FEW
+    assert pauses(effects) == ([(vra, True) for vra in VRAS] if few else [])
+    assert (Arm(REST, Ns(REST_TIME)) in effects) is few
+    assert (rig.vpg.regions.sync is Sync.PAUSED_SYSTEM) is few
+
+
+def test_the_system_pauses_once_in_each_sync_and_for_its_time() -> None:
+    rig = Rig(**PAUSES)
+    rig.listed(1, 10, 10, at=20, count=FEW)
+    assert pauses(rig.syncs()) == [(vra, True) for vra in VRAS], "few were left before it began"
+    assert rig.vpg.cause == "paused to keep the history"
+    assert pauses(rig(Connected(VRAS[0]))) == [(VRAS[0], True)]
+    assert pauses(rig.listed(1, 10, 10, at=30, count=FEW - 1)) == []
+    effects = rig(Fired(REST), at=20 + REST_TIME)
+    assert pauses(effects) == [(vra, False) for vra in VRAS]
+    assert rig.vpg.regions.sync is Sync.BITMAP
+    assert pauses(rig.listed(1, 10, 10, at=40 + REST_TIME, count=1)) == [], "once"
+    assert pauses(rig.syncs(Trigger.NETWORK_CONGESTION)) == []
+    rig.syncs(on=False)
+    assert pauses(rig.syncs()) == [(vra, True) for vra in VRAS], "the next sync has its own"
+
+
+def test_without_a_time_for_it_the_system_never_pauses() -> None:
+    rig = Rig(replication_pause=0)
+    rig.syncs()
+    assert pauses(rig.listed(1, 10, 10, at=20, count=1)) == []
+
+
+def test_in_sync_few_checkpoints_are_no_reason() -> None:
+    rig = Rig(**PAUSES)
+    assert pauses(rig.listed(1, 10, 10, at=20, count=1)) == []
+    assert rig.tick(100) == holds(1)
+
+
+def test_after_the_systems_pause_an_operators_lasts() -> None:
+    rig = Rig(**PAUSES)
+    rig.syncs()
+    rig.listed(1, 10, 10, at=20, count=FEW)
+    rig(PauseAsked(True))
+    assert pauses(rig(Fired(REST))) == [(vra, True) for vra in VRAS]
+    assert rig.vpg.regions.sync is Sync.PAUSED_USER
+
+
+def test_a_restart_during_the_systems_pause_ends_it_all_the_same() -> None:
+    rig = Rig(**PAUSES)
+    rig.syncs()
+    rig.listed(1, 10, 10, at=20, count=FEW)
+    rig(Stopped())
+    assert Arm(REST, Ns(REST_TIME)) in rig(Started())
+
+
+def test_a_force_sync_is_told_again_until_a_vra_answers_that_it_compares_everything() -> None:
+    rig = Rig()
+    assert forces(rig(SyncAsked())) == VRAS
+    assert forces(rig(Connected(VRAS[0]))) == [VRAS[0]]
+    rig.hears(SyncChanged(STREAMS[0], Sync.FORCED_DELTA, False, Trigger.FORCE_SYNC))
+    assert forces(rig(Connected(VRAS[0]))) == [VRAS[0]], "it may be the sync of an earlier one"
+    rig.hears(Forced("crm", VRAS[0]))
+    assert forces(rig(Connected(VRAS[0]))) == []
+    assert forces(rig(Connected(VRAS[1]))) == [VRAS[1]], "the other has not said so"
+    rig.hears(Forced("crm", VRAS[1]))
+    assert forces(rig(Connected(VRAS[1]))) == []
+
+
+@pytest.mark.parametrize("sync", [Sync.INITIAL, Sync.FULL])
+def test_a_new_vpg_is_being_created_until_it_is_in_sync_and_has_a_checkpoint(sync: Sync) -> None:
+    rig = Rig(creating=True)
+    assert rig.vpg.regions.lifecycle is Lifecycle.CREATING
+    effects = rig.hears(SyncChanged(STREAMS[0], sync, False, Trigger.CONFIGURATION))
+    assert states(effects) == [(Regions(lifecycle=Lifecycle.CREATING, sync=sync), "VPG configuration changed")]
+    assert project(rig.vpg.regions) == (Status.INITIALIZING, sync.value)
+    assert skipped(rig.tick(100)) == [(1, "synchronizing")]
+    rig.syncs(on=False)
+    assert rig.vpg.regions.lifecycle is Lifecycle.CREATING, "there is no checkpoint yet"
+    assert rig.tick(200) == holds(2)
+    rig.seal(2)
+    assert rig.vpg.regions.lifecycle is Lifecycle.CREATING, "sealed, not listed"
+    rig.listed(2, 200, 200, at=210)
+    assert rig.vpg.regions == Regions()
+
+
+def test_a_vpg_that_was_created_stays_so_when_it_synchronizes_again() -> None:
+    rig = Rig(creating=True)
+    rig.listed(1, 10, 10, at=20)
+    assert rig.vpg.regions.lifecycle is Lifecycle.PROTECTING
+    rig.syncs()
+    assert rig.vpg.regions.lifecycle is Lifecycle.PROTECTING
+    rig.hears(Withdrawn("crm"))
+    assert rig.vpg.regions.lifecycle is Lifecycle.PROTECTING

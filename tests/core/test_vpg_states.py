@@ -130,14 +130,14 @@ class VpgStates(RuleBasedStateMachine):
 
     @rule(which=WHICH, waiting=st.booleans(), trigger=st.sampled_from(Trigger))
     def stream_synchronizes(self, which: int, waiting: bool, trigger: Trigger) -> None:
-        word = SyncChanged(STREAMS[which], True, waiting, trigger)
+        word = SyncChanged(STREAMS[which], Sync.BITMAP, waiting, trigger)
         self.syncing[STREAMS[which]] = word
         self.happens(Received(VRAS[which], word))
 
     @rule(which=WHICH)
     def stream_is_in_sync(self, which: int) -> None:
         self.syncing.pop(STREAMS[which], None)
-        self.happens(Received(VRAS[which], SyncChanged(STREAMS[which], False, False, Trigger.NONE)))
+        self.happens(Received(VRAS[which], SyncChanged(STREAMS[which], Sync.IN_SYNC, False, Trigger.NONE)))
 
     @rule(which=WHICH, ok=st.booleans())
     def store(self, which: int, ok: bool) -> None:
@@ -159,7 +159,7 @@ class VpgStates(RuleBasedStateMachine):
     def newest_is_listed(self, age: int) -> None:
         self.withdrawn = False
         taken = Ns(max(0, self.now - age))
-        self.happens(Received(CATALOG, Listed("crm", CheckpointId(self.sealed[-1]), taken, Ns(0))))
+        self.happens(Received(CATALOG, Listed("crm", CheckpointId(self.sealed[-1]), taken, Ns(0), 1000)))
 
     @rule()
     def all_withdrawn(self) -> None:

@@ -2,52 +2,34 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from live import LIVE_VOLUMES, ONE_HOST, SIZE, TWO_HOSTS, Captured, Guests, full_disk, quick
+from live import (
+    LIVE_VOLUMES,
+    ONE_HOST,
+    SIZE,
+    TWO_HOSTS,
+    Captured,
+    Guests,
+    facts_of,
+    full_disk,
+    in_sync,
+    live,
+    quick,
+)  # fmt: skip
 
 from drsim.core.errors import CoreError, DrsimError, FileError, PlatformError, StoreFull
 from drsim.core.events import Fired, Received
-from drsim.core.facts import CheckpointListed, Fact, StateChanged, SyncStarted
+from drsim.core.facts import CheckpointListed, StateChanged, SyncStarted
 from drsim.core.messages import Checkpoint, Frame, Hold, Release
 from drsim.core.names import Address, CheckpointId, VmId
-from drsim.core.status import Health, Sync
+from drsim.core.status import Health
 from drsim.core.units import SECOND, SECTOR
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.journal_store import JournalStore, StreamStore
-from drsim.real.pair import Pair, Settings, protect
+from drsim.real.pair import Pair, protect
 from drsim.spec.tweaks import MS
-
-
-def live(
-    directory: Path, check: Callable[[Pair], Awaitable[None]], *, settings: Settings | None = None,
-    hosts: dict[VmId, str] = ONE_HOST, trace: Captured | None = None,
-) -> None:  # fmt: skip
-    """Run a check on a pair; nothing is left behind, whatever it did."""
-
-    async def run() -> None:
-        async with asyncio.timeout(120):
-            async with protect(directory, LIVE_VOLUMES, hosts, settings=settings or quick(), trace=trace) as pair:
-                await check(pair)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(run())
-
-
-def facts_of(pair: Pair) -> list[Fact]:
-    """All facts from now on, of both sites."""
-    seen: list[Fact] = []
-    for site in (pair.protected, pair.recovery):
-        site.observers.append(lambda now, fact: seen.append(fact))
-    return seen
-
-
-async def in_sync(pair: Pair) -> None:
-    """Wait until the manager knows that every stream is in sync."""
-    manager = pair.protected.kernel.machines[pair.manager]
-    await pair.wait(lambda: not pair.syncing and manager.regions.sync is Sync.IN_SYNC)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("hosts", [ONE_HOST, TWO_HOSTS], ids=["one host", "two hosts"])

@@ -10,15 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drsim.core.batch import WriteBatch
-from drsim.core.errors import PeerError
-from drsim.core.messages import Cut, Frame, Message
-from drsim.core.names import Address, StreamId
+from drsim.core.errors import CoreError, PeerError
+from drsim.core.messages import Compare, Cut, Frame, Message
+from drsim.core.names import Address, Extent, StreamId, VmId, VolumeId
 from drsim.real import wire
 from drsim.real.codec import hints
 from drsim.real.envelope import PRELUDE, opened, prelude, seal
 from drsim.real.wire import Hello, KeepAlive, Letter, decode, encode
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
+PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    int: NUMBERS, str: st.text(max_size=20), bool: st.booleans(), bytes: st.binary(max_size=20), type(None): st.none(),
+}  # fmt: skip
 
 
 @st.composite
@@ -40,8 +43,8 @@ def values(type_: Any) -> st.SearchStrategy[Any]:
         type_ = type_.__supertype__
     if type_ is WriteBatch:
         return batches()
-    if type_ in (int, str, bool, type(None)):
-        return {int: NUMBERS, str: st.text(max_size=20), bool: st.booleans(), type(None): st.none()}[type_]
+    if type_ in PLAIN:
+        return PLAIN[type_]
     inner = get_args(type_)
     if get_origin(type_) is tuple:
         return st.lists(values(inner[0]), max_size=4).map(tuple)
@@ -185,3 +188,15 @@ def test_a_key_that_occurs_twice_is_refused() -> None:
     assert parse(dict[StreamId, Cut], plain(value)) == value
     with pytest.raises(ValueError, match="twice"):
         parse(dict[StreamId, Cut], plain(value) * 2)
+
+
+def test_the_digests_of_many_regions_fit_and_more_are_our_own_mistake() -> None:
+    """Said here: a peer would refuse the frame, and the connection with it, again and again."""
+    extent = Extent(VmId(1), VolumeId(1), 0, 8 << 17)
+
+    def letter(regions: int) -> Letter:
+        return Letter(Address("x"), Address("y"), Compare(STREAM, 1, 2, extent, bytes(16 * regions)))
+
+    assert decode(encode(letter(1 << 17))) == letter(1 << 17)
+    with pytest.raises(CoreError):
+        encode(letter(1 << 18))

@@ -45,13 +45,13 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     assert set(re.findall(r"https?://[^\s\"<]+", text)) <= {"http://www.w3.org/2000/svg"}
     assert "name &lt;&amp;&gt;" in text
     for heading in (
-        "What happened", "RPO", "History", "Journals", "WAN", "VRA buffers", "VPGs",
+        "What happened", "Alerts", "RPO", "History", "Journals", "WAN", "VRA buffers", "VPGs",
         "Why the service level was missed", "Why checkpoints were voided", "Events", "The model", "Terms",
     ):  # fmt: skip
         assert f"<h2>{heading}</h2>" in text
     assert "recovery VRA communication problem" in text
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(pictures) == 7
+    assert len(pictures) == 8
     ids: list[str] = []
     for svg in pictures:
         ET.fromstring(svg)

@@ -139,7 +139,7 @@ def test_each_trigger_that_begins_a_synchronization_has_its_probe() -> None:
     """What is given to `fold` or `lost`; a protected disk that cannot be read only prolongs one."""
     (lost,) = functions("core", "lost")
     given = [n for n in nodes("core") if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
-             and n.func.attr in ("fold", "lost")]  # fmt: skip
+             and n.func.attr in ("fold", "lost", "distrust", "_begin")]  # fmt: skip
     triggers = {
         Trigger[n.attr] for one in (*given, lost.args) for n in ast.walk(one)
         if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "Trigger"
@@ -163,7 +163,7 @@ def listed(vpg: str = "crm", tag: str = "") -> CheckpointListed:
 
 
 def began(trigger: Trigger = Trigger.COMMUNICATION) -> SyncStarted:
-    return SyncStarted(STREAM, trigger, 512)
+    return SyncStarted(STREAM, Sync.BITMAP, trigger, 512)
 
 
 def withdrawn(reason: str = "journal limit") -> CheckpointsRetired:
@@ -182,7 +182,7 @@ SYNC, WITHDRAWN = f"sync began: {Trigger.COMMUNICATION.value}", "retired: journa
         ([began(), listed()], {SYNC, "listed after a sync"}),
         ([listed(), began()], {SYNC}),
         ([began(), listed("erp")], {SYNC}),
-        ([SyncEnded(STREAM, 512)], {"sync ended"}),
+        ([SyncEnded(STREAM, Sync.BITMAP, 512, 0)], {"sync ended", "synchronized: BitmapSync"}),
         ([withdrawn(), listed()], {WITHDRAWN, "listed after a withdrawal"}),
         ([withdrawn(), listed("erp")], {WITHDRAWN}),
         ([CheckpointsRetired("crm", CheckpointId(3), Ns(5), "journal limit"), listed()], {WITHDRAWN}),

@@ -71,7 +71,7 @@ def lookers() -> dict[str, list[str]]:
 
 def checks() -> list[tuple[str, str]]:
     """Checkers and what their docstrings say."""
-    paths = [ROOT / "drsim" / "verify" / f"{name}.py" for name in ("superset", "content", "reports")]
+    paths = [ROOT / "drsim" / "verify" / f"{name}.py" for name in ("superset", "content", "reports", "quiesce")]
     said = [(f.name, " ".join((ast.get_docstring(f) or "").split())) for path in paths for f in functions(path)]
     return [(name, text) for name, text in said if re.match(r"P\d", text)]
 

@@ -123,7 +123,7 @@ def test_failures_of_the_core_become_small(name: str, seed: int) -> None:
     mutant = BY_NAME[name]
     explorer = HUNTERS[mutant.hunter]
     with mutant.patch():
-        seeds = (seed, *range(400))
+        seeds = (seed, *range(2000))
         verdicts = ((n, judge(explorer, explorer.program(n))) for n in seeds)
         n, verdict = next((n, v) for n, v in verdicts if v is not None and v.prop in mutant.properties)
         small = shrink(explorer, explorer.program(n), verdict.prop, seconds=60)

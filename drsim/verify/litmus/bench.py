@@ -18,7 +18,7 @@ one is done; the recovery VRAs, if a checkpoint was listed or left the list, bec
 choices whose footprints have nothing in common give the same in either order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,8 +92,8 @@ class _Watching(Explorer):
         self.touched.add(address)
         super().post(address, event)
 
-    def perform(self, effect: Effect) -> object:
-        value = super().perform(effect)
+    def perform(self, address: Address, effect: Effect) -> object:
+        value = super().perform(address, effect)
         if isinstance(effect, Keep | Forget):
             self.touched.update(self.estate.targets)
             self.look()
@@ -108,10 +108,11 @@ class _Watching(Explorer):
                 self._now[id_] = images
                 self.seen.append((id_, images))
 
-    def _acknowledge(self, vra: Address, vpg: str) -> None:
-        if self.unacked.get((vra, vpg)):
+    def _done(self, writes: Iterable[Write]) -> None:
+        writes = list(writes)
+        if writes:
             self.touched.add(GUESTS)
-        super()._acknowledge(vra, vpg)
+        super()._done(writes)
 
     def images(self, id_: CheckpointId) -> dict[VmId, bytes]:
         """What would be recovered from a listed checkpoint, for each VM."""
@@ -162,7 +163,7 @@ class Bench:
 
     def is_held(self, vm: int) -> bool:
         """Whether a VM's acknowledgements are withheld."""
-        return (self.x.guests[VmId(vm)].stream.source, self.vpg.name) in self.x.held
+        return (self.x.guests[VmId(vm)].host, self.vpg.name) in self.x.held
 
     def same_as_disk(self, vm: int) -> bool:
         """Whether the newest checkpoint's image of a VM is what its disk holds."""

@@ -6,22 +6,30 @@ what it waits for. `kill` finds a program on which a mutant's property fails.
 
 from types import ModuleType
 
-from drsim.verify.mutants import capture, checkpoints, journals, status, stores, stream, syncs, system
+from drsim.verify.mutants import (
+    capture,
+    checkpoints,
+    journals,
+    membership,
+    quiesce,
+    status,
+    stores,
+    stream,
+    syncs,
+    system,
+)
 from drsim.verify.mutants.base import Mutant
 
-MODULES: tuple[ModuleType, ...] = (capture, stream, syncs, checkpoints, journals, status, stores, system)
+MODULES: tuple[ModuleType, ...] = (
+    capture, stream, syncs, checkpoints, quiesce, journals, membership, status, stores, system,
+)  # fmt: skip
 MUTANTS: tuple[Mutant, ...] = tuple(m for module in MODULES for m in vars(module).values() if isinstance(m, Mutant))
 BY_NAME = {m.name: m for m in MUTANTS}
 
-LIFE_CYCLE = "issue 4, the protection life cycle"
 RECOVERY = "issue 5, recovery operations"
 LATER: dict[str, str] = {
     **dict.fromkeys(("38", "39", "40", "41", "42", "43", "44", "45", "46", "47", "52", "55"), RECOVERY),
     **{f"B{number}": RECOVERY for number in range(34, 46)},
-    "49": f"disks cannot be added to a VPG yet: {LIFE_CYCLE}",
-    "56": f"there are no application-consistent checkpoints yet: {LIFE_CYCLE}",
-    "B28": f"disks cannot be added to a VPG yet: {LIFE_CYCLE}",
-    "B33": f"no digests are compared yet, and there is one direction only: delta sync, {LIFE_CYCLE}",
     "B50": "no bug of the product: it demands that the tests are tested, which this list does",
 }
 """Numbers without a mutant, and what they wait for."""

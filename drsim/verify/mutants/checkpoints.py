@@ -11,7 +11,7 @@ from drsim.core.names import Address
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.sender import Sender
-from drsim.core.units import Ns
+from drsim.core.units import Lsn, Ns
 from drsim.core.vpg import Vpg
 from drsim.core.window import reaches
 from drsim.verify.mutants.base import Patch, mutant, patched, several
@@ -118,7 +118,7 @@ def latest_of_any_vm() -> Patch:
         if arriving is None or not self.listed:
             return effects
         newest = arriving.checkpoint
-        told = Listed(self.vpg, self.listed[-1].id, newest.taken, self.listed[0].taken)
+        told = Listed(self.vpg, self.listed[-1].id, newest.taken, self.listed[0].taken, len(self.listed))
         return [*effects, Send(self.manager, told)]
 
     return patched(Catalog, "_reached", mutated)
@@ -181,9 +181,12 @@ def registered_at_a_trimmed_position() -> Patch:
     fate = Receiver._fate
 
     def mutated(self: Receiver, cut: Cut) -> bool | None:
-        withdrawn, self._withdrawn = self._withdrawn, (0,) * len(self._withdrawn)
+        withdrawn = [journal.withdrawn for journal in self.journals.values()]
+        for journal in self.journals.values():
+            journal.withdrawn = Lsn(0)
         found = fate(self, cut)
-        self._withdrawn = withdrawn
+        for journal, lsn in zip(self.journals.values(), withdrawn, strict=True):
+            journal.withdrawn = lsn
         return found
 
     return patched(Receiver, "_fate", mutated)

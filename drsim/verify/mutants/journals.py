@@ -163,9 +163,7 @@ def durable_end_goes_back() -> Patch:
 
     def mutated(self: StreamDisks) -> Stored:
         whole = stored(self)
-        if len(self.frames) < 2 or self.frames[-1][0] == self.frames[-2][0]:
-            return whole
-        end = self.frames[-2][0]
+        end = tuple(parts[-2][0] if len(parts) > 1 else e for parts, e in zip(whole.parts, whole.end, strict=True))
         parts = tuple(tuple(p for p in ps if p[0] <= e) for ps, e in zip(whole.parts, end, strict=True))
         return replace(whole, end=end, parts=parts)
 

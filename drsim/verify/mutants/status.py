@@ -9,6 +9,7 @@ from drsim.core.effects import Arm, Effect, Send
 from drsim.core.events import Fired, Lost
 from drsim.core.messages import Listed, SyncChanged
 from drsim.core.protected_vra import ProtectedVra
+from drsim.core.status import Sync
 from drsim.core.units import Ns
 from drsim.core.vpg import TICK, Vpg
 from drsim.verify.mutants.base import Patch, mutant, patched, several
@@ -101,7 +102,7 @@ def sync_told_once() -> Patch:
     def mutated(self: ProtectedVra) -> list[Effect]:
         return [
             e for e in tell(self) if not (isinstance(e, Send) and isinstance(e.message, SyncChanged))
-            or e.message.syncing
+            or e.message.sync is not Sync.IN_SYNC
         ]  # fmt: skip
 
     return patched(ProtectedVra, "_tell", mutated)

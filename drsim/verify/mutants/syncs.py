@@ -1,6 +1,7 @@
 """Mutants of synchronization: the dirty bitmap, the sweep, epochs, and what is left of them after a crash."""
 
 from copy import copy
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -8,11 +9,12 @@ import numpy as np
 from drsim.core.batch import WriteBatch
 from drsim.core.bitmap import DirtyBitmap
 from drsim.core.effects import Effect, ReadRegions, Send
-from drsim.core.messages import Ack, Frame, Resynced, Standing, SyncDone, Where
-from drsim.core.names import VmId
+from drsim.core.messages import Ack, Compared, Frame, Resynced, Standing, SyncDone, Where
+from drsim.core.names import Extent, VmId
 from drsim.core.receiver import Receiver
 from drsim.core.sender import Sender, SendState
 from drsim.core.units import Lsn, Ns
+from drsim.verify import explorer
 from drsim.verify.disks import StreamDisks
 from drsim.verify.mutants.base import Patch, mutant, patched, several
 
@@ -321,3 +323,66 @@ def sync_bytes_counted_when_asked() -> Patch:
         return effects
 
     return patched(Sender, "_sweep", mutated)
+
+
+# -- comparisons --------------------------------------------------------------------------------------------------
+
+
+@mutant("B33", by=("P12", "P5", "P3"), cites="a classic of delta syncs")
+def weak_digest() -> Patch:
+    """The digest of a region is the sum of its bytes, so that content which only changed places counts as equal."""
+
+    def mutated(content: bytes | bytearray, sectors: int) -> bytes:
+        size, whole = 2 * sectors, bytes(content)
+        return b"".join(sum(whole[at : at + size]).to_bytes(4, "little") for at in range(0, len(whole), size))
+
+    return patched(explorer, "digests", mutated)
+
+
+@mutant(by=("P12", "P5", "P3"), cites="B33: a classic of delta syncs")
+def wrong_side_as_source() -> Patch:
+    """A comparison takes the other side for the one that is right: what differs there is not sent."""
+    compared = Sender.compared
+
+    def mutated(self: Sender, message: Compared) -> list[Effect]:
+        return compared(self, replace(message, differs=bytes(len(message.differs))))
+
+    return patched(Sender, "compared", mutated)
+
+
+@mutant(by=("P12",))
+def equal_although_written_meanwhile() -> Patch:
+    """A region that was equal when it was compared is clean, although a guest wrote it before the answer came."""
+    settle = DirtyBitmap.settle
+
+    def mutated(self: DirtyBitmap, extent: Extent, differs: bytes) -> None:
+        self._take_out([self._covered(extent)])
+        settle(self, extent, differs)
+
+    return patched(DirtyBitmap, "settle", mutated)
+
+
+@mutant(by=("P12",))
+def comparison_forgotten() -> Patch:
+    """A fold forgets the regions that are being compared."""
+    end = Sender._end_epoch
+
+    def mutated(self: Sender) -> None:
+        self._comparing = None
+        end(self)
+
+    return patched(Sender, "_end_epoch", mutated)
+
+
+@mutant(by=("P20",))
+def pause_lets_frames_through() -> Patch:
+    """A stream that is in sync goes on sending while its VPG is paused."""
+    pause = Sender.pause
+
+    def mutated(self: Sender, paused: bool) -> list[Effect]:
+        if self.state is SendState.IN_SYNC:
+            self.paused = paused
+            return []
+        return pause(self, paused)
+
+    return patched(Sender, "pause", mutated)

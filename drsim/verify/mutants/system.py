@@ -6,6 +6,7 @@ from typing import Any
 from drsim.core.effects import Effect
 from drsim.core.names import CheckpointId
 from drsim.core.protected_vra import ProtectedVra
+from drsim.core.quiesce import Tag
 from drsim.core.units import Ns
 from drsim.core.vpg import Vpg
 from drsim.sim.link import Direction
@@ -33,7 +34,7 @@ def numbers_shared_by_the_process() -> Patch:
     begin = Vpg._begin
     counter = [0]
 
-    def mutated(self: Vpg, now: Ns, tag: str) -> list[Effect]:
+    def mutated(self: Vpg, now: Ns, tag: Tag) -> list[Effect]:
         counter[0] += 1
         self._count = max(self._count, counter[0] % 500)
         return begin(self, now, tag)

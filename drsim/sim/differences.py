@@ -1,0 +1,69 @@
+"""Differences: what the other side of a stream lacks, region by region, while the machines find out by digests.
+
+The simulation keeps no content. So the digest of a region is one byte, and says only whether the region differs:
+1 at the source when it does, 0 otherwise and at the recovery side. What differs is noted from when a stream stops
+knowing it: what its bitmap and its frames stood for then, and all that is written until it is in sync again. That is
+never too little, and too much only by regions that were sent twice in one synchronization.
+"""
+
+import numpy as np
+
+from drsim.core.batch import Int64, WriteBatch
+from drsim.core.bitmap import DirtyBitmap
+from drsim.core.names import Extent, StreamId, StreamSpec
+from drsim.core.sender import Sender
+from drsim.core.units import SECTOR
+
+
+class Differences:
+    """Of all streams of a world. `region_bytes` as in the machines' bitmaps."""
+
+    def __init__(self, region_bytes: int) -> None:
+        self._region_bytes = region_bytes
+        self._noted: dict[StreamId, DirtyBitmap] = {}
+        self._shares: dict[StreamId, float] = {}
+
+    def note(self, spec: StreamSpec, sender: Sender) -> None:
+        """A sender is about to lose track, or has begun a sync: keep what it knows of now."""
+        noted = self._noted.setdefault(spec.id, DirtyBitmap(self._region_bytes, spec.volumes))
+        for batch in sender.unacknowledged():
+            noted.mark(batch)
+        keys, _ = sender.bitmap.regions()
+        noted.mark_keys(keys)
+
+    def preseed(self, stream: StreamId, share: float) -> None:
+        """The other side has a copy from elsewhere, of which this share of the regions differs."""
+        self._shares[stream] = share
+
+    def wrote(self, stream: StreamId, batch: WriteBatch) -> None:
+        """Guests wrote."""
+        if stream in self._noted:
+            self._noted[stream].mark(batch)
+
+    def settled(self, stream: StreamId) -> None:
+        """Both sides are the same again, but for what is on its way."""
+        self._noted.pop(stream, None)
+        self._shares.pop(stream, None)
+
+    def digests(self, stream: StreamId, extent: Extent, *, source: bool) -> bytes:
+        """A byte for each region of a stretch."""
+        regions = -(-extent.sectors * SECTOR // self._region_bytes)
+        if not source:
+            return bytes(regions)
+        first = extent.volume << 40 | extent.lba * SECTOR // self._region_bytes
+        differs = np.zeros(regions, np.uint8)
+        if stream in self._noted:
+            keys, _ = self._noted[stream].regions()
+            at = np.searchsorted(keys, [first, first + regions])
+            differs[keys[at[0] : at[1]] - first] = 1
+        if share := self._shares.get(stream):
+            differs |= _scattered(np.arange(first, first + regions)) < share
+        return differs.tobytes()
+
+
+def _scattered(keys: Int64) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """A number in [0, 1) for each region, the same in every run: the top of its key times 2^64 / golden ratio."""
+    mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
