@@ -50,10 +50,12 @@ from drsim.core.facts import (
     CheckpointSkipped,
     CheckpointsRetired,
     FrameRefused,
+    RecoverySideChanged,
     StateChanged,
     StoreChanged,
     SyncEnded,
     SyncStarted,
+    VpgDeleted,
 )
 from drsim.core.messages import (
     Aborted,
@@ -263,6 +265,10 @@ def fact(f: object) -> str:
             return f"frame refused: {f.reason}"
         case StoreChanged():
             return "store takes data again" if f.ok else f"store takes no data: {f.reason}"
+        case RecoverySideChanged():
+            return f"recovery side: {f.peer}"
+        case VpgDeleted():
+            return "deleted"
         case BitmapGivenUp():
             return "bitmap given up"
     raise TypeError(f)

@@ -10,6 +10,8 @@ History is measured back from when the newest listed checkpoint was taken, so on
 and while nothing new comes, nothing old goes.
 Streams come with the checkpoints that have them. One that the checkpoint that became the oldest does not have, nor any
 after it, has ended and is closed. A journal that fills before its stream is in any checkpoint may age at will.
+When the VPG is deleted (T30), everything is withdrawn, and then all streams are closed. While the protected manager
+cannot be reached, the catalogue says what the recovery site can do alone (T13).
 A pinned checkpoint and everything after it stays. The newest is never retired for age or size. Only when the sync
 window alone fills the journal are all checkpoints withdrawn, in one step: there is no recovery point then. Those on
 their way are given up too, because their data may go. The same happens when a journal is full and nothing is listed.
@@ -31,12 +33,14 @@ from dataclasses import dataclass, field
 from drsim.core.effects import Arm, Effect, Forget, Keep, Publish, Send
 from drsim.core.errors import PeerError
 from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, PinAsked, Received, Started, Stopped
-from drsim.core.facts import CheckpointListed, CheckpointSkipped, CheckpointsRetired
+from drsim.core.facts import CheckpointListed, CheckpointSkipped, CheckpointsRetired, RecoverySideChanged
 from drsim.core.messages import (
     Age,
     Await,
     Checkpoint,
     Close,
+    Delete,
+    Deleted,
     JournalLimit,
     Listed,
     Marks,
@@ -47,6 +51,7 @@ from drsim.core.messages import (
     Withdrawn,
 )  # fmt: skip
 from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.status import Peer
 from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
@@ -84,10 +89,21 @@ class Catalog:
         self._aged: dict[StreamId, CheckpointId] = {}  # the last `Age` sent
         self._stores: dict[StreamId, StoreState] = {}
         self._withdrawn = kept is not None and not kept  # all checkpoints were, and none has been listed since
+        self._connected, self._side = True, Peer.CONNECTED  # to the protected manager, and what was said of it
+        self._deleting: bool | None = None  # the VPG is being deleted: whether its disks stay
         self._fresh = kept is None  # never started
 
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a catalogue cannot get."""
+        effects = self._step(event)
+        alone = Peer.RECOVERY_POSSIBLE if self.listed else Peer.DISCONNECTED_NO_POINTS
+        side = Peer.CONNECTED if self._connected else alone
+        if side is not self._side:
+            self._side = side
+            effects.append(Publish(RecoverySideChanged(self.vpg, side)))
+        return effects
+
+    def _step(self, event: Event) -> list[Effect]:
         match event:
             case Started():
                 resumed = [] if self._fresh else self._resume()
@@ -107,6 +123,8 @@ class Catalog:
                 return self._list(checkpoint)
             case Done(_, Forget(_, before), _):
                 self._forget, self._forgetting = None, False
+                if self._deleting is not None:
+                    return self._delete_streams()
                 closed = self._close()
                 self._leaving.clear()
                 return [*closed, *self._age(self._aged_by(before), before), *self._shrink()]
@@ -124,9 +142,15 @@ class Catalog:
                 return [*self._meet(state.stream), Send(self.manager, state)]
             case PinAsked(checkpoint, pinned):
                 return self._pin(CheckpointId(checkpoint), pinned)
+            case Received(_, Delete(_, keep_disks)):
+                return self._delete(keep_disks=keep_disks)
             case Connected(peer):
+                self._connected = self._connected or peer == self.manager
                 return self._tell_again() if peer == self.manager else self._ask_again(peer)
-            case Lost() | Stopped():
+            case Lost(peer):
+                self._connected = self._connected and peer != self.manager
+                return []
+            case Stopped():
                 return []
             case _:
                 raise PeerError(f"a catalogue cannot take {event!r}", place=self.address)
@@ -185,6 +209,23 @@ class Catalog:
         newest = self.listed[-1]
         told = Listed(self.vpg, newest.id, newest.taken, self.listed[0].taken, len(self.listed))
         return Send(self.manager, told)
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def _delete(self, *, keep_disks: bool) -> list[Effect]:
+        """First nothing is listed any more, then the journals go."""
+        if self._deleting is not None:
+            return [] if self._forget is not None else [Send(self.manager, Deleted(self.vpg))]
+        self._deleting = keep_disks
+        self.pins.clear()
+        return self._withdraw("deleted") if self._forget is None else []
+
+    def _delete_streams(self) -> list[Effect]:
+        if self.listed or self._keeping:
+            return self._withdraw("deleted")
+        streams, self.streams = self.streams, []
+        closes = [Send(s.target, Close(self.vpg, s, bool(self._deleting))) for s in streams]
+        return [*closes, Send(self.manager, Deleted(self.vpg))]
 
     # -- after a loss -----------------------------------------------------------------------------------------
 

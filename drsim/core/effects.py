@@ -138,10 +138,14 @@ class ReadDigests:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Delete the journals and mirror disks of these VMs of a stream. Idempotent."""
+    """Delete the journals and mirror disks of these VMs of a stream. Idempotent.
+
+    `keep_disks`: apply what is in the journals to the mirror disks, and delete the journals only.
+    """
 
     stream: StreamId
     vms: tuple[VmId, ...]
+    keep_disks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,13 @@ class Reconfigured:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteAsked:
+    """An operator wants the VPG deleted; its mirror disks may stay, for a later preseeded start."""
+
+    keep_disks: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SyncAsked:
     """An operator distrusts the other side: everything is to be compared (the field's "force sync")."""
 
@@ -131,5 +138,5 @@ class PinAsked:
 
 Event = (
     Started | Stopped | GuestWrote | VmLeft | VmArrived | Received | Fired | Done | Failed | Lost | Connected | TagAsked
-    | Reconfigured | SyncAsked | PauseAsked | PinAsked
+    | Reconfigured | DeleteAsked | SyncAsked | PauseAsked | PinAsked
 )  # fmt: skip

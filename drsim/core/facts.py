@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from drsim.core.messages import Trigger
 from drsim.core.names import CheckpointId, StreamId, VmId
-from drsim.core.status import Regions, Sync
+from drsim.core.status import Peer, Regions, Sync
 from drsim.core.units import Ns
 
 
@@ -78,6 +78,21 @@ class StateChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class VpgDeleted:
+    """A VPG is gone on both sides (T30)."""
+
+    vpg: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySideChanged:
+    """What the recovery site can do for a VPG without its protected site: nothing to say while that answers (T13)."""
+
+    vpg: str
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
 class FrameRefused:
     """A recovery VRA refused a frame for lack of room or as out of order."""
 
@@ -103,5 +118,5 @@ class StoreChanged:
 
 Fact = (
     CheckpointSealed | CheckpointSkipped | CheckpointListed | CheckpointsRetired | SyncStarted | SyncEnded
-    | StateChanged | FrameRefused | BitmapGivenUp | StoreChanged
+    | StateChanged | FrameRefused | BitmapGivenUp | StoreChanged | RecoverySideChanged | VpgDeleted
 )  # fmt: skip

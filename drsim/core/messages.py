@@ -322,6 +322,21 @@ class Forced:
 
 
 @dataclass(frozen=True, slots=True)
+class Delete:
+    """The VPG is to be deleted (T30). Protected manager to recovery manager, until `Deleted` comes back."""
+
+    vpg: str
+    keep_disks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Nothing of the VPG is listed any more. Recovery manager to protected manager."""
+
+    vpg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sealed:
     """A checkpoint whose cut is known to be consistent. Protected manager to recovery manager."""
 
@@ -400,10 +415,14 @@ class Age:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """No listed checkpoint, and none to come, has this stream: its journals can go. Recovery manager to VRA."""
+    """No listed checkpoint, and none to come, has this stream: its journals can go. Recovery manager to VRA.
+
+    `keep_disks`: the mirror disks stay, with all that is in the journals applied.
+    """
 
     vpg: str
     stream: StreamId
+    keep_disks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,6 +452,7 @@ class StoreState:
 
 ControlMessage = (
     Hold | Held | Release | Released | Aborted | Freeze | Frozen | Thaw | SyncChanged | Configure | Pause | ForceSync
-    | Forced | Sealed | Await | Reached | Missed | Marks | Listed | Age | Close | JournalLimit | StoreState | Withdrawn
+    | Forced | Delete | Deleted | Sealed | Await | Reached | Missed | Marks | Listed | Age | Close | JournalLimit
+    | StoreState | Withdrawn
 )  # fmt: skip
 Message = DataMessage | ControlMessage

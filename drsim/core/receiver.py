@@ -353,6 +353,7 @@ class Receiver:
         """The sender lost its memory."""
         if message.generation != self.generation:
             return []
+        self._fenced = self.epoch  # what its earlier life sent may still come; the next epoch begins at our answer
         begun = self._resync
         at = self._handed if begun is None else Cut(begun.epoch, begun.after)
         return [Send(self.spec.id.source, Standing(self.spec.id, self.generation, at.epoch, at.position))]

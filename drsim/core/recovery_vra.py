@@ -149,8 +149,8 @@ class RecoveryVra:
                 return self.receivers[message.stream].compare(message)
             case Where() | Resync():
                 return self._begins(message)
-            case Close(_, stream):
-                return self._close(stream)
+            case Close(_, stream, keep_disks):
+                return self._close(stream, keep_disks=keep_disks)
             case Marks():
                 receiver = self.receivers[message.stream]
                 receiver.put_back(message)
@@ -223,12 +223,12 @@ class RecoveryVra:
                 earlier.journals.update({vm: receiver.journals[vm] for vm in spec.vms if vm in earlier.journals})
                 earlier.disown(spec.vms, durable.get(earlier.spec.id))
 
-    def _close(self, stream: StreamId) -> list[Effect]:
+    def _close(self, stream: StreamId, *, keep_disks: bool) -> list[Effect]:
         receiver = self.receivers.pop(stream, None)
         if receiver is None:
             return []
         self._not_ok.discard(stream)
-        return [Discard(stream, tuple(receiver.spec.vms[n] for n, _ in receiver.owned))]
+        return [Discard(stream, tuple(receiver.spec.vms[n] for n, _ in receiver.owned), keep_disks)]
 
     def _retry_later(self) -> list[Effect]:
         if self._retrying:

@@ -163,7 +163,7 @@ def project(regions: Regions) -> tuple[Status, str]:
     """The flat status and sub-status of a state."""
     match regions.lifecycle:
         case Lifecycle.DELETING:
-            return Status.DELETING, "Deleting"
+            return Status.DELETING, "PendingRemove" if regions.peer is Peer.DISCONNECTED else "Deleting"
         case Lifecycle.FAILING_OVER:
             return Status.FAILING_OVER, regions.phase.value
         case Lifecycle.MOVING:

@@ -36,12 +36,13 @@ sealed and not yet listed is lost with its memory; nobody was promised it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from drsim.core.effects import Arm, Effect, Publish, Send
 from drsim.core.errors import PeerError
 from drsim.core.events import (
     Connected,
+    DeleteAsked,
     Event,
     Fired,
     Lost,
@@ -53,12 +54,14 @@ from drsim.core.events import (
     SyncAsked,
     TagAsked,
 )
-from drsim.core.facts import CheckpointSealed, CheckpointSkipped, StateChanged
+from drsim.core.facts import CheckpointSealed, CheckpointSkipped, StateChanged, VpgDeleted
 from drsim.core.messages import (
     Aborted,
     Checkpoint,
     Configure,
     Cut,
+    Delete,
+    Deleted,
     Forced,
     ForceSync,
     Frozen,
@@ -129,6 +132,7 @@ class Vpg:
         self._configured = configured
         if configured is not None:
             self.vras = list(dict.fromkeys(spec.id.source for spec in configured.streams))
+        self._deleting: bool | None = None  # the recovery site has not answered: whether the disks stay
         self.paused = paused  # by an operator
         self._resting = False  # by ourselves, for a while
         self._rested = False  # in this sync already
@@ -154,6 +158,8 @@ class Vpg:
             case Fired(timer) if timer == REST:
                 self._resting = False
                 return [*self._tell_pause(self.vras), *self._review(now)]
+            case DeleteAsked(keep_disks):
+                return self._delete(now, keep_disks=keep_disks)
             case Reconfigured():
                 return [*self._reconfigured(event), *self._review(now)]
             case PauseAsked(paused):
@@ -173,7 +179,7 @@ class Vpg:
             case Connected(peer) if peer == self.catalog:
                 self._connected = True
                 again: list[Effect] = [Send(self.catalog, Sealed(c)) for c in self._unlisted.values()]
-                return again + self._review(now)
+                return [*again, *self._tell_deletion(), *self._review(now)]
             case Connected(vra):
                 forced: list[Effect] = [Send(vra, ForceSync(self.name))] if vra in self._forcing else []
                 return [*self._tell_configuration([vra]), *self._tell_pause([vra]), *forced]
@@ -215,6 +221,9 @@ class Vpg:
                     self._syncing[stream] = message
                 self._rested = self._rested and bool(self._syncing)
                 return [*self._rest(), *self._review(now)]
+            case Deleted():
+                gone, self._deleting = self._deleting is not None, None
+                return [Publish(VpgDeleted(self.name))] if gone else []
             case Forced(vra=vra):
                 self._forcing.discard(vra)
                 return []
@@ -245,7 +254,7 @@ class Vpg:
         return under_way or bool(self._tags) or self.freeze.tag is not None
 
     def _begin(self, now: Ns, tag: Tag) -> list[Effect]:
-        if self.attempt is not None:
+        if self.attempt is not None or self.regions.lifecycle is Lifecycle.DELETING:
             return []
         self._count += 1
         id_ = CheckpointId(self._count)
@@ -336,6 +345,19 @@ class Vpg:
 
     def _has(self, stream: StreamId) -> bool:
         return self._configured is None or any(spec.id == stream for spec in self._configured.streams)
+
+    def _delete(self, now: Ns, *, keep_disks: bool) -> list[Effect]:
+        """Nothing is captured any more, and the recovery site is told until it answers."""
+        if self.regions.lifecycle is Lifecycle.DELETING:
+            return []
+        self._deleting = keep_disks
+        self.regions = replace(self.regions, lifecycle=Lifecycle.DELETING)
+        ended = self._reconfigured(Reconfigured(self.version + 1, (), {}))
+        state = StateChanged(self.name, self.regions, self.cause)
+        return [*ended, Publish(state), *self._tell_deletion(), *self._review(now)]
+
+    def _tell_deletion(self) -> list[Effect]:
+        return [] if self._deleting is None else [Send(self.catalog, Delete(self.name, self._deleting))]
 
     @property
     def version(self) -> int:

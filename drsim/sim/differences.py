@@ -10,7 +10,7 @@ import numpy as np
 
 from drsim.core.batch import Int64, WriteBatch
 from drsim.core.bitmap import DirtyBitmap
-from drsim.core.names import Extent, StreamId, StreamSpec
+from drsim.core.names import Extent, StreamId, StreamSpec, VmId
 from drsim.core.sender import Sender
 from drsim.core.units import SECTOR
 
@@ -22,6 +22,8 @@ class Differences:
         self._region_bytes = region_bytes
         self._noted: dict[StreamId, DirtyBitmap] = {}
         self._shares: dict[StreamId, float] = {}
+        self._astray: dict[VmId, DirtyBitmap] = {}  # of VMs that nobody taps
+        self._copied: dict[VmId, float] = {}  # share that differs of what was brought there, of the same
 
     def note(self, spec: StreamSpec, sender: Sender) -> None:
         """A sender is about to lose track, or has begun a sync: keep what it knows of now."""
@@ -39,6 +41,40 @@ class Differences:
         """Guests wrote."""
         if stream in self._noted:
             self._noted[stream].mark(batch)
+
+    def strays(self, vm: VmId, sender: Sender) -> None:
+        """Nobody taps a VM any more: keep what its stream knows, and does not know, of its volumes."""
+        spec = sender.spec
+        mine = tuple(volume for volume in spec.volumes if volume.vm == vm)
+        known = DirtyBitmap(self._region_bytes, spec.volumes)
+        for batch in sender.unacknowledged():
+            known.mark(batch)
+        known.mark_keys(_all(sender.bitmap))
+        if spec.id in self._noted:
+            known.mark_keys(_all(self._noted[spec.id]))
+        keys, wanted = known.regions()[0], {volume.id for volume in mine}
+        self._astray[vm] = DirtyBitmap(self._region_bytes, mine)
+        self._astray[vm].mark_keys(keys[np.isin(keys >> 40, list(wanted))])
+        self._copied[vm] = self._shares.get(spec.id, 0.0)
+
+    def wrote_astray(self, vm: VmId, batch: WriteBatch) -> None:
+        """A VM that nobody taps wrote."""
+        if vm in self._astray:
+            self._astray[vm].mark(batch)
+
+    def found(self, vm: VmId, spec: StreamSpec) -> None:
+        """A VM is tapped again, in this stream: what it lacks is noted there until the stream is in sync."""
+        astray = self._astray.pop(vm, None)
+        if astray is not None:
+            noted = self._noted.setdefault(spec.id, DirtyBitmap(self._region_bytes, spec.volumes))
+            noted.mark_keys(astray.regions()[0])
+        if share := self._copied.pop(vm, 0.0):
+            self._shares[spec.id] = max(share, self._shares.get(spec.id, 0.0))
+
+    def forget(self, vm: VmId) -> None:
+        """A VM belongs to no VPG any more."""
+        self._astray.pop(vm, None)
+        self._copied.pop(vm, None)
 
     def settled(self, stream: StreamId) -> None:
         """Both sides are the same again, but for what is on its way."""
@@ -59,6 +95,12 @@ class Differences:
         if share := self._shares.get(stream):
             differs |= _scattered(np.arange(first, first + regions)) < share
         return differs.tobytes()
+
+
+def _all(bitmap: DirtyBitmap) -> Int64:
+    """The keys of all that is dirty for certain; what nobody knows is compared, and noted elsewhere."""
+    keys, spans = bitmap.regions()
+    return np.concatenate([keys, *(np.arange(a, b) for a, b in spans)]) if spans else keys
 
 
 def _scattered(keys: Int64) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

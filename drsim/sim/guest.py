@@ -9,13 +9,15 @@ Streams do not queue behind each other on the protected datastore; the model lea
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drsim.core.batch import Columns, Int32, Int64, WriteBatch
-from drsim.core.names import StreamSpec, VmId, VolumeId
+from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId
 from drsim.core.units import SECOND, SECTOR
 from drsim.sim.warp import SlowSpan, Warped, slowed
 from drsim.sim.workload import Source
@@ -57,6 +59,83 @@ class Amount:
 NONE = Amount(0, 0)
 
 
+def untapped(vm: VmId) -> StreamSpec:
+    """In place of a stream, for the writes of a VM that nobody taps."""
+    return StreamSpec(StreamId("", Address(""), Address(""), 0), (vm,), ())
+
+
+class Rows(NamedTuple):
+    """Writes of one VM in order, as columns, with the times of their acknowledgement."""
+
+    volume: Int32
+    lba: Int64
+    sectors: Int32
+    issued: Int64
+    acked: Int64
+
+    def part(self, some: "slice | NDArray[np.bool_]") -> "Rows":
+        """Some of them."""
+        return Rows(*(column[some] for column in self))
+
+
+NO_ROWS = Rows(*(np.zeros(0, kind) for kind in (np.int32, np.int64, np.int32, np.int64, np.int64)))
+
+
+class Feed:
+    """One VM's writes and when its disk has them, whoever taps it: what a tap has drawn too much can be put back."""
+
+    def __init__(self, guest: GuestVm) -> None:
+        self.guest = guest
+        self._numbers = np.asarray(guest.volumes, np.int32)
+        self._free_at = 0
+        self._drawn = -1
+        self._back: list[Rows] = []
+        self._slow: list[Int64] = []  # times of writes that a slow datastore acknowledged later
+
+    def take(self, until: int) -> Rows:
+        """The writes up to and including this instant that were not taken, or were put back."""
+        parts, self._back = self._back, []
+        if until > self._drawn:
+            self._drawn = until
+            drawn = self.guest.source.take(until)
+            acked = self._acknowledge(drawn.issued, drawn.sectors)
+            parts.append(Rows(self._numbers[drawn.volume], drawn.lba, drawn.sectors, drawn.issued, acked))
+        rows = parts[0] if len(parts) == 1 else Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        n = int(np.searchsorted(rows.issued, until, side="right"))
+        if n < len(rows.issued):
+            self._back = [rows.part(slice(n, None))]
+            rows = rows.part(slice(n))
+        return rows
+
+    def put_back(self, rows: Rows) -> None:
+        """These were taken and are not issued yet; they come before all that was not taken."""
+        if len(rows.issued):
+            self._back.insert(0, rows)
+
+    def _acknowledge(self, issued: Int64, sectors: Int32) -> Int64:
+        store = self.guest.store
+        service = np.maximum(SECOND / store.iops, sectors * (SECTOR * 8 * SECOND / store.bandwidth)).astype(np.int64)
+        latency: int | Int64 = store.latency
+        if self.guest.slow:
+            service, latency = slowed(self.guest.slow, issued, sectors, store)
+            self._slow += [issued[(issued >= s.begin) & (issued < s.end)] for s in self.guest.slow]
+        total = np.cumsum(service)
+        starts = np.maximum.accumulate(np.maximum(issued, self._free_at) - (total - service))
+        done = starts + total
+        if len(done):
+            self._free_at = int(done[-1])
+        return np.asarray(done + latency, np.int64)
+
+    def changed(self, until: int) -> Counter[str]:
+        """How many writes up to an instant were changed by faults of the guest, by kind."""
+        found: Counter[str] = Counter()
+        if isinstance(self.guest.source, Warped):
+            found.update(self.guest.source.changed(until))
+        if self._slow:
+            found["datastore-slow"] = sum(int(np.searchsorted(times, until, side="right")) for times in self._slow)
+        return found
+
+
 class _Block:
     """Columns of one horizon, the acknowledgement times by row and sorted, and what came before."""
 
@@ -72,61 +151,95 @@ class _Block:
         return Amount(self.before.writes + rows, self.before.nbytes + int(self.columns.end[rows]))
 
 
-class Tap:
-    """The writes of one stream, in the order in which the source disks end up holding them."""
+def _block(vms: Int32, parts: Sequence[Rows], before: Amount) -> _Block:
+    """A block of these rows, in order of time."""
+    rows = parts[0] if len(parts) == 1 else Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    order = np.argsort(rows.issued, kind="stable") if len(parts) > 1 else slice(None)
+    batch = WriteBatch.of(
+        vms[order], rows.volume[order], rows.lba[order], rows.sectors[order], rows.issued[order]
+    )
+    return _Block(batch.columns, rows.acked[order], before)
 
-    def __init__(self, spec: StreamSpec, guests: Sequence[GuestVm]) -> None:
-        self.spec, self.guests = spec, guests
-        rate = sum(guest.rate for guest in guests)
-        self._horizon = int(min(600.0, max(0.01, BLOCK_WRITES / max(rate, 1e-9))) * SECOND)
-        self._end = 0
+
+def _total(batches: Iterable[WriteBatch]) -> Amount:
+    return sum((Amount(len(batch), batch.nbytes) for batch in batches), NONE)
+
+
+class Tap:
+    """The writes of one stream, in the order in which the source disks end up holding them.
+
+    VMs may leave a tap and join another one (`leave`, `join`): the same writes are issued at the same times.
+    """
+
+    def __init__(self, spec: StreamSpec, guests: Sequence[GuestVm], *, begin: int = 0) -> None:
+        self.spec = spec
+        self.feeds = [Feed(guest) for guest in guests]
+        self._end = begin
         self._at = 0
-        self._free_at = [0] * len(guests)
         self._held_since: int | None = None
         self._at_rest: set[VmId] = set()
         self._postponed: list[tuple[WriteBatch, Int64]] = []  # by VMs at rest, with the times of their acknowledgement
         self._late: list[WriteBatch] = []  # was postponed, and is issued now
-        self._slow: list[Int64] = []  # times of writes that a slow datastore acknowledged later
+        self._shift = NONE  # what was postponed here and is issued elsewhere, or the other way round
         empty = WriteBatch.of([], [], [], [], []).columns
         self._block = _Block(empty, np.zeros(0, np.int64), NONE)
         self._previous = self._block
+        self._pace()
+
+    def _pace(self) -> None:
+        rate = sum(feed.guest.rate for feed in self.feeds)
+        self._horizon = int(min(600.0, max(0.01, BLOCK_WRITES / max(rate, 1e-9))) * SECOND)
+
+    @property
+    def guests(self) -> list[GuestVm]:
+        """Its VMs at present."""
+        return [feed.guest for feed in self.feeds]
 
     def _draw(self) -> None:
         """The next block."""
         self._end += self._horizon
-        parts = [guest.source.take(self._end) for guest in self.guests]
-        issued = np.concatenate([p.issued for p in parts])
-        order = np.argsort(issued, kind="stable") if len(parts) > 1 else slice(None)
+        parts = [feed.take(self._end) for feed in self.feeds] or [NO_ROWS]
         counts = [len(p.issued) for p in parts]
-        volumes = np.concatenate(
-            [np.asarray(g.volumes, np.int32)[p.volume] for g, p in zip(self.guests, parts, strict=True)]
-        )
-        acked = np.concatenate([self._acknowledge(n, p.issued, p.sectors) for n, p in enumerate(parts)])
-        batch = WriteBatch.of(
-            np.repeat(np.array([g.vm for g in self.guests], np.int32), counts)[order],
-            volumes[order],
-            np.concatenate([p.lba for p in parts])[order],
-            np.concatenate([p.sectors for p in parts])[order],
-            issued[order],
-        )
+        vms = np.repeat(np.array([feed.guest.vm for feed in self.feeds] or [0], np.int32), counts)
         before = self._block.amount(len(self._block.times))
         self._previous = self._block
-        self._block = _Block(batch.columns, acked[order], before)
+        self._block = _block(vms, parts, before)
         self._at = 0
 
-    def _acknowledge(self, n: int, issued: Int64, sectors: Int32) -> Int64:
-        store = self.guests[n].store
-        service = np.maximum(SECOND / store.iops, sectors * (SECTOR * 8 * SECOND / store.bandwidth)).astype(np.int64)
-        latency: int | Int64 = store.latency
-        if self.guests[n].slow:
-            service, latency = slowed(self.guests[n].slow, issued, sectors, store)
-            self._slow += [issued[(issued >= s.begin) & (issued < s.end)] for s in self.guests[n].slow]
-        total = np.cumsum(service)
-        starts = np.maximum.accumulate(np.maximum(issued, self._free_at[n]) - (total - service))
-        done = starts + total
-        if len(done):
-            self._free_at[n] = int(done[-1])
-        return np.asarray(done + latency, np.int64)
+    def leave(self, vm: VmId, now: int) -> tuple[Feed, list[WriteBatch]]:
+        """A VM is tapped here no more; call when all up to `now` is pulled. Its feed, and what it issues just now."""
+        self.thaw(vm, now)
+        late, rest = [b for b in self._late if b.vm[0] == vm], [b for b in self._late if b.vm[0] != vm]
+        self._late = rest
+        self._shift -= _total(late)
+        (feed,) = [feed for feed in self.feeds if feed.guest.vm == vm]
+        self.feeds.remove(feed)
+        vms, rows = self._cut()
+        mine = vms == vm
+        feed.put_back(rows.part(mine))
+        self._append(vms[~mine], [rows.part(~mine)])
+        return feed, late
+
+    def join(self, feed: Feed, late: Sequence[WriteBatch] = ()) -> None:
+        """A VM is tapped here from now on; call when all up to now is pulled."""
+        self._late += late
+        self._shift += _total(late)
+        self.feeds.append(feed)
+        vms, rows = self._cut()
+        more = feed.take(self._end)
+        self._append(np.concatenate([vms, np.full(len(more.issued), feed.guest.vm, np.int32)]), [rows, more])
+
+    def _cut(self) -> tuple[Int32, Rows]:
+        """The rows of the block that are not issued yet, with their VMs; they are to be appended again."""
+        c, rest = self._block.columns, slice(self._at, None)
+        return c.vm[rest], Rows(c.volume, c.lba, c.sectors, c.issued, self._block.acked_row).part(rest)
+
+    def _append(self, vms: Int32, parts: list[Rows]) -> None:
+        """The block goes on with these rows."""
+        c, done = self._block.columns, slice(self._at)
+        issued = Rows(c.volume, c.lba, c.sectors, c.issued, self._block.acked_row).part(done)
+        self._block = _block(np.concatenate([c.vm[done], vms]), [issued, *parts], self._block.before)
+        self._pace()
 
     def _ensure(self, time: int) -> None:
         while self._at == len(self._block.times) and self._end < time:
@@ -197,18 +310,12 @@ class Tap:
     @property
     def pulled(self) -> Amount:
         """Everything pulled so far."""
-        late = sum((Amount(len(batch), batch.nbytes) for batch in self._late), NONE)
-        return self._block.amount(self._at) - self._withheld() - late
+        late = _total(self._late)
+        return self._block.amount(self._at) - self._withheld() - late + self._shift
 
     def changed(self, until: int) -> Counter[str]:
-        """How many writes up to an instant were changed by faults of their guests, by kind."""
-        found: Counter[str] = Counter()
-        for guest in self.guests:
-            if isinstance(guest.source, Warped):
-                found.update(guest.source.changed(until))
-        if self._slow:
-            found["datastore-slow"] = sum(int(np.searchsorted(times, until, side="right")) for times in self._slow)
-        return found
+        """How many writes up to an instant were changed by faults of its guests, by kind."""
+        return sum((feed.changed(until) for feed in self.feeds), Counter())
 
     def hold(self, now: int) -> None:
         """Nothing is acknowledged from now on."""
@@ -226,5 +333,5 @@ class Tap:
         for block in (self._block, self._previous):
             rows = int(np.searchsorted(block.acked, now, side="right"))
             if rows or block is self._previous:
-                return block.amount(rows) - self._withheld(now)
+                return block.amount(rows) - self._withheld(now) + self._shift
         raise AssertionError

@@ -74,7 +74,6 @@ class Agents:
             self.rest[vm] = self.rest.get(vm, 0) + now - since
             for tap in self._taps(mark[0], vm):
                 tap.thaw(vm, now)
-        self.clock.call(0, lambda: self._pull(mark[0]))  # not in the middle of the VRA's step
 
     def bury(self, vra: Address) -> None:
         """A VRA died."""

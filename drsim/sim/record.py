@@ -11,10 +11,12 @@ from drsim.core.facts import (
     CheckpointsRetired,
     Fact,
     FrameRefused,
+    RecoverySideChanged,
     StateChanged,
     StoreChanged,
     SyncEnded,
     SyncStarted,
+    VpgDeleted,
 )  # fmt: skip
 from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.status import project
@@ -147,6 +149,10 @@ class Recorder:
                         changes.append((now, value))
             case FrameRefused(stream, reason):
                 self.events.append((now, stream.vpg, "frame refused", reason))
+            case RecoverySideChanged(vpg, peer):
+                self.events.append((now, vpg, "recovery side", peer.value))
+            case VpgDeleted(vpg):
+                self.events.append((now, vpg, "deleted", "on both sides"))
             case BitmapGivenUp(stream):
                 self.events.append((now, stream.vpg, "bitmap given up", "it outgrew its memory"))
             case StoreChanged(stream, ok, reason):

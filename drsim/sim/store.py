@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drsim.core.batch import content_digest
-from drsim.core.effects import Promote
+from drsim.core.effects import Discard, Promote
 from drsim.core.errors import DrsimError, PlatformError, StoreFull
 from drsim.core.journal import Stored
 from drsim.core.messages import Frame, Position
@@ -143,18 +144,38 @@ class Store:
 
 
 @dataclass(slots=True)
+class VmJournal:
+    """One VM's journal, if remembered: for each frame not aged yet with writes of it, the last number and the bytes.
+
+    `owner` is the file of the stream that has it; streams that had it before share it.
+    """
+
+    owner: "JournalFile"
+    base: int = 0
+    last: "array[int]" = field(default_factory=lambda: array("q"))
+    size: "array[int]" = field(default_factory=lambda: array("q"))
+
+
+@dataclass(slots=True)
 class JournalFile:
-    """What one stream's journals hold: where they end, how much, and a digest of all rows ever appended."""
+    """What one stream's journals hold: where they end, how much, and a digest of all rows ever appended.
+
+    `nbytes` is of the journals that no other stream has taken over.
+    """
 
     epoch: int = 1
     end: Position = ()
-    base: Position = ()
     nbytes: int = 0
     writes: int = 0
     digest: int = 0
+    exists: bool = True
     frames: list[Frame] = field(default_factory=list)
-    parts: "list[tuple[array[int], array[int]]]" = field(default_factory=list)
-    """If remembered, for each VM: the last number of each frame with writes of it that is not aged yet, and bytes."""
+    vms: dict[int, VmJournal] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Position:
+        """What the mirrors have, by VM."""
+        return tuple(journal.base for journal in self.vms.values())
 
 
 def always() -> bool:
@@ -165,18 +186,31 @@ def always() -> bool:
 class JournalStore:
     """The journals of a recovery VRA's streams on a datastore.
 
-    `keep` keeps the frames for tests and the oracle; `remember` what `stored` needs after a crash.
+    `keep` keeps the frames for tests and the oracle; `remember` what `stored` needs after a crash, and what journals
+    need that change their stream or are discarded.
     """
 
     def __init__(
         self, store: Store, vms: dict[StreamId, tuple[int, ...]], *, keep: bool, remember: bool = False
     ) -> None:
         self.store, self._keep, self._remember = store, keep, remember
-        self._vms = {s: np.asarray(v, np.int32) for s, v in vms.items()}
-        self.files = {
-            s: JournalFile(end=(0,) * len(v), base=(0,) * len(v), parts=[(array("q"), array("q")) for _ in v])
-            for s, v in vms.items()
-        }
+        self._vms: dict[StreamId, NDArray[np.int32]] = {}
+        self.files: dict[StreamId, JournalFile] = {}
+        for stream, members in vms.items():
+            self.open(stream, members)
+
+    def open(self, stream: StreamId, vms: tuple[int, ...], follows: StreamId | None = None) -> None:
+        """A stream is new; it takes over the journals of those of its VMs that the one before had."""
+        self._vms[stream] = np.asarray(vms, np.int32)
+        first = stream.part == 1
+        file = self.files[stream] = JournalFile(epoch=int(first), end=(0,) * len(vms), exists=first)
+        before = self.files[follows].vms if follows is not None else {}
+        for vm in vms:
+            journal = file.vms[vm] = before.get(vm) or VmJournal(file)
+            nbytes = sum(journal.size)
+            journal.owner.nbytes -= nbytes
+            file.nbytes += nbytes
+            journal.owner = file
 
     def append(
         self, frame: Frame, done: Callable[[DrsimError | None], None], wanted: Callable[[], bool] = always
@@ -194,8 +228,34 @@ class JournalStore:
         """What a recovery VRA is built from after a crash. Only of a store that remembers."""
         assert self._remember, "nobody expected a crash"
         file = self.files[stream]
-        parts = tuple(tuple(zip(last, nbytes, strict=True)) for last, nbytes in file.parts)
+        parts = tuple(tuple(zip(journal.last, journal.size, strict=True)) for journal in file.vms.values())
         return Stored(file.epoch, file.base, file.end, parts)
+
+    def discard(self, effect: Discard, done: Callable[[], None], wanted: Callable[[], bool] = always) -> None:
+        """Delete the journals of these VMs, if still `wanted` when their turn has come."""
+        file = self.files[effect.stream]
+
+        def finish() -> None:
+            if not wanted():
+                return
+            assert self._remember, "nobody expected a VM to leave"
+            for vm in effect.vms:
+                journal = file.vms[vm]
+                if journal.owner is file:
+                    self._free(journal, len(journal.last))
+                    file.vms[vm] = VmJournal(file)
+            file.exists = any(j.owner is file and vm not in effect.vms for vm, j in file.vms.items())
+            done()
+
+        applied = sum(sum(file.vms[vm].size) for vm in effect.vms) if effect.keep_disks else 0
+        self.store.background(applied, finish)
+
+    def _free(self, journal: VmJournal, parts: int) -> None:
+        """The oldest parts of a journal are gone."""
+        freed = sum(journal.size[:parts])
+        del journal.last[:parts], journal.size[:parts]
+        journal.owner.nbytes -= freed
+        self.store.used -= freed
 
     def _put(self, frame: Frame, nbytes: int) -> DrsimError | None:
         store, file = self.store, self.files[frame.stream]
@@ -203,17 +263,19 @@ class JournalStore:
             return StoreFull("datastore full")
         if frame.epoch < file.epoch or (frame.epoch == file.epoch and frame.after != file.end):
             return PlatformError("the frame does not continue the journal")
-        file.epoch, file.end = frame.epoch, frame.upto
-        file.nbytes += nbytes
+        file.epoch, file.end, file.exists = frame.epoch, frame.upto, True
         file.writes += len(frame.batch)
         store.used += nbytes
         if store.used > store.spec.capacity:
             store.mattered["datastore-enlarged"] += 1
         if self._remember:
-            for (last, size), upto, n in zip(file.parts, frame.upto, frame.sizes, strict=True):
+            for journal, upto, n in zip(file.vms.values(), frame.upto, frame.sizes, strict=True):
                 if n:
-                    last.append(upto)
-                    size.append(n)
+                    journal.last.append(upto)
+                    journal.size.append(n)
+                    journal.owner.nbytes += n
+        else:
+            file.nbytes += nbytes
         slot = np.searchsorted(self._vms[frame.stream], frame.batch.vm)
         first = np.asarray(frame.after, np.int64)[slot] + 1
         lsn = first + frame.batch.ranks()
@@ -229,12 +291,13 @@ class JournalStore:
             if not wanted():
                 return
             file = self.files[effect.stream]
-            file.nbytes -= effect.nbytes
-            self.store.used -= effect.nbytes
-            file.base = tuple(map(max, file.base, effect.upto))
-            for (last, size), base in zip(file.parts, file.base, strict=True):
-                n = bisect_right(last, base)
-                del last[:n], size[:n]
+            for journal, upto in zip(file.vms.values(), effect.upto, strict=True):
+                journal.base = max(journal.base, upto)
+                if self._remember:
+                    self._free(journal, bisect_right(journal.last, journal.base))
+            if not self._remember:
+                file.nbytes -= effect.nbytes
+                self.store.used -= effect.nbytes
             done()
 
         self.store.background(effect.nbytes, finish)

@@ -25,8 +25,10 @@ from drsim.core.facts import (
     CheckpointSkipped,
     CheckpointsRetired,
     Fact,
+    RecoverySideChanged,
     StateChanged,
     StoreChanged,
+    VpgDeleted,
 )  # fmt: skip
 from drsim.core.names import StreamId
 from drsim.core.protected_vra import ProtectedVra
@@ -75,7 +77,7 @@ class Watch:
                 pass  # all is as it was
             case CheckpointsRetired(vpg):
                 self._journals(now, self.world.layout.vpg_of[vpg])  # one is full; aging makes room at once
-            case CheckpointSkipped(vpg) | StateChanged(vpg):
+            case CheckpointSkipped(vpg) | StateChanged(vpg) | RecoverySideChanged(vpg) | VpgDeleted(vpg):
                 self._look_soon(vpg)
             case _:
                 self._look_soon(fact.stream.vpg)

@@ -178,12 +178,23 @@ class ManagerCrash(_Lasting):
     """Whose manager."""
 
 
+class Restart(Spec):
+    """The platform's high availability starts the VMs of a lost host on another one, where they stay."""
+
+    on: Name
+    """The host."""
+    after: Annotated[Duration, Field(ge=0)] = 120 * 10**9
+    """Since the loss. Our choice: 2 min, to notice it and to boot."""
+
+
 class HostLoss(_Lasting):
     """A host is gone with its VRA; its protected VMs write nothing. It comes back as after a crash."""
 
     kind: Literal["host-loss"] = "host-loss"
     host: Name
     """Which host, on either side."""
+    restart: Restart | None = None
+    """Where its VMs start again; else they wait until the host is back."""
 
 
 class SiteLoss(_At):

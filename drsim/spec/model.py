@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from drsim.spec.base import Name, Spec
-from drsim.spec.faults import PLACES, DatastoreEnlarged, Fault, LinkPartition, VraUpgrade
+from drsim.spec.faults import PLACES, DatastoreEnlarged, Fault, HostLoss, LinkPartition, VraUpgrade
+from drsim.spec.operations import AddVm, Operation, RemoveVm, VMotion
 from drsim.spec.protect import Throttle, Vm, Vpg
 from drsim.spec.quantity import Bandwidth, Duration, Ratio, Size, format_size
 from drsim.spec.tweaks import Tweaks
@@ -33,6 +34,8 @@ class Site(Spec):
     """One way between manager and VRAs. Our choice: 0.2 ms, a switched LAN."""
     lan_jitter: Annotated[Duration, Field(ge=0, le=10**9)] = 100_000
     """Mean of the exponential delay on top. Our choice."""
+    inventory_delay: Annotated[Duration, Field(gt=0, le=600 * 10**9)] = 5 * 10**9
+    """Until the site's manager knows that a VM runs on another host. Our choice."""
     clock_ahead: Annotated[Duration, Field(ge=0, le=366 * 86400 * 10**9)] = 0
     """How far the site's clocks are ahead of the others' from the start; people see times by the true one."""
 
@@ -52,8 +55,10 @@ class Datastore(Spec):
 
 
 class Vra(Spec):
-    """The replication appliance of a host."""
+    """The replication appliance of a host. `vra: none` says that the host has none."""
 
+    installed: bool = True
+    """Whether there is one; VMs on a host without are not protected."""
     ram: Annotated[int, Field(ge=1, le=16)] = 3
     """GiB; 1 to 16, 3 by default (products.md 1.6)."""
     vcpus: Annotated[int, Field(ge=1, le=4)] = 1
@@ -74,6 +79,11 @@ class Host(Spec):
 
     site: Name
     vra: Vra = Vra()
+
+    @field_validator("vra", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return {"installed": False} if value == "none" else value
 
 
 class Link(Spec):
@@ -119,6 +129,7 @@ class Model(Spec):
     vms: Annotated[dict[Name, Vm], Field(min_length=1)]
     vpgs: Annotated[dict[Name, Vpg], Field(min_length=1)]
     faults: tuple[Fault, ...] = ()
+    operations: tuple[Operation, ...] = ()
     run: RunSpec = RunSpec()
     tweaks: Tweaks = Tweaks()
 
@@ -160,6 +171,7 @@ class Model(Spec):
             raise Reference(str(wrong[0]), wrong[0].path, wrong[1:])
         self._check_protection()
         self._check_faults()
+        self._check_operations()
         return self
 
     def _all_references(self) -> Iterable[tuple[tuple[str | int, ...], str, str, Iterable[str]]]:
@@ -192,6 +204,14 @@ class Model(Spec):
                 if hasattr(fault, field):
                     kind = "VM" if field == "vm" else field
                     yield ("faults", n, field), kind, getattr(fault, field), known[field]
+            if isinstance(fault, HostLoss) and fault.restart is not None:
+                yield ("faults", n, "restart", "on"), "host", fault.restart.on, self.hosts
+        vms, vpgs = self.expand() if self.operations else ({}, {})
+        single = {"vm": ("VM", vms), "vpg": ("VPG", vpgs), "to": ("host", self.hosts)}
+        for n, operation in enumerate(self.operations):
+            for field, (kind, names) in single.items():
+                if hasattr(operation, field):
+                    yield ("operations", n, field), kind, getattr(operation, field), names
 
     def _check_faults(self) -> None:
         """Faults that name what exists and still cannot be."""
@@ -211,6 +231,41 @@ class Model(Spec):
                 case DatastoreEnlarged(datastore=name, to=int(size)) if size <= self.datastores[name].capacity:
                     text = f"datastore {name!r} has {format_size(self.datastores[name].capacity)} already"
                     raise Reference(text, ("faults", n, "to"))
+
+    def _check_operations(self) -> None:
+        """Operations, in the order of time, that name what exists and still cannot be; VMs need a VRA at first."""
+        if not self.operations and all(host.vra.installed for host in self.hosts.values()):
+            return
+        vms, vpgs = self.expand()
+        inside = {vm: name for name, vpg in vpgs.items() for vm in vpg.vms}
+        for name, vm in vms.items():
+            if name in inside and not self._has_vra(vm.host):
+                raise Reference(f"host {vm.host!r} of VM {name!r} in a VPG has no VRA", ("hosts", str(vm.host), "vra"))
+        for name, vpg in self.vpgs.items():
+            for n, host in enumerate(vpg.recovery.hosts):
+                if not self._has_vra(host):
+                    raise Reference(f"recovery host {host!r} has no VRA", ("vpgs", name, "recovery", "hosts", n))
+        for n, operation in sorted(enumerate(self.operations), key=lambda each: each[1].at):
+            here = ("operations", n)
+            match operation:
+                case VMotion(vm=name, to=to) if self.hosts[to].site != self._site_of(vms[name]):
+                    text = f"VM {name!r} runs on site {self._site_of(vms[name])!r}, and host {to!r} is on another one"
+                    raise Reference(text, (*here, "to"))
+                case AddVm(vm=name) if name in inside:
+                    raise Reference(f"VM {name!r} is in VPG {inside[name]!r} then", (*here, "vm"))
+                case AddVm(vm=name, vpg=vpg_name):
+                    if self._site_of(vms[name]) != self._site_of(vms[vpgs[vpg_name].vms[0]]):
+                        raise Reference(f"VM {name!r} is on another site than VPG {vpg_name!r}", (*here, "vm"))
+                    inside[name] = vpg_name
+                case RemoveVm(vm=name):
+                    if inside.pop(name, None) is None:
+                        raise Reference(f"VM {name!r} is in no VPG then", (*here, "vm"))
+
+    def _has_vra(self, host: str | tuple[str, ...]) -> bool:
+        return all(self.hosts[each].vra.installed for each in ((host,) if isinstance(host, str) else host))
+
+    def _site_of(self, vm: Vm) -> str:
+        return self.hosts[vm.host if isinstance(vm.host, str) else vm.host[0]].site
 
     def _check_protection(self) -> None:
         seen: dict[str, str] = {}

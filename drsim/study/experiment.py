@@ -20,7 +20,7 @@ from drsim.files.merge import near
 from drsim.files.models import load_model
 from drsim.files.yaml_tree import Item, Place, fail, parse, read_text, shown, walk
 from drsim.sim.run import Run, simulate
-from drsim.spec.base import Name, Spec
+from drsim.spec.base import Spec
 from drsim.spec.model import Model
 from drsim.spec.quantity import FROM_FILE, Ratio
 from drsim.study import style
@@ -75,7 +75,7 @@ class Expectation(Spec):
 
     question: str
     """The question, one sentence."""
-    arms: Annotated[dict[Name, Arm], Field(min_length=1)] = {"run": Arm()}
+    arms: Annotated[dict[str, Arm], Field(min_length=1)] = {"run": Arm()}
     """The runs, by name."""
     given: dict[str, str | float] = {}
     """Quantities and formulas by name; later ones may use earlier ones."""
@@ -252,20 +252,19 @@ def _unknown(experiment: Experiment, n: int, name: str, taken: Mapping[str, floa
 
 
 def _attributed(experiment: Experiment, taken: Mapping[str, Mapping[str, float]]) -> Iterator[Verdict]:
-    """For each arm and VPG: its causes add up to all that was missed, and each is expected."""
+    """For each drawn arm and VPG: its causes add up to all that was missed, and each is expected."""
     named = {(figure.arm or next(iter(taken)), figure.measure) for figure in experiment.expectation.figures}
     for arm, found in taken.items():
         for name, missed in found.items():
-            vpg, part, _ = name.rpartition(".sla.missed_s")
-            if not part or vpg == "all":
+            vpg = name.removesuffix(".sla.missed_s")
+            if vpg in (name, "all") or not experiment.expectation.arms[arm].drawn:
                 continue
             causes = {key: s for key, s in found.items() if key.startswith(f"{vpg}.causes_s.")}
             of = vpg.removeprefix("vpgs.")
-            yield Verdict(
-                f"SLA missed by {of}, all causes", arm, name, missed, sum(causes.values()), 1e-6, "PROTOCOL 8"
-            )
+            text = f"SLA missed by {of}, all causes together"
+            yield Verdict(text, arm, name, missed, sum(causes.values()), 1e-6, "what was missed")
             for key, seconds in causes.items():
-                if experiment.expectation.arms[arm].drawn and (arm, key) not in named:
+                if (arm, key) not in named:
                     cause = key.rpartition(".causes_s.")[2]
                     yield Verdict(f"missed because of {cause}: not expected", arm, key, 0, seconds, 0, "no line for it")
 
@@ -277,7 +276,7 @@ def words(measure: str, number: float) -> str:
     """A measured number with the unit that its name tells."""
     parts = measure.split(".")
     if any(part.endswith("_s") for part in parts):
-        return style.seconds(number)
+        return _duration(number)
     if any(part.endswith("bytes") for part in parts):
         return style.size(number)
     if parts[-1].endswith("_bps"):
@@ -285,6 +284,16 @@ def words(measure: str, number: float) -> str:
     if any(part.endswith("_share") for part in parts):
         return style.percent(number)
     return style.count(number)
+
+
+def _duration(seconds: float) -> str:
+    """A duration to the second from 100 s on: 8 min 21 s, 1 h 8 min 26 s."""
+    if seconds < 99.5:
+        return style.seconds(seconds)
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{n} {unit}" for n, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if n]
+    return " ".join(parts)
 
 
 def row(verdict: Verdict, *, arms: bool) -> tuple[str, str, str, str, str]:

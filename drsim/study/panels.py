@@ -43,11 +43,11 @@ def _rpo(axes: Axes, run: Run) -> None:
     names(axes, labels)
 
 
-def _series(run: Run) -> tuple[Floats, Floats]:
+def _series(run: Run) -> tuple[Floats, list[int]]:
     """Times of the samples in seconds, and which samples: the last one of an instant."""
     times = np.array([s.time for s in run.recorder.samples])
     keep = np.flatnonzero(np.diff(times, append=times[-1] + 1) > 0)
-    return times[keep] / SECOND, keep
+    return times[keep] / SECOND, keep.tolist()
 
 
 def _wan(axes: Axes, run: Run) -> None:
@@ -56,7 +56,7 @@ def _wan(axes: Axes, run: Run) -> None:
     step = max(1, len(x) // 300)
     keep, x = keep[::step], x[::step]
     rates = [
-        np.diff([samples[int(n)].wan[key][kind] for n in keep]) * 8 / np.diff(x) for kind in style.KINDS
+        np.diff([samples[n].wan[key][kind] for n in keep]) * 8 / np.diff(x) for kind in style.KINDS
     ]  # fmt: skip
     axes.stackplot((x[1:] + x[:-1]) / 2, rates, colors=list(style.KINDS.values()), lw=0, step="mid")
     bound = float(run.model.links[key.partition(" ")[0]].bandwidth)
@@ -70,7 +70,7 @@ def _journal(axes: Axes, run: Run) -> None:
     x, keep = _series(run)
     top, labels = 0.0, []
     for name, colour in _vpgs(run).items():
-        y = np.array([run.recorder.samples[int(n)].journal_largest[name] for n in keep], float)
+        y = np.array([run.recorder.samples[n].journal_largest[name] for n in keep], float)
         axes.plot(x, y, color=colour)
         labels.append((float(y[-1]), short(name), colour))
         top = max(top, float(y.max()))
@@ -85,7 +85,7 @@ def _journal(axes: Axes, run: Run) -> None:
 def _buffer(axes: Axes, run: Run) -> None:
     x, keep = _series(run)
     top, labels = 0.0, []
-    lines = {a: np.array([run.recorder.samples[int(n)].buffers.get(a, 0) for n in keep], float)
+    lines = {a: np.array([run.recorder.samples[n].buffers.get(a, 0) for n in keep], float)
              for a in run.world.protected}  # fmt: skip
     lines = {address: y for address, y in lines.items() if y.any()}
     for (address, y), colour in zip(lines.items(), style.SERIES, strict=False):

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from drsim.core.effects import Promote
 from drsim.core.events import Event, Fired, Received
-from drsim.core.facts import CheckpointSealed, CheckpointsRetired, Fact, StateChanged, SyncEnded, SyncStarted
+from drsim.core.facts import (
+    CheckpointSealed,
+    CheckpointSkipped,
+    CheckpointsRetired,
+    Fact,
+    StateChanged,
+    SyncEnded,
+    SyncStarted,
+)
 from drsim.core.messages import Ack, Checkpoint, Compared, Frame, Held, Hold, Listed, Message, Resync
 from drsim.core.names import Address, CheckpointId, StreamId, VmId
 from drsim.core.window import reaches
@@ -144,6 +152,9 @@ class Checkers:
                     raise Violation("P22", f"{stream}: {sent} bytes of the sync reported, {counted} sent")
                 if unsynced(self.x.sender(stream)):
                     raise Violation("P12", f"{stream}: the sync is over, and not all that it sent is durable")
+            case CheckpointSkipped(vpg=vpg, checkpoint=checkpoint, reason="configuration"):
+                if (vpg, checkpoint) in self.cuts and self.x.estate.vpg_of[vpg].version == 1:
+                    raise Violation("P20", f"{vpg}: checkpoint {checkpoint} is given up for a change that never was")
             case CheckpointsRetired(reason="history"):
                 young(self.x, fact)
             case CheckpointsRetired(before=None):

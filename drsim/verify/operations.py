@@ -441,17 +441,17 @@ def freeze_fails(x: Explorer, a: int, b: int) -> None:
 
 
 OPERATIONS = (
-    Operation("deliver", 36, deliver),
-    Operation("write", 34, write),
+    Operation("deliver", 35, deliver),
+    Operation("write", 31, write),
     Operation("pair", 20, pair),
     Operation("perform", 34, perform),
     Operation("drain", 8, drain),
-    Operation("tick", 12, tick),
+    Operation("tick", 14, tick),
     Operation("flush", 10, flush),
     Operation("issue", 6, issue, "in flight"),
     Operation("land", 8, land),
     Operation("age", 6, age),
-    Operation("hold ends", 4, hold_ends, "slow"),
+    Operation("hold ends", 6, hold_ends, "slow"),
     Operation("deadline", 2, deadline, "slow"),
     Operation("alarm", 3, alarm),
     Operation("lose", 4, lose, "links"),

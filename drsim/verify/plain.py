@@ -18,9 +18,11 @@ from drsim.core.facts import (
     CheckpointsRetired,
     Fact,
     FrameRefused,
+    RecoverySideChanged,
     StoreChanged,
     SyncEnded,
     SyncStarted,
+    VpgDeleted,
 )  # fmt: skip
 from drsim.core.messages import (
     Aborted,
@@ -31,6 +33,8 @@ from drsim.core.messages import (
     Compare,
     Compared,
     Configure,
+    Delete,
+    Deleted,
     Forced,
     ForceSync,
     Frame,
@@ -205,6 +209,10 @@ class Words:
                 return f"the word that stream {stream} is needed no more"
             case Pause(paused=paused):
                 return f"the word to {'pause' if paused else 'resume'} replication"
+            case Delete():
+                return "the word to delete the VPG"
+            case Deleted():
+                return "the word that the VPG is deleted"
             case Forced(vra=vra):
                 return f"{self.place(vra)}'s word that it compares everything"
             case ForceSync():
@@ -322,6 +330,10 @@ class Words:
                 return f"{self.place(stream.source)} fell out of sync: {trigger} ({sync})"
             case SyncEnded(stream=stream):
                 return f"{self.place(stream.source)} is in sync"
+            case RecoverySideChanged(vpg=vpg, peer=peer):
+                return f"the recovery site says{self.of(vpg)}: {peer}"
+            case VpgDeleted(vpg=vpg):
+                return f"the VPG {vpg} is gone"
             case BitmapGivenUp(stream=stream):
                 return f"the bitmap of {self.place(stream.source)} had no room for more"
             case StoreChanged(stream=stream, ok=ok, reason=reason):

@@ -75,7 +75,7 @@ def held(x: "Explorer", vra: Address, message: Held) -> None:
 
 
 def claimed(x: "Explorer", checkpoint: Checkpoint, cut: dict[VmId, int]) -> None:
-    """P19, when a checkpoint is listed: no VM that it claims has a transaction open at the cut; it claims all frozen ones.
+    """P19, when a checkpoint is listed: no VM that it claims has a transaction open; it claims all frozen ones.
 
     Compares the truth at the guests; not what an application makes of its disks.
     """

@@ -340,7 +340,7 @@ def test_shipped_estates_load_and_say_what_they_are(name: str, workloads: None) 
 
 @pytest.mark.parametrize("kind", ["hosts", "vras", "links", "journals", "faults"])
 def test_the_catalogue_fits_the_specs_and_names_its_sources(kind: str) -> None:
-    assert 3 <= len(shipped(kind)) <= 8
+    assert 3 <= len(shipped(kind)) <= (40 if kind == "faults" else 8)
     for name, about in shipped(kind).items():
         assert about.endswith(".")
         for line in (ROOT / kind / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
@@ -358,9 +358,10 @@ def test_catalogue_entries_load_in_a_model(folder: Path) -> None:
         load_model(changed(("h: {site: a}", f"h: {{site: a, vra: {{use: vras/{name}}}}}")))
     for name in shipped("journals"):
         load_model(changed(("datastore: t}", f"datastore: t}}, journal: {{use: journals/{name}}}")))
-    where = {"vra-reboot": "host: h", "datastore-full": "datastore: t", "site-loss": "site: a"}
-    for name in shipped("faults"):
-        fault = f"{{use: faults/{name}, at: 1 h, {where.get(name, 'link: wan')}}}"
+    where = {"link": "wan", "host": "h", "datastore": "t", "site": "a", "vm": "v"}  # whatever the small model calls them
+    for name, about in shipped("faults").items():
+        places = ", ".join(f"{field}: {place}" for field, place in where.items() if f"`{field}`" in about)
+        fault = f"{{use: faults/{name}, at: 1 h, {places}}}"
         load_model(changed(("about: small", f"faults: [{fault}]")))
 
 

@@ -8,12 +8,25 @@ from pathlib import Path
 import pytest
 from live import SPEC, STREAM, frame
 
-from drsim.core.effects import Append, Arm, Effect, Forget, Keep, Promote, Publish, ReadRegions, Send
+from drsim.core.effects import (
+    Append,
+    Arm,
+    Effect,
+    EffectId,
+    Forget,
+    FreezeGuests,
+    Keep,
+    Promote,
+    Publish,
+    ReadRegions,
+    Send,
+    ThawGuests,
+)
 from drsim.core.errors import CoreError, PeerError, PlatformError, StoreFull
 from drsim.core.events import Done, Event, Failed, Fired, GuestWrote, Received, Started, Stopped, TagAsked
 from drsim.core.facts import CheckpointSkipped
 from drsim.core.messages import Checkpoint, Cut, Release
-from drsim.core.names import Address, CheckpointId
+from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.units import SECTOR, Ns
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.journal_store import JournalStore
@@ -89,6 +102,17 @@ def test_an_alarm_replaces_the_earlier_one_of_its_name_and_machine(tmp_path: Pat
     on_site(tmp_path, {
         "soon": [Arm("t", Ns(20 * MS)), Arm("other", Ns(30 * MS))], "later": [Arm("t", Ns(150 * MS))]
     }, check)  # fmt: skip
+
+
+def test_without_agents_nobody_takes_part_in_a_freeze(tmp_path: Path) -> None:
+    freeze = FreezeGuests("crm", 1, (VmId(0), VmId(1)), Ns(20 * MS))
+
+    async def check(site: Site, a: Scripted, b: Scripted) -> None:
+        site.post(A, TagAsked("go"))
+        answers = [e for e in a.seen if isinstance(e, Done | Failed)]
+        assert answers == [Done(EffectId(A, 0), freeze, ())]
+
+    on_site(tmp_path, {"go": [freeze, ThawGuests("crm", 1)]}, check)
 
 
 def test_effects_on_one_target_are_performed_and_answered_in_order_each_once(tmp_path: Path) -> None:
