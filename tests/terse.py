@@ -63,6 +63,7 @@ from drsim.core.messages import (
     Age,
     Await,
     Close,
+    Closed,
     Compare,
     Compared,
     Configure,
@@ -76,6 +77,7 @@ from drsim.core.messages import (
     JournalLimit,
     Listed,
     Marks,
+    Members,
     Missed,
     Nack,
     Pause,
@@ -220,6 +222,10 @@ def message(m: object) -> str:
             return "force sync"
         case Close():
             return f"close the stream from {host(m.stream.source)}{part(m.stream)}"
+        case Members():
+            return f"members: {', '.join(host(s.source) + part(s) for s in m.streams)}"
+        case Closed():
+            return f"closed the stream from {host(m.stream.source)}{part(m.stream)}"
         case Sealed(checkpoint):
             tag = f" {checkpoint.tag!r}" if checkpoint.tag else ""
             rest = f", at rest: {machines(checkpoint.quiesced)}" if checkpoint.quiesced else ""

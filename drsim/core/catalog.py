@@ -10,7 +10,8 @@ History is measured back from when the newest listed checkpoint was taken, so on
 and while nothing new comes, nothing old goes.
 Streams come with the checkpoints that have them. One that the checkpoint that became the oldest does not have, nor any
 after it, has ended and is closed. A journal that fills before its stream is in any checkpoint may age at will.
-When the VPG is deleted (T30), everything is withdrawn, and then all streams are closed. While the protected manager
+When the VPG is deleted (T30), everything is withdrawn, and then all streams are closed. A stream is told to close
+until its VRA says that its journals are gone. While the protected manager
 cannot be reached, the catalogue says what the recovery site can do alone (T13).
 A pinned checkpoint and everything after it stays. The newest is never retired for age or size. Only when the sync
 window alone fills the journal are all checkpoints withdrawn, in one step: there is no recovery point then. Those on
@@ -39,11 +40,13 @@ from drsim.core.messages import (
     Await,
     Checkpoint,
     Close,
+    Closed,
     Delete,
     Deleted,
     JournalLimit,
     Listed,
     Marks,
+    Members,
     Missed,
     Reached,
     Sealed,
@@ -68,11 +71,12 @@ class Catalog:
     """The checkpoints of one VPG at its recovery site. `history` in nanoseconds.
 
     `kept`: the durable list, oldest first, when an earlier life crashed; `pins`: what operations still need of it.
+    `deleting`: the VPG was deleted meanwhile, with or without keeping its disks.
     """
 
     def __init__(
         self, address: Address, vpg: str, manager: Address, streams: list[StreamId], *, history: Ns, tweaks: Tweaks,
-        kept: Sequence[Checkpoint] | None = None, pins: Iterable[CheckpointId] = (),
+        kept: Sequence[Checkpoint] | None = None, pins: Iterable[CheckpointId] = (), deleting: bool | None = None,
     ) -> None:  # fmt: skip
         self.address, self.vpg, self.manager = address, vpg, manager
         self.streams = list(dict.fromkeys([*streams, *(s for c in kept or () for s in c.cut)]))
@@ -90,7 +94,10 @@ class Catalog:
         self._stores: dict[StreamId, StoreState] = {}
         self._withdrawn = kept is not None and not kept  # all checkpoints were, and none has been listed since
         self._connected, self._side = True, Peer.CONNECTED  # to the protected manager, and what was said of it
-        self._deleting: bool | None = None  # the VPG is being deleted: whether its disks stay
+        self._members: tuple[StreamId, ...] | None = None  # the only streams that still bring data, if it was told
+        self._deleting = deleting  # the VPG is being deleted: whether its disks stay
+        self._ended: dict[StreamId, Close] = {}  # streams that were told to close
+        self._closing: set[StreamId] = set()  # those that are not known to be gone
         self._fresh = kept is None  # never started
 
     def handle(self, now: Ns, event: Event) -> list[Effect]:
@@ -138,12 +145,21 @@ class Catalog:
                 self._limits[limit.stream] = limit
                 return self._shrink()
             case Received(_, StoreState() as state):
+                met = self._meet(state.stream)
+                if state.stream not in self.streams:
+                    return met
                 self._stores[state.stream] = state
-                return [*self._meet(state.stream), Send(self.manager, state)]
+                return [*met, Send(self.manager, state)]
             case PinAsked(checkpoint, pinned):
                 return self._pin(CheckpointId(checkpoint), pinned)
+            case Received(_, Members(_, streams)):
+                self._members = streams
+                return self._shrink()
             case Received(_, Delete(_, keep_disks)):
                 return self._delete(keep_disks=keep_disks)
+            case Received(_, Closed(_, stream)):
+                self._closing.discard(stream)
+                return self._deleted()
             case Connected(peer):
                 self._connected = self._connected or peer == self.manager
                 return self._tell_again() if peer == self.manager else self._ask_again(peer)
@@ -215,29 +231,41 @@ class Catalog:
     def _delete(self, *, keep_disks: bool) -> list[Effect]:
         """First nothing is listed any more, then the journals go."""
         if self._deleting is not None:
-            return [] if self._forget is not None else [Send(self.manager, Deleted(self.vpg))]
+            return self._deleted()
         self._deleting = keep_disks
         self.pins.clear()
         return self._withdraw("deleted") if self._forget is None else []
+
+    def _deleted(self) -> list[Effect]:
+        over = self._deleting is not None and self._forget is None and not self._closing
+        return [Send(self.manager, Deleted(self.vpg))] if over else []
 
     def _delete_streams(self) -> list[Effect]:
         if self.listed or self._keeping:
             return self._withdraw("deleted")
         streams, self.streams = self.streams, []
-        closes = [Send(s.target, Close(self.vpg, s, bool(self._deleting))) for s in streams]
-        return [*closes, Send(self.manager, Deleted(self.vpg))]
+        return [*self._tell_close(streams, keep_disks=bool(self._deleting)), *self._deleted()]
+
+    def _tell_close(self, streams: Iterable[StreamId], *, keep_disks: bool = False) -> list[Effect]:
+        closes = {s: Close(self.vpg, s, keep_disks) for s in streams}
+        self._ended.update(closes)
+        self._closing.update(closes)
+        return [Send(s.target, close) for s, close in closes.items()]
 
     # -- after a loss -----------------------------------------------------------------------------------------
 
     def _resume(self) -> list[Effect]:
         """The manager restarted: what was under way may or may not have been done, and is asked again."""
         self._forgetting = False
+        if self._deleting is not None:
+            return self._forget_again() or self._delete_streams()
         asked = [e for vra in dict.fromkeys(s.target for s in self.streams) for e in self._ask_again(vra)]
         return [*map(Keep, self._keeping.values()), *self._forget_again(), *asked, *self._tell_again()]
 
     def _ask_again(self, vra: Address) -> list[Effect]:
         """A recovery VRA may have forgotten what it was asked or all it knew, or its answer was lost."""
         streams = [s for s in self.streams if s.target == vra]
+        closes = [Send(vra, self._ended[s]) for s in self._ended if s.target == vra and s in self._closing]
         marks = [Send(vra, self._marks(stream)) for stream in streams]
         awaits = [
             Send(vra, Await(self.vpg, arriving.checkpoint.id, stream, arriving.checkpoint.cut[stream]))
@@ -249,12 +277,17 @@ class Catalog:
             self._aged.pop(stream, None)
         oldest = self.listed[0] if self._forget is None and self.listed else None
         ages = self._age([s for s in streams if s in oldest.cut], oldest.id) if oldest else []
-        return [*marks, *awaits, *ages]
+        return [*closes, *marks, *awaits, *ages]
 
     def _meet(self, stream: StreamId) -> list[Effect]:
-        """A stream that is new here, as is all that could be told of it."""
+        """A stream that is new here, as is all that could be told of it; or it has ended, and was opened again."""
         if stream in self.streams:
             return []
+        if stream in self._ended:
+            self._closing.add(stream)
+            return [Send(stream.target, self._ended[stream])]
+        if self._deleting is not None and self._forget is None:
+            return self._tell_close([stream], keep_disks=self._deleting)
         self.streams.append(stream)
         return [Send(stream.target, self._marks(stream))]
 
@@ -329,7 +362,10 @@ class Catalog:
         keep_from = limit.keep_from
         if keep_from is None:
             return False
-        return keep_from <= self.listed[-1].id or any(id_ >= keep_from for id_ in (*self._keeping, *self._arriving))
+        may_be = (
+            id_ for id_, a in self._arriving.items() if self._members is None or a.missing.issubset(self._members)
+        )
+        return keep_from <= self.listed[-1].id or any(id_ >= keep_from for id_ in (*self._keeping, *may_be))
 
     def _aged_by(self, before: CheckpointId | None) -> list[StreamId]:
         """The streams that have data to age: those of the checkpoint that is the oldest now; all when there is none."""
@@ -345,7 +381,7 @@ class Catalog:
         ended = dict.fromkeys(s for c in self._leaving for s in c.cut if s not in needed)
         self.streams = [s for s in self.streams if s not in ended]
         self._stores = {s: state for s, state in self._stores.items() if s not in ended}
-        return [Send(s.target, Close(self.vpg, s)) for s in ended]
+        return self._tell_close(ended)
 
     def _cut_through(self) -> set[StreamId]:
         """The streams of all checkpoints that are listed, or may yet be."""

@@ -49,9 +49,7 @@ class Membership:
     def removed(self, vm: VmId) -> "Membership":
         """A VM belongs to the VPG no more."""
         unprotected = tuple(v for v in self.unprotected if v != vm)
-        return replace(
-            self, streams=self._without(vm), version=self.version + 1, starts={}, unprotected=unprotected
-        )
+        return replace(self, streams=self._without(vm), version=self.version + 1, starts={}, unprotected=unprotected)
 
     def relocated(
         self, hosts: Mapping[VmId, Address | None], volumes: Mapping[VmId, tuple[VolumeInfo, ...]], limit: int | None
@@ -72,9 +70,7 @@ class Membership:
         unprotected = tuple(v for v in self.unprotected if v != vm)
         if host is None:
             last = {**self.last, vm: was}
-            return replace(
-                self, streams=streams, version=version, starts={}, unprotected=(*unprotected, vm), last=last
-            )
+            return replace(self, streams=streams, version=version, starts={}, unprotected=(*unprotected, vm), last=last)
         part = StreamSpec(StreamId(was.vpg, host, was.target, version), (vm,), volumes, limit, was)
         starts = {part.id: Start.MOVED}
         return replace(self, streams=(*streams, part), version=version, starts=starts, unprotected=unprotected)

@@ -331,9 +331,17 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """Nothing of the VPG is listed any more. Recovery manager to protected manager."""
+    """Nothing of the VPG is listed any more, and its journals are gone. Recovery manager to protected manager."""
 
     vpg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The streams that the VPG has now: no others will have anything new. Protected manager to recovery manager."""
+
+    vpg: str
+    streams: tuple[StreamId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +423,8 @@ class Age:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """No listed checkpoint, and none to come, has this stream: its journals can go. Recovery manager to VRA.
+    """No listed checkpoint, and none to come, has this stream: its journals can go. Recovery manager to VRA, until
+    `Closed` comes back.
 
     `keep_disks`: the mirror disks stay, with all that is in the journals applied.
     """
@@ -423,6 +432,14 @@ class Close:
     vpg: str
     stream: StreamId
     keep_disks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The journals of a stream are gone, or never were here. Recovery VRA to manager."""
+
+    vpg: str
+    stream: StreamId
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +469,7 @@ class StoreState:
 
 ControlMessage = (
     Hold | Held | Release | Released | Aborted | Freeze | Frozen | Thaw | SyncChanged | Configure | Pause | ForceSync
-    | Forced | Delete | Deleted | Sealed | Await | Reached | Missed | Marks | Listed | Age | Close | JournalLimit
-    | StoreState | Withdrawn
+    | Forced | Members | Delete | Deleted | Sealed | Await | Reached | Missed | Marks | Listed | Age | Close | Closed
+    | JournalLimit | StoreState | Withdrawn
 )  # fmt: skip
 Message = DataMessage | ControlMessage

@@ -154,6 +154,8 @@ class Receiver:
             if self.pending:
                 return False
             self._drop_pending()
+            if self._resync and any(volume.vm in other.spec.vms for volume in self._resync.spec.volumes):
+                self._resync = None  # it counts on these VMs; the sender begins again when it hears that they left
         position = dict(zip(self.spec.vms, self._handed.position, strict=True))
         for vm in other.spec.vms:
             if vm in self.journals:

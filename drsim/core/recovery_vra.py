@@ -23,6 +23,7 @@ from drsim.core.messages import (
     Age,
     Await,
     Close,
+    Closed,
     Compare,
     Frame,
     JournalLimit,
@@ -80,7 +81,8 @@ class RecoveryVra:
             self._share(receiver, durable or {})
         self._catalogs = catalogs
         self._asking: dict[StreamId, Where | Resync] = {}  # of streams that wait for another one's frames to land
-        self._discarding: list[Discard] = []  # that failed
+        self._ended: set[StreamId] = set()  # that were closed, and are never opened again in this life
+        self._discarding: dict[StreamId, Discard] = {}  # under way, or failed
         self._near_limit: dict[StreamId, tuple[bool, bool]] = {}  # what was told: of a sync window, a frame was refused
         self._not_ok: set[StreamId] = set()  # streams whose store was reported as failing
         self._retrying = False
@@ -118,22 +120,24 @@ class RecoveryVra:
                 return self.receivers[asked.stream].digested(asked, digests)  # type: ignore[arg-type]
             case Failed(_, ReadDigests() as asked, _):
                 return self.receivers[asked.stream].digested(asked, None)
-            case Done(_, Discard(), _):
-                return []
-            case Failed(_, Discard() as discard, _):
-                self._discarding.append(discard)
+            case Done(_, Discard(stream=gone), _):
+                self._discarding.pop(gone, None)
+                return self._closed(gone)
+            case Failed(_, Discard(), _):
                 return self._retry_later()
             case Received(_, message):
                 return self._received(message)
             case Fired(timer) if timer == RETRY:
                 self._retrying = False
-                discards, self._discarding = self._discarding, []
-                return [*discards, *(e for r in self.receivers.values() for e in (*r.retry(), *r.retry_promote()))]
+                return [
+                    *self._discarding.values(),
+                    *(e for r in self.receivers.values() for e in (*r.retry(), *r.retry_promote())),
+                ]
             case Started():
                 for receiver in self.receivers.values():
                     receiver.restarted()
                 self._retrying = False
-                return [e for r in self.receivers.values() for e in r.retry_promote()]
+                return [*self._discarding.values(), *(e for r in self.receivers.values() for e in r.retry_promote())]
             case Connected(peer):
                 return self._tell_again(peer)
             case Stopped() | Lost():
@@ -179,6 +183,8 @@ class RecoveryVra:
         effects: list[Effect] = []
         receiver = self.receivers.get(spec.id)
         if receiver is None:
+            if spec.id in self._ended:
+                return []  # the sender has not heard of it yet
             if any(r.spec.id.part > spec.id.part for r in self._owners(spec)):
                 return []  # the VMs have moved on since
             receiver = Receiver(
@@ -201,6 +207,8 @@ class RecoveryVra:
                 return self._begins(message)
             case Received(_, Await(vpg, checkpoint, stream)):
                 return [Send(self._catalogs[vpg], Missed(vpg, checkpoint, stream))]
+            case Received(_, Close(_, stream)):
+                return [] if stream in self._discarding else self._closed(stream)
             case _:
                 return []
 
@@ -224,11 +232,15 @@ class RecoveryVra:
                 earlier.disown(spec.vms, durable.get(earlier.spec.id))
 
     def _close(self, stream: StreamId, *, keep_disks: bool) -> list[Effect]:
-        receiver = self.receivers.pop(stream, None)
-        if receiver is None:
-            return []
+        receiver = self.receivers.pop(stream)
+        self._ended.add(stream)
         self._not_ok.discard(stream)
-        return [Discard(stream, tuple(receiver.spec.vms[n] for n, _ in receiver.owned), keep_disks)]
+        discard = Discard(stream, tuple(receiver.spec.vms[n] for n, _ in receiver.owned), keep_disks)
+        self._discarding[stream] = discard
+        return [discard]
+
+    def _closed(self, stream: StreamId) -> list[Effect]:
+        return [Send(self._catalogs[stream.vpg], Closed(stream.vpg, stream))]
 
     def _retry_later(self) -> list[Effect]:
         if self._retrying:

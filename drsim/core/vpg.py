@@ -68,6 +68,7 @@ from drsim.core.messages import (
     Held,
     Hold,
     Listed,
+    Members,
     Message,
     Pause,
     Release,
@@ -105,17 +106,19 @@ class Vpg:
 
     `first`: number of the first checkpoint, beyond any that an earlier life of the manager gave. `creating`: its
     initial sync is not over. `paused`: an operator wants it so. `configured`: what it was last told to consist of.
+    `deleting`: the VPG is being deleted, with or without keeping its disks.
     """
 
     def __init__(
         self, address: Address, name: str, vras: list[Address], catalog: Address, *, interval: Ns, rpo_alert: Ns,
         history: Ns, tweaks: Tweaks, first: CheckpointId = FIRST, creating: bool = False, paused: bool = False,
-        configured: Reconfigured | None = None,
+        configured: Reconfigured | None = None, deleting: bool | None = None,
     ) -> None:  # fmt: skip
         self.address, self.name, self.vras, self.catalog = address, name, vras, catalog
         self.interval, self.rpo_alert, self.history, self.tweaks = interval, rpo_alert, history, tweaks
         self._heir = first > FIRST  # of an earlier life, which crashed
         lifecycle = Lifecycle.CREATING if creating else Lifecycle.PROTECTING
+        lifecycle = Lifecycle.DELETING if deleting is not None else lifecycle
         self.regions = Regions(lifecycle=lifecycle, rpo_ok=not self._heir, history_ok=not self._heir)
         self.cause = "manager restart" if self._heir else ""
         self.attempt: _Attempt | None = None
@@ -132,7 +135,7 @@ class Vpg:
         self._configured = configured
         if configured is not None:
             self.vras = list(dict.fromkeys(spec.id.source for spec in configured.streams))
-        self._deleting: bool | None = None  # the recovery site has not answered: whether the disks stay
+        self._deleting = deleting  # the recovery site has not answered: whether the disks stay
         self.paused = paused  # by an operator
         self._resting = False  # by ourselves, for a while
         self._rested = False  # in this sync already
@@ -179,7 +182,7 @@ class Vpg:
             case Connected(peer) if peer == self.catalog:
                 self._connected = True
                 again: list[Effect] = [Send(self.catalog, Sealed(c)) for c in self._unlisted.values()]
-                return [*again, *self._tell_deletion(), *self._review(now)]
+                return [*again, *self._tell_members(), *self._tell_deletion(), *self._review(now)]
             case Connected(vra):
                 forced: list[Effect] = [Send(vra, ForceSync(self.name))] if vra in self._forcing else []
                 return [*self._tell_configuration([vra]), *self._tell_pause([vra]), *forced]
@@ -341,7 +344,7 @@ class Vpg:
         self._stores = {stream: reason for stream, reason in self._stores.items() if stream in ids}
         self._forcing.intersection_update(self.vras)
         told = self._tell_configuration(dict.fromkeys([*old, *self.vras]))
-        return [*self._void("configuration"), *told, *self._tell_pause(self.vras)]
+        return [*self._void("configuration"), *told, *self._tell_members(), *self._tell_pause(self.vras)]
 
     def _has(self, stream: StreamId) -> bool:
         return self._configured is None or any(spec.id == stream for spec in self._configured.streams)
@@ -370,6 +373,10 @@ class Vpg:
             return []
         word = Configure(self.name, known.version, known.streams, known.starts)
         return [Send(vra, word) for vra in vras]
+
+    def _tell_members(self) -> list[Effect]:
+        known = self._configured
+        return [] if known is None else [Send(self.catalog, Members(self.name, tuple(s.id for s in known.streams)))]
 
     def _joining(self, told: SyncChanged) -> bool:
         """Whether this is a stream that was added: checkpoints go on without it until it is in sync."""

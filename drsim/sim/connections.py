@@ -24,8 +24,8 @@ class Connections:
         """Every connection: protected end, recovery end between sites; VRA and manager within one."""
         vpgs = self._world.layout.vpgs
         between = [pair for vpg in vpgs for pair in vpg.peers]
-        near = [(s.id.source, vpg.manager) for vpg in vpgs for s in vpg.streams]
-        far = [(vpg.catalog, s.id.target) for vpg in vpgs for s in vpg.streams]
+        near = [(s.source, vpg.manager) for vpg in vpgs for s in vpg.ever]
+        far = [(vpg.catalog, s.target) for vpg in vpgs for s in vpg.ever]
         return list(dict.fromkeys([*between, *near, *far]))
 
     def of(self, address: Address) -> list[Pair]:
@@ -48,6 +48,19 @@ class Connections:
                 reasons.discard(reason)
                 if not reasons:
                     self._world.tell([pair], Connected)
+
+    def appeared(self, pairs: Iterable[Pair]) -> None:
+        """These are new: of no use while a link or site that they need is lost, or one of their ends is down."""
+        world = self._world
+        between = {pair: (vpg.manager, vpg.catalog) for vpg in world.layout.vpgs for pair in vpg.peers}
+        for pair in pairs:
+            found = self._reasons.get(between.get(pair, pair), set())
+            for reason in [
+                r for r in found if isinstance(r, tuple)
+            ]:  # a link or a site; the others are machines, faults
+                self.sever([pair], reason)
+            for end in world.down.intersection(pair):
+                self.sever([pair], end)
 
     def returned(self, address: Address) -> None:
         """A machine is up again, and may know nothing: it hears of each connection whether it can be used."""

@@ -6,11 +6,13 @@ knowing it: what its bitmap and its frames stood for then, and all that is writt
 never too little, and too much only by regions that were sent twice in one synchronization.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from drsim.core.batch import Int64, WriteBatch
 from drsim.core.bitmap import DirtyBitmap
-from drsim.core.names import Extent, StreamId, StreamSpec, VmId
+from drsim.core.names import Extent, StreamId, StreamSpec, VmId, VolumeInfo
 from drsim.core.sender import Sender
 from drsim.core.units import SECTOR
 
@@ -42,20 +44,22 @@ class Differences:
         if stream in self._noted:
             self._noted[stream].mark(batch)
 
-    def strays(self, vm: VmId, sender: Sender) -> None:
-        """Nobody taps a VM any more: keep what its stream knows, and does not know, of its volumes."""
-        spec = sender.spec
-        mine = tuple(volume for volume in spec.volumes if volume.vm == vm)
-        known = DirtyBitmap(self._region_bytes, spec.volumes)
-        for batch in sender.unacknowledged():
-            known.mark(batch)
-        known.mark_keys(_all(sender.bitmap))
-        if spec.id in self._noted:
-            known.mark_keys(_all(self._noted[spec.id]))
-        keys, wanted = known.regions()[0], {volume.id for volume in mine}
-        self._astray[vm] = DirtyBitmap(self._region_bytes, mine)
-        self._astray[vm].mark_keys(keys[np.isin(keys >> 40, list(wanted))])
-        self._copied[vm] = self._shares.get(spec.id, 0.0)
+    def strays(self, vm: VmId, volumes: Sequence[VolumeInfo], stream: StreamId, sender: Sender | None) -> None:
+        """Nobody taps a VM any more: keep what its stream knew to be different of its volumes.
+
+        `sender`: None when it has ended before; then everything since is in the notes.
+        """
+        known = DirtyBitmap(self._region_bytes, () if sender is None else sender.spec.volumes)
+        if sender is not None:
+            for batch in sender.unacknowledged():
+                known.mark(batch)
+            known.mark_keys(_all(sender.bitmap))
+        if stream in self._noted:
+            known.mark_keys(self._noted[stream].regions()[0])
+        keys, _ = known.regions()
+        self._astray[vm] = DirtyBitmap(self._region_bytes, volumes)
+        self._astray[vm].mark_keys(keys[np.isin(keys >> 40, [volume.id for volume in volumes])])
+        self._copied[vm] = self._shares.get(stream, 0.0)
 
     def wrote_astray(self, vm: VmId, batch: WriteBatch) -> None:
         """A VM that nobody taps wrote."""
@@ -100,7 +104,7 @@ class Differences:
 def _all(bitmap: DirtyBitmap) -> Int64:
     """The keys of all that is dirty for certain; what nobody knows is compared, and noted elsewhere."""
     keys, spans = bitmap.regions()
-    return np.concatenate([keys, *(np.arange(a, b) for a, b in spans)]) if spans else keys
+    return keys if bitmap.unsure else np.concatenate([keys, *(np.arange(a, b, dtype=np.int64) for a, b in spans)])
 
 
 def _scattered(keys: Int64) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

@@ -75,10 +75,24 @@ class Rows(NamedTuple):
 
     def part(self, some: "slice | NDArray[np.bool_]") -> "Rows":
         """Some of them."""
-        return Rows(*(column[some] for column in self))
+        return Rows(self.volume[some], self.lba[some], self.sectors[some], self.issued[some], self.acked[some])
+
+    @staticmethod
+    def join(parts: "Sequence[Rows]") -> "Rows":
+        """All of them, one part after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return Rows(
+            np.concatenate([p.volume for p in parts]),
+            np.concatenate([p.lba for p in parts]),
+            np.concatenate([p.sectors for p in parts]),
+            np.concatenate([p.issued for p in parts]),
+            np.concatenate([p.acked for p in parts]),
+        )
 
 
-NO_ROWS = Rows(*(np.zeros(0, kind) for kind in (np.int32, np.int64, np.int32, np.int64, np.int64)))
+_INT32, _INT64 = np.zeros(0, np.int32), np.zeros(0, np.int64)
+NO_ROWS = Rows(_INT32, _INT64, _INT32, _INT64, _INT64)
 
 
 class Feed:
@@ -100,7 +114,7 @@ class Feed:
             drawn = self.guest.source.take(until)
             acked = self._acknowledge(drawn.issued, drawn.sectors)
             parts.append(Rows(self._numbers[drawn.volume], drawn.lba, drawn.sectors, drawn.issued, acked))
-        rows = parts[0] if len(parts) == 1 else Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        rows = Rows.join(parts)
         n = int(np.searchsorted(rows.issued, until, side="right"))
         if n < len(rows.issued):
             self._back = [rows.part(slice(n, None))]
@@ -153,11 +167,9 @@ class _Block:
 
 def _block(vms: Int32, parts: Sequence[Rows], before: Amount) -> _Block:
     """A block of these rows, in order of time."""
-    rows = parts[0] if len(parts) == 1 else Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    rows = Rows.join(parts)
     order = np.argsort(rows.issued, kind="stable") if len(parts) > 1 else slice(None)
-    batch = WriteBatch.of(
-        vms[order], rows.volume[order], rows.lba[order], rows.sectors[order], rows.issued[order]
-    )
+    batch = WriteBatch.of(vms[order], rows.volume[order], rows.lba[order], rows.sectors[order], rows.issued[order])
     return _Block(batch.columns, rows.acked[order], before)
 
 
@@ -200,7 +212,7 @@ class Tap:
         self._end += self._horizon
         parts = [feed.take(self._end) for feed in self.feeds] or [NO_ROWS]
         counts = [len(p.issued) for p in parts]
-        vms = np.repeat(np.array([feed.guest.vm for feed in self.feeds] or [0], np.int32), counts)
+        vms = np.repeat(np.array([feed.guest.vm for feed in self.feeds] or [VmId(0)], np.int32), counts)
         before = self._block.amount(len(self._block.times))
         self._previous = self._block
         self._block = _block(vms, parts, before)

@@ -1,11 +1,12 @@
 """Layout: a model's names turned into numbers, streams and machines, the same way in every run."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from drsim.core.catalog import Catalog
 from drsim.core.journal import Stored
 from drsim.core.machine import Machine
+from drsim.core.membership import Membership
 from drsim.core.messages import Checkpoint, Start
 from drsim.core.names import (
     Address,
@@ -24,7 +25,9 @@ from drsim.core.protected_vra import ProtectedVra
 from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.units import SECTOR, Ns
 from drsim.core.vpg import Vpg
+from drsim.spec.faults import HostLoss
 from drsim.spec.model import Model
+from drsim.spec.operations import AddVm, VMotion
 from drsim.spec.protect import Vm
 from drsim.spec.protect import Vpg as VpgSpec
 from drsim.spec.tweaks import Tweaks
@@ -43,12 +46,20 @@ class VpgLayout:
     target: str
     manager: Address
     catalog: Address
-    streams: tuple[StreamSpec, ...]
+    members: Membership
+    """What it consists of at present."""
+    ever: tuple[StreamId, ...]
+    """All streams that it has or had."""
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """Its streams at present."""
+        return self.members.streams
 
     @property
     def peers(self) -> list[tuple[Address, Address]]:
-        """Its connections between the sites: protected end, recovery end."""
-        return [(self.manager, self.catalog), *((s.id.source, s.id.target) for s in self.streams)]
+        """Its connections between the sites, those of earlier streams too: protected end, recovery end."""
+        return [(self.manager, self.catalog), *((s.source, s.target) for s in self.ever)]
 
 
 class Layout:
@@ -69,7 +80,21 @@ class Layout:
             number += len(vm.volumes)
         self.vpgs = [self._vpg(name, spec) for name, spec in vpgs.items()]
         self.streams = {s.id: s for vpg in self.vpgs for s in vpg.streams}
+        """All streams that there are or were, as they are or were in the end."""
         self.vpg_of = {vpg.name: vpg for vpg in self.vpgs}
+
+    def configure(self, name: str, members: Membership) -> VpgLayout:
+        """A VPG consists of something else from now on."""
+        old = self.vpg_of[name]
+        ever = tuple(dict.fromkeys([*old.ever, *(spec.id for spec in members.streams)]))
+        new = self.vpg_of[name] = replace(old, members=members, ever=ever)
+        self.vpgs[self.vpgs.index(old)] = new
+        self.streams.update({spec.id: spec for spec in members.streams})
+        return new
+
+    def host_vra(self, host: str) -> Address | None:
+        """The address of a host's protecting VRA, if it has one."""
+        return self.vras(host)[0] if self.model.hosts[host].vra.installed else None
 
     def vras(self, host: str) -> tuple[Address, Address]:
         """The addresses of a host's VRA: its protecting half and its recovering half."""
@@ -96,14 +121,30 @@ class Layout:
         first = self.vms[spec.vms[0]].host
         assert isinstance(first, str)
         source, target = self.model.hosts[first].site, self.model.hosts[hosts[0]].site
-        return VpgLayout(name, spec, source, target, vpg_address(source, name), catalog_address(target, name), streams)
+        manager, catalog = vpg_address(source, name), catalog_address(target, name)
+        ever = tuple(spec.id for spec in streams)
+        return VpgLayout(name, spec, source, target, manager, catalog, Membership(streams), ever)
 
     def machines(self, tweaks: Tweaks) -> dict[Address, Machine]:
         """Every machine of the core in its first life, by address."""
         managers = [address for vpg in self.vpgs for address in (vpg.manager, vpg.catalog)]
-        used = {address for s in self.streams for address in (s.source, s.target)}
+        used = {address for s in self.streams for address in (s.source, s.target)} | self._later()
         vras = [address for host in self.model.hosts for address in self.vras(host) if address in used]
         return {address: self.build(address, tweaks) for address in (*managers, *vras)}
+
+    def _later(self) -> set[Address]:
+        """VRAs that protect or recover something only after an operation."""
+        hosts = [op.to for op in self.model.operations if isinstance(op, VMotion)]
+        hosts += [str(self.vms[op.vm].host) for op in self.model.operations if isinstance(op, AddVm)]
+        hosts += [f.restart.on for f in self.model.faults if isinstance(f, HostLoss) and f.restart is not None]
+        targets = [self.recovery_vra(self.vpg_of[op.vpg], self.vm_ids[op.vm])
+                   for op in self.model.operations if isinstance(op, AddVm)]  # fmt: skip
+        return {vra for vra in (*map(self.host_vra, hosts), *targets) if vra is not None}
+
+    def recovery_vra(self, vpg: VpgLayout, vm: VmId) -> Address:
+        """The recovery VRA of a VM that is added to a VPG."""
+        hosts = vpg.spec.recovery.hosts
+        return self.vras(hosts[vm % len(hosts)])[1]
 
     def build(self, address: Address, tweaks: Tweaks, earlier: "Earlier | None" = None) -> Machine:
         """The machine of an address: in its first life, or from what earlier ones left."""
@@ -114,14 +155,19 @@ class Layout:
                 return self._catalog(vpg, tweaks, earlier)
         host = next(host for host in self.model.hosts if address in self.vras(host))
         pool = self.model.hosts[host].vra.pool_bytes
-        mine = [s for s in self.streams.values() if address in (s.id.source, s.id.target)]
         if address == self.vras(host)[0]:
+            mine = [s for vpg in self.vpgs for s in vpg.streams if address == s.id.source]
             managers = {vpg.name: vpg.manager for vpg in self.vpgs}
             begins = {s.id: STARTS[self.vpg_of[s.id.vpg].spec.sync] for s in mine}
-            starts = begins if earlier is None else dict.fromkeys(begins, Start.CRASHED)
-            return ProtectedVra(address, managers, mine, pool_bytes=pool, tweaks=tweaks, starts=starts)
+            again = {s: Start.PRESEEDED if earlier and s in earlier.joining else Start.CRASHED for s in begins}
+            return ProtectedVra(
+                address, managers, mine, pool_bytes=pool, tweaks=tweaks, starts=begins if earlier is None else again,
+                versions={vpg.name: vpg.members.version for vpg in self.vpgs},
+            )  # fmt: skip
         catalogs = {vpg.name: vpg.catalog for vpg in self.vpgs}
         durable = None if earlier is None else earlier.stored
+        known = self.streams if durable is None else durable
+        mine = [self.streams[s] for s in known if s.target == address]
         return RecoveryVra(address, catalogs, mine, pool_bytes=pool, tweaks=tweaks, durable=durable)
 
     def _manager(self, vpg: VpgLayout, tweaks: Tweaks, earlier: "Earlier | None") -> Vpg:
@@ -131,7 +177,7 @@ class Layout:
             vpg.manager, vpg.name, vras, vpg.catalog, interval=Ns(spec.checkpoint_interval),
             rpo_alert=Ns(spec.rpo_alert), history=Ns(spec.journal.history), tweaks=tweaks, first=CheckpointId(first),
             creating=spec.sync != "done" if earlier is None else earlier.creating,
-            paused=earlier is not None and earlier.paused,
+            paused=earlier is not None and earlier.paused, configured=vpg.members.configured,
         )  # fmt: skip
 
     def _catalog(self, vpg: VpgLayout, tweaks: Tweaks, earlier: "Earlier | None") -> Catalog:
@@ -146,12 +192,35 @@ class Layout:
 class Earlier:
     """What earlier lives of a machine left: all that is durable of it.
 
-    `stored`: of a recovery VRA's streams. `kept`, `pins`: of a catalogue. `paused`, `creating`: of a VPG's manager.
+    `stored`: of a recovery VRA's streams. `joining`: streams that were never in sync.
+    `kept`, `pins`: of a catalogue. `paused`, `creating`: of a VPG's manager.
     """
 
     lives: int
     stored: Mapping[StreamId, Stored] = field(default_factory=dict)
+    joining: frozenset[StreamId] = frozenset()
     kept: tuple[Checkpoint, ...] = ()
     pins: tuple[CheckpointId, ...] = ()
     paused: bool = False
     creating: bool = False
+
+
+def hosts_over_time(model: Model, vm: str, first: str) -> Callable[[int], str]:
+    """Where a VM runs just before an instant: moved by operations, or started elsewhere when its host was lost."""
+    changes: list[tuple[int, str | None, str]] = [
+        (each.at, None, each.to) for each in model.operations if isinstance(each, VMotion) and each.vm == vm
+    ]
+    changes += [
+        (fault.at + fault.restart.after, fault.host, fault.restart.on)
+        for fault in model.faults
+        if isinstance(fault, HostLoss) and fault.restart is not None and fault.restart.after < fault.lasts
+    ]
+
+    def host_at(time: int) -> str:
+        host = first
+        for at, only, to in sorted(changes, key=lambda change: change[0]):
+            if at < time and only in (None, host):
+                host = to
+        return host
+
+    return host_at

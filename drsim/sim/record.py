@@ -223,10 +223,8 @@ class Recorder:
             end = record.ended if record.ended is not None else now
             lost = bool(record.withdrawn) and (not record.listed or record.withdrawn[-1] >= record.listed[-1])
             rpo[vpg.name] = end - (record.taken[-1] if record.taken and not lost else 0)
-            sizes = [
-                journal_.nbytes for stream in vpg.streams for journal_ in world.receiver(stream.id).journals.values()
-            ]
-            journal[vpg.name], largest[vpg.name] = sum(sizes), max(sizes)
+            sizes = [journal_.nbytes for journal_ in world.journals_of(vpg.name)]
+            journal[vpg.name], largest[vpg.name] = sum(sizes), max(sizes, default=0)
         buffers = {address: machine.used for address, machine in world.protected.items()}
         for address, used in buffers.items():
             self.buffer_peak[address] = max(used, self.buffer_peak.get(address, 0))

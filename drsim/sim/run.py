@@ -5,19 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drsim.core.measure import Teeth
-from drsim.core.names import StreamId
+from drsim.core.names import StreamId, VmId
 from drsim.core.trace import TraceDigest
 from drsim.core.units import SECOND
 from drsim.files.traces import BlockTrace, read_trace
 from drsim.sim.faults import Injector
-from drsim.sim.guest import GuestVm, Tap
-from drsim.sim.layout import Layout
+from drsim.sim.guest import GuestVm, Tap, untapped
+from drsim.sim.layout import Layout, hosts_over_time
+from drsim.sim.operations import Operator
 from drsim.sim.record import Recorder, VpgRecord
 from drsim.sim.streams import Streams
 from drsim.sim.warp import Warped, spans
 from drsim.sim.workload import mean_rate, source
 from drsim.sim.world import World
 from drsim.spec.model import Model
+from drsim.spec.operations import AddVm
 from drsim.spec.workload import Trace, Workload
 
 SAMPLES = 1500
@@ -78,21 +80,37 @@ def load_traces(model: Model) -> dict[Workload, BlockTrace]:
 
 
 def taps(model: Model, layout: Layout, seed: int) -> dict[StreamId, Tap]:
-    """The guests of every stream, each VM with a random stream of its own name."""
+    """The guests of every stream."""
+    every = guests(model, layout, seed)
+    return {id_: Tap(spec, [every[vm] for vm in spec.vms]) for id_, spec in layout.streams.items()}
+
+
+def spares(model: Model, layout: Layout, seed: int) -> dict[VmId, Tap]:
+    """The guests that are in no VPG at first and will be added to one."""
+    added = {layout.vm_ids[each.vm] for each in model.operations if isinstance(each, AddVm)}
+    inside = {vm for spec in layout.streams.values() for vm in spec.vms}
+    every = guests(model, layout, seed) if added - inside else {}
+    return {vm: Tap(untapped(vm), [every[vm]]) for vm in sorted(added - inside)}
+
+
+def guests(model: Model, layout: Layout, seed: int) -> dict[VmId, GuestVm]:
+    """All guests, each VM with a random stream of its own name."""
     traces, streams = load_traces(model), Streams(seed)
     users: dict[Workload, int] = {}
-    guests: dict[int, GuestVm] = {}
+    made: dict[VmId, GuestVm] = {}
     groups = {each: group for group, names in model.members().items() for each in names}
     for name, vm in layout.vms.items():
         index = users[vm.workload] = users.get(vm.workload, -1) + 1
         trace = traces.get(vm.workload)
         id_ = layout.vm_ids[name]
         assert isinstance(vm.host, str)
-        found, slow = spans(model.faults, group=groups[name], host=vm.host, datastore=vm.datastore)
+        found, slow = spans(
+            model.faults, group=groups[name], host_at=hosts_over_time(model, name, vm.host), datastore=vm.datastore
+        )
         writes = source(
             vm.workload, [v.size for v in vm.volumes], streams.rng(f"vm/{name}/writes"), trace=trace, index=index
         )
-        guests[id_] = GuestVm(
+        made[id_] = GuestVm(
             id_,
             tuple(v.id for v in layout.volumes[id_]),
             model.datastores[vm.datastore],
@@ -101,7 +119,7 @@ def taps(model: Model, layout: Layout, seed: int) -> dict[StreamId, Tap]:
             vm.workload.compress_to,
             slow,
         )
-    return {id_: Tap(spec, [guests[vm] for vm in spec.vms]) for id_, spec in layout.streams.items()}
+    return made
 
 
 def simulate(
@@ -117,15 +135,20 @@ def simulate(
     layout = Layout(model)
     recorder = Recorder(max(SECOND, until // SAMPLES))
     digest = trace or TraceDigest()
-    world = World(model, layout, taps(model, layout, seed), recorder, seed=seed, trace=digest, keep_frames=keep_frames)
+    world = World(
+        model, layout, taps(model, layout, seed), recorder, seed=seed, trace=digest, keep_frames=keep_frames,
+        spares=spares(model, layout, seed),
+    )  # fmt: skip
     recorder.attach(world)
-    Injector(world, recorder).schedule(model.faults)
+    injector = Injector(world, recorder)
+    injector.schedule(model.faults)
+    Operator(world, recorder, injector.connections).schedule(model.operations, model.faults)
     world.start()
     for part in range(1, 101):
         world.run_until(until * part // 100)
         if progress is not None:
             progress(until * part // 100, until)
     recorder.finish(until)
-    for tap in world.taps.values():
-        world.mattered.update(tap.changed(until))
+    for feed in world.feeds:
+        world.mattered.update(feed.changed(until))
     return Run(model, seed, until, layout, recorder, world, digest.hexdigest)

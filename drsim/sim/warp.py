@@ -15,7 +15,7 @@ Invariant: take(b) == take(a) + take(b) for every a < b, exactly.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -61,8 +61,10 @@ class SlowSpan(NamedTuple):
     bandwidth: float
 
 
-def spans(faults: Iterable[Fault], *, group: str, host: str, datastore: str) -> tuple[list[Span], tuple[SlowSpan, ...]]:
-    """What a timeline does to one guest of a model's VM, on this host and datastore."""
+def spans(
+    faults: Iterable[Fault], *, group: str, host_at: Callable[[int], str], datastore: str
+) -> tuple[list[Span], tuple[SlowSpan, ...]]:
+    """What a timeline does to one guest of a model's VM, on this datastore. `host_at`: where it runs at an instant."""
     found: list[Span] = []
     slow: list[SlowSpan] = []
     for fault in faults:
@@ -74,7 +76,8 @@ def spans(faults: Iterable[Fault], *, group: str, host: str, datastore: str) -> 
                 found.append(Span(fault.kind, fault.at, end, speed=0))
             case GuestCrash(vm=vm) if vm == group:
                 found.append(Span(fault.kind, fault.at, end, off=True))
-            case HostLoss(host=lost) if lost == host:
+            case HostLoss(host=lost, restart=restart) if lost == host_at(fault.at):
+                end = end if restart is None else min(end, fault.at + restart.after)
                 found.append(Span(fault.kind, fault.at, end, off=True))
             case DatastoreGone() | DatastoreHung() | DatastoreReadOnly() if fault.datastore == datastore:
                 found.append(Span(fault.kind, fault.at, end, speed=0))

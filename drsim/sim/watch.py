@@ -61,10 +61,6 @@ class Watch:
         self._stalled: set[StreamId] = set()
         self._suspects: dict[str, None] = {}  # VPGs to be looked at, in order
         self._hosts = {f"{host.site}/{name}": world.layout.vras(name) for name, host in world.model.hosts.items()}
-        self._places = {
-            v.name: sorted({vra_of(end).name for s in v.streams for end in (s.id.source, s.id.target)})
-            for v in world.layout.vpgs
-        }
         self._store_faults: list[Any] = [f for f in world.model.faults if hasattr(f, "datastore")]
         self._died: dict[str, int] = {}
         world.clock.call(0, self._look)
@@ -97,8 +93,11 @@ class Watch:
         for vpg in suspects:
             layout, now = self.world.layout.vpg_of[vpg], self.world.clock.now
             sites = dict.fromkeys((layout.source, layout.target))
-            self._look_at(now, self._places[vpg], sites, [layout.spec.recovery.datastore])
+            self._look_at(now, self._places(layout), sites, [layout.spec.recovery.datastore])
             self._writing(now, layout)
+
+    def _places(self, vpg: VpgLayout) -> list[str]:
+        return sorted({vra_of(end).name for s in vpg.streams for end in (s.id.source, s.id.target)})
 
     def _look(self) -> None:
         self._everything(self.world.clock.now)
@@ -133,8 +132,9 @@ class Watch:
 
     def _writing(self, now: Ns, vpg: VpgLayout) -> None:
         """Whether the journals of a VPG can be written."""
-        for stream in (spec.id for spec in vpg.streams):
-            stalled = stream.target not in self.world.down and self.world.receiver(stream).stalled
+        for receiver in self.world.receivers(vpg.name):
+            stream = receiver.spec.id
+            stalled = stream.target not in self.world.down and receiver.stalled
             if stalled != (stream in self._stalled):
                 self._stalled ^= {stream}
                 said = StoreChanged(stream, not stalled, self._why(now, vpg.spec.recovery.datastore))
@@ -182,10 +182,9 @@ class Watch:
         limit = vpg.spec.journal.limit_bytes
         if limit is None:
             return
-        for spec in vpg.streams:
-            for vm, journal in self.world.receiver(spec.id).journals.items():
-                state = JournalState(journal.nbytes, limit, vpg.spec.journal.warning, self._margin)
-                self._see(now, Entity(Kind.JOURNAL, self.world.layout.vm_names[vm], vpg.name), state)
+        for journal in self.world.journals_of(vpg.name):
+            state = JournalState(journal.nbytes, limit, vpg.spec.journal.warning, self._margin)
+            self._see(now, Entity(Kind.JOURNAL, self.world.layout.vm_names[journal.vm], vpg.name), state)
 
     def _lost_sites(self, now: Ns) -> None:
         """What was on a lost site cannot be seen any more; the other site misses its peer after a while."""

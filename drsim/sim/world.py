@@ -13,7 +13,7 @@ driver below it goes on marking), its timers and running effects are gone.
 
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import takewhile
 from typing import Protocol, assert_never
@@ -39,7 +39,7 @@ from drsim.core.effects import (
     ThawGuests,
     UntapVolumes,
 )  # fmt: skip
-from drsim.core.errors import CoreError, DrsimError
+from drsim.core.errors import DrsimError
 from drsim.core.events import (
     Connected,
     Done,
@@ -54,9 +54,11 @@ from drsim.core.events import (
     TagAsked,
 )
 from drsim.core.facts import CheckpointListed, CheckpointSealed, CheckpointsRetired, Fact, SyncEnded, SyncStarted
+from drsim.core.journal import Journal
 from drsim.core.kernel import Kernel, Sink
+from drsim.core.membership import Membership
 from drsim.core.messages import Ack, Checkpoint, Compare, ForceSync, Frame, Message, Nack, Resync, SyncDone, Where
-from drsim.core.names import Address, CheckpointId, StreamId, site_of
+from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId, site_of
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.recovery_vra import RecoveryVra
@@ -66,9 +68,10 @@ from drsim.core.units import SECOND, SECTOR, Ns
 from drsim.core.vpg import Vpg
 from drsim.sim.clock import Clock, FifoServer, SiteClocks
 from drsim.sim.differences import Differences
-from drsim.sim.guest import NONE, Amount, Tap
+from drsim.sim.guest import NONE, Amount, Feed, Tap
 from drsim.sim.layout import Earlier, Layout
 from drsim.sim.link import Direction
+from drsim.sim.placement import Places
 from drsim.sim.quiesce import Agents
 from drsim.sim.rules import Rules, StoreEffect
 from drsim.sim.store import JournalStore, Store
@@ -78,6 +81,7 @@ from drsim.spec.model import Model
 from drsim.spec.protect import clock as clock_time
 
 CONTROL_BYTES = 256  # a control message with its headers
+NOBODY: Mapping[VmId, Tap] = {}
 DIGEST_BYTES = 16  # of one region on the wire; a truncated SHA-256
 
 Shipped = Frame | Resync | SyncDone | Where | Compare
@@ -97,7 +101,7 @@ class World:
 
     def __init__(
         self, model: Model, layout: Layout, taps: dict[StreamId, Tap], observer: Observer, *, seed: int,
-        trace: Sink | None = None, keep_frames: bool = False,
+        trace: Sink | None = None, keep_frames: bool = False, spares: Mapping[VmId, Tap] = NOBODY,
     ) -> None:  # fmt: skip
         self.model, self.layout, self.taps, self._observer = model, layout, taps, observer
         self.seed = seed
@@ -129,10 +133,13 @@ class World:
         self.journals = self._journals(keep_frames)
         self._cpus = {layout.vras(host)[0]: FifoServer() for host in model.hosts}
         self._vras = {layout.vras(host)[0]: spec.vra for host, spec in model.hosts.items()}
-        self._taps_of: dict[Address, list[Tap]] = {}
+        self._awaited: dict[Tap, int] = {}  # how often the next write of a tap was looked for anew
+        self.taps_of: dict[Address, list[Tap]] = {}
         for id_, tap in taps.items():
-            self._taps_of.setdefault(id_.source, []).append(tap)
-        self._ratios = {id_: tuple(g.compress_to for g in tap.guests) for id_, tap in taps.items()}
+            self.taps_of.setdefault(id_.source, []).append(tap)
+        self._ratios = {id_: self._ratios_of(spec) for id_, spec in layout.streams.items()}
+        self.places = Places(self, spares)
+        self.joined = {id_ for id_, spec in layout.streams.items() if id_.part == 1}  # streams that were in sync
         self._lan = {site: streams.rng(f"lan/{site}") for site in model.sites}
         self._routes: dict[tuple[Address, Address], Direction | None] = {}
         self._arrivals: dict[tuple[Address, Address], int] = {}
@@ -148,12 +155,13 @@ class World:
         self.included: dict[tuple[str, CheckpointId], Amount] = {}  # truth: what each checkpoint holds of its guests
         self.holds: dict[str, array[int]] = {vpg.name: array("q") for vpg in layout.vpgs}  # lengths, ns, one a VRA
         self._held_since: dict[tuple[Address, str], int] = {}
-        self.agents = Agents(self.clock, layout, self._taps_of, self._pull, streams)
+        self.agents = Agents(self.clock, layout, self.taps_of, self.pull, streams)
         self.uncompressed_frames = 0
 
     def _journals(self, keep: bool) -> dict[StreamId, JournalStore]:
         made: dict[StreamId, JournalStore] = {}
-        remember = any(isinstance(fault, VraCrash | HostLoss) for fault in self.model.faults)
+        remember = bool(self.model.operations)
+        remember = remember or any(isinstance(fault, VraCrash | HostLoss) for fault in self.model.faults)
         for vpg in self.layout.vpgs:
             store = JournalStore(
                 self.stores[vpg.spec.recovery.datastore], {s.id: s.vms for s in vpg.streams}, keep=keep,
@@ -173,7 +181,7 @@ class World:
                 self._quiesce_later(vpg.manager, vpg.spec.application_consistent.every)
         if self.per_write:
             for tap in self.taps.values():
-                self._await_write(tap)
+                self.await_write(tap)
         else:
             self.clock.call(self.model.run.slice, self._slice)
 
@@ -194,25 +202,33 @@ class World:
         self.clock.env.run(until=time + 1)
 
     def _slice(self) -> None:
-        for vra in self._taps_of:
-            self._pull(vra)
+        for vra in self.taps_of:
+            self.pull(vra)
+        self.places.pull()
         self.clock.call(self.model.run.slice, self._slice)
 
-    def _await_write(self, tap: Tap) -> None:
+    def await_write(self, tap: Tap) -> None:
+        """Pull a tap's next write when it is issued; anew, because its VMs have changed."""
+        if self.per_write:
+            self._awaited[tap] = self._awaited.get(tap, 0) + 1
+            self._await_next(tap, self._awaited[tap])
+
+    def _await_next(self, tap: Tap, version: int) -> None:
         time = tap.next_issue(self.clock.now + 3600 * SECOND)
         if time is None:
-            self.clock.call(3600 * SECOND, lambda: self._await_write(tap))
+            self.clock.call(3600 * SECOND, lambda: self._at_write(tap, version))
         else:
-            self.clock.call_at(time, lambda: self._at_write(tap))
+            self.clock.call_at(time, lambda: self._at_write(tap, version))
 
-    def _at_write(self, tap: Tap) -> None:
-        if site_of(tap.spec.id.source) in self.dead_sites:
+    def _at_write(self, tap: Tap, version: int) -> None:
+        if self._awaited.get(tap) != version or site_of(tap.spec.id.source) in self.dead_sites:
             return
         self._pull_tap(tap)
-        self._await_write(tap)
+        self._await_next(tap, version)
 
-    def _pull(self, vra: Address) -> None:
-        for tap in self._taps_of.get(vra, ()):
+    def pull(self, vra: Address) -> None:
+        """Bring a VRA's guests up to now."""
+        for tap in self.taps_of.get(vra, ()):
             self._pull_tap(tap)
 
     def _pull_tap(self, tap: Tap) -> None:
@@ -231,11 +247,11 @@ class World:
             return
         message = event.message if isinstance(event, Received) else None
         if not isinstance(message, Ack | Nack):
-            self._pull(address)
+            self.pull(address)
         if isinstance(message, ForceSync):
-            for spec in self.layout.vpg_of[message.vpg].streams:
-                if spec.id.source == address:
-                    self.differences.note(spec, self.sender(spec.id))
+            for sender in self.protected[address].senders.values():
+                if sender.spec.id.vpg == message.vpg:
+                    self.differences.note(sender.spec, sender)
         self._step(address, event)
 
     def _step(self, address: Address, event: Event) -> None:
@@ -264,7 +280,7 @@ class World:
             case Append(frame):
                 return self._recovery_store(frame.stream)
             case ReadRegions(stream, _) | ReadDigests(stream, _, _) if here == stream.source:
-                return self.layout.vm(self.taps[stream].guests[0].vm).datastore
+                return self.layout.vm(self.layout.streams[stream].vms[0]).datastore
             case _:
                 return self._recovery_store(effect.stream)
 
@@ -291,21 +307,26 @@ class World:
                 answer = self._answer(id_, effect)
                 self.journals[stream].promote(effect, lambda: answer(None), self._wanted(here))
             case ReadRegions(_, batch):
-                guest = self.taps[effect.stream].guests[0]
-                store = self.stores[self.layout.vm(guest.vm).datastore]
+                vm = self.layout.streams[effect.stream].vms[0]
+                store = self.stores[self.layout.vm(vm).datastore]
                 answer = self._answer(id_, effect, batch)
                 store.io(batch.nbytes, len(batch), lambda: answer(None))
             case ReadDigests(stream, _, extent):
                 source = here == stream.source
                 digests = self.differences.digests(stream, extent, source=source)
-                spec = self.layout.vm(extent.vm).datastore if source else self._recovery_store(stream)
+                name = self.layout.vm(extent.vm).datastore if source else self._recovery_store(stream)
                 answer = self._answer(id_, effect, digests)
-                self.stores[spec].scan(extent.sectors * SECTOR, lambda: answer(None))
+                self.stores[name].scan(extent.sectors * SECTOR, lambda: answer(None))
             case Publish(fact):
                 self._compare(fact)
                 self._observer.publish(self.clock.now, self._true(fact) if self.site_clocks.differ else fact)
-            case TapVolumes() | UntapVolumes() | Discard():
-                raise CoreError("the simulation cannot change what a VPG consists of yet", place=here)
+            case TapVolumes(spec):
+                self.places.tap(spec)
+            case UntapVolumes(stream):
+                self.places.untap(stream)
+            case Discard(stream):
+                answer = self._answer(id_, effect)
+                self.journals[stream].discard(effect, lambda: answer(None), self._wanted(here))
             case Keep(checkpoint):
                 self._kept[checkpoint.vpg][checkpoint.id] = checkpoint
                 answer = self._answer(id_, effect)
@@ -326,8 +347,10 @@ class World:
         """From when a stream is out of sync until it is in sync again, what it lacks is noted."""
         match fact:
             case SyncStarted(stream):
-                self.differences.note(self.layout.streams[stream], self.sender(stream))
+                sender = self.sender(stream)
+                self.differences.note(sender.spec, sender)
             case SyncEnded(stream):
+                self.joined.add(stream)
                 self.differences.settled(stream)
 
     def _true(self, fact: Fact) -> Fact:
@@ -374,16 +397,16 @@ class World:
         self.clock.call(delay, fire)
 
     def _hold(self, vra: Address, vpg: str, checkpoint: CheckpointId) -> None:
-        total = self.included.get((vpg, checkpoint), NONE)
-        for tap in self._taps_of[vra]:
+        total = self.included.get((vpg, checkpoint), self.places.past(vpg))
+        for tap in self.taps_of[vra]:
             if tap.spec.id.vpg == vpg:
                 tap.hold(self.clock.now)
-                total += tap.pulled
+                total += NONE if self.sender(tap.spec.id).joining else tap.pulled
         self.included[vpg, checkpoint] = total
         self._held_since[vra, vpg] = self.clock.now
 
     def _release(self, vra: Address, vpg: str) -> None:
-        for tap in self._taps_of[vra]:
+        for tap in self.taps_of[vra]:
             if tap.spec.id.vpg == vpg:
                 tap.release()
         self.holds[vpg].append(self.clock.now - self._held_since.pop((vra, vpg)))
@@ -405,11 +428,30 @@ class World:
         assert isinstance(machine, RecoveryVra)
         return machine.receivers[stream]
 
+    def senders(self, vpg: str) -> list[Sender]:
+        """The sending halves that a VPG has at present; VRAs that were not told yet have older ones."""
+        machines = self.protected.values()
+        return [sender for m in machines for id_, sender in m.senders.items() if id_.vpg == vpg]
+
+    def receivers(self, vpg: str) -> list[Receiver]:
+        """The receiving halves that a VPG has at present, those of earlier streams too."""
+        machines = [m for m in self.kernel.machines.values() if isinstance(m, RecoveryVra)]
+        return [receiver for m in machines for id_, receiver in m.receivers.items() if id_.vpg == vpg]
+
+    def journals_of(self, vpg: str) -> list[Journal]:
+        """The journals of a VPG's VMs, those too that have left and are in checkpoints still."""
+        return [journal for receiver in self.receivers(vpg) for _, journal in receiver.owned]
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """Of all guests."""
+        return [feed for tap in (*self.taps.values(), *self.places.loose.values()) for feed in tap.feeds]
+
     def acknowledged(self, vpg: str) -> Amount:
         """Truth: what the guests of a VPG have been told is written."""
-        total = NONE
-        for stream in self.layout.vpg_of[vpg].streams:
-            total += self.taps[stream.id].acknowledged(self.clock.now)
+        total = self.places.past(vpg)
+        for tap in self.places.taps_in[vpg]:
+            total += tap.acknowledged(self.clock.now)
         return total
 
     # -- messages ---------------------------------------------------------------------------------------------
@@ -493,6 +535,22 @@ class World:
         ready = cpu.serve(now, int(frame.nbytes * 8 * SECOND / (vra.compress_rate * vra.vcpus)))
         return ready, sum(size * ratio for size, ratio in zip(frame.sizes, self._ratios[id_], strict=True))
 
+    # -- configuration ----------------------------------------------------------------------------------------
+
+    def _ratios_of(self, spec: StreamSpec) -> tuple[float, ...]:
+        return tuple(self.layout.vm(vm).workload.compress_to for vm in spec.vms)
+
+    def configure(self, vpg: str, members: Membership) -> None:
+        """A VPG consists of something else from now on; its manager has not been told yet."""
+        known = set(self.layout.streams)
+        store = self.journals[self.layout.vpg_of[vpg].ever[0]]
+        self.layout.configure(vpg, members)
+        for spec in members.streams:
+            if spec.id not in known:
+                self.journals[spec.id] = store
+                store.open(spec.id, spec.vms, spec.follows)
+                self._ratios[spec.id] = self._ratios_of(spec)
+
     # -- faults -----------------------------------------------------------------------------------------------
 
     def peers(self, link: str) -> list[tuple[Address, Address]]:
@@ -538,26 +596,35 @@ class World:
 
     def rebuild(self, address: Address) -> None:
         """A machine is built again, from what is durable of it."""
+        if any(vpg.members.version > 1 for vpg in self.layout.vpgs):
+            self.pull(address)
         old = self.kernel.machines[address]
         earlier = Earlier(self._lives[address])
         match old:
             case ProtectedVra():
                 for sender in old.senders.values():
                     self.differences.note(sender.spec, sender)
+                earlier = replace(earlier, joining=frozenset(self.layout.streams.keys() - self.joined))
             case RecoveryVra():
-                earlier = replace(earlier, stored={s: self.journals[s].stored(s) for s in old.receivers})
+                mine = [s for s in self.layout.streams if s.target == address and self.journals[s].files[s].exists]
+                earlier = replace(earlier, stored={s: self.journals[s].stored(s) for s in mine})
             case Catalog():
                 earlier = replace(earlier, kept=tuple(self._kept[old.vpg].values()))
             case Vpg():
                 creating = old.regions.lifecycle is Lifecycle.CREATING
                 earlier = replace(earlier, paused=old.paused, creating=creating)
+        if isinstance(old, ProtectedVra):
+            self.places.leave_ended(address)
         self.kernel.replace(address, self.layout.build(address, self._tweaks, earlier))
+        if isinstance(old, ProtectedVra):
+            self.places.tap_again(address)
 
     def begin_life(self, address: Address) -> None:
         """A component is up again."""
         self.down.discard(address)
         self._dying.discard(address)
         self.post(address, Started())
+        self.places.heard(address)
 
     def lose_site(self, site: str) -> int:
         """Everything on a site stops, for ever: so many machines."""

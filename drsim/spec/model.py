@@ -207,7 +207,11 @@ class Model(Spec):
             if isinstance(fault, HostLoss) and fault.restart is not None:
                 yield ("faults", n, "restart", "on"), "host", fault.restart.on, self.hosts
         vms, vpgs = self.expand() if self.operations else ({}, {})
-        single = {"vm": ("VM", vms), "vpg": ("VPG", vpgs), "to": ("host", self.hosts)}
+        single: dict[str, tuple[str, Iterable[str]]] = {
+            "vm": ("VM", vms),
+            "vpg": ("VPG", vpgs),
+            "to": ("host", self.hosts),
+        }
         for n, operation in enumerate(self.operations):
             for field, (kind, names) in single.items():
                 if hasattr(operation, field):

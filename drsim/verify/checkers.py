@@ -235,7 +235,7 @@ class Checkers:
     def forgotten(self, vpg: str) -> None:
         """Checkpoints left the durable list."""
         lost = self.x.pins[vpg] - self.x.kept[vpg].keys()
-        if self.enabled and lost:
+        if self.enabled and lost and self.x.estate.vpg_of[vpg].deleting is None:
             raise Violation("P11", f"{vpg}: checkpoint {min(lost)} is pinned and left the list")
 
     def drained(self) -> None:

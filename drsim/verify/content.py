@@ -91,8 +91,7 @@ def within_limit(x: "Explorer", stream: StreamId) -> None:
 def not_aged_past(x: "Explorer", effect: Promote) -> None:
     """P11, before data goes to a mirror: no checkpoint that is listed, or may be again, lies before it."""
     disks = x.disks[effect.stream]
-    if any(k > (d.lsns[-1] if d.lsns else d.base) and k > end
-           for d, k, end in zip(disks.vms.values(), effect.upto, disks.end, strict=True)):  # fmt: skip
+    if any(k > d.end for d, k in zip(disks.vms.values(), effect.upto, strict=True)):
         raise Violation("P11", f"the mirror is asked for what is not durable ({effect.stream})")
     for checkpoint in x.kept[effect.stream.vpg].values():
         part = checkpoint.cut.get(effect.stream)
@@ -131,9 +130,11 @@ def young(x: "Explorer", fact: CheckpointsRetired) -> None:
 
 
 def given_up(x: "Explorer", vpg: str) -> None:
-    """P11: all checkpoints are withdrawn only for a sync window that none of them closes."""
+    """P11: all checkpoints are withdrawn only for a sync window that none of them closes, or with their VPG."""
     newest = max(x.kept[vpg].values(), key=lambda c: c.id, default=None)
     if newest is None:
+        return
+    if x.estate.vpg_of[vpg].deleting is not None:
         return
     moved = [s for s in x.opened if s.vpg == vpg and s not in newest.cut and x.specs[s].follows is not None]
     if not moved and all(x.disks[stream].epoch <= cut.epoch for stream, cut in newest.cut.items()):

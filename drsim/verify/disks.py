@@ -21,6 +21,8 @@ from drsim.verify.guests import Guest, Rows, Write, sector_stamps
 class VmDisks:
     """One VM's journal and mirror. `writes[i]` is what row i is of the truth, None for a row of a sync.
 
+    `end`: how far frames went, whichever stream they came on; an epoch may begin beyond the last row.
+
     `base`: what the mirror has; `parts`: the ends and sizes of the frames beyond it that had rows of the VM.
     """
 
@@ -31,6 +33,7 @@ class VmDisks:
     rows: list[tuple[int, int, bytes]]  # where in the disk, and what
     writes: list[Write | None]
     base: int = 0
+    end: int = 0
     parts: list[tuple[int, int]] = field(default_factory=list)
     last: int = 0  # the last captured write that came as a record in this epoch, 0 for none yet
 
@@ -61,6 +64,7 @@ class StreamDisks:
                 disks.last = 0
         self.epoch, self.end = frame.epoch, frame.upto
         for disks, upto, nbytes in zip(self.vms.values(), frame.upto, frame.sizes, strict=True):
+            disks.end = max(disks.end, upto)
             if nbytes:
                 disks.parts.append((upto, nbytes))
         lsn = dict(zip(self.vms, frame.after, strict=True))
@@ -111,10 +115,15 @@ class StreamDisks:
         places = zip(self.vms, cut.position, strict=True)
         return [(vm, k) for vm, k in places if not {v.id for v in self._guests[vm].volumes} <= {*cut.without}]
 
-    def discard(self, vms: tuple[VmId, ...]) -> None:
-        """Journals and mirrors of these VMs are deleted."""
+    def discard(self, vms: tuple[VmId, ...], *, keep_disks: bool = False) -> None:
+        """Journals and mirrors of these VMs are deleted; or the mirrors stay, with what the journals had."""
         for vm in vms:
-            self.vms[vm].__init__(bytearray(len(self.vms[vm].tip)), bytearray(len(self.vms[vm].tip)), [], [], [], [])  # type: ignore[misc]
+            disk = self.vms[vm].tip if keep_disks else bytes(len(self.vms[vm].tip))
+            self.vms[vm].__init__(bytearray(disk), bytearray(disk), [], [], [], [], end=self.vms[vm].end)  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Nothing of the stream is there any more: whoever opens it again begins anew."""
+        self.epoch, self.end = 0, (0,) * len(self.spec.vms)
 
     def stored(self) -> Stored:
         """What a recovery VRA is built from after a crash."""

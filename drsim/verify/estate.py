@@ -68,6 +68,7 @@ class VpgEstate:
     """One VPG: the addresses of its managers, and its streams.
 
     `version` of its configuration, `starts` of streams that came with it, `unprotected` VMs (see `Reconfigured`).
+    `deleting`: somebody deleted it, with or without keeping its disks.
     """
 
     name: str
@@ -78,6 +79,7 @@ class VpgEstate:
     starts: Mapping[StreamId, Start] = field(default_factory=dict)
     unprotected: tuple[VmId, ...] = ()
     last: Mapping[VmId, StreamId] = field(default_factory=dict)  # of unprotected VMs, the stream that had them
+    deleting: bool | None = None
 
     @property
     def sources(self) -> tuple[Address, ...]:
@@ -198,10 +200,12 @@ class Estate:
             first = CheckpointId(1 if earlier is None else 1 + LIFE * earlier.lives)
             return Vpg(address, vpg.name, list(vpg.sources), vpg.catalog, interval=INTERVAL, rpo_alert=RPO_ALERT,
                        history=history, tweaks=tweaks, first=first, creating=shape.start is not Start.EQUAL,
-                       paused=earlier is not None and earlier.paused, configured=vpg.configured)  # fmt: skip
+                       paused=earlier is not None and earlier.paused, configured=vpg.configured,
+                       deleting=vpg.deleting)  # fmt: skip
         kept, pins = (earlier.kept, earlier.pins) if earlier else (None, ())
-        streams = [s.id for s in vpg.streams]
-        return Catalog(address, vpg.name, vpg.manager, streams, history=history, tweaks=tweaks, kept=kept, pins=pins)
+        streams = [s.id for s in (earlier.stored if earlier and vpg.deleting is not None else vpg.streams)]
+        return Catalog(address, vpg.name, vpg.manager, streams, history=history, tweaks=tweaks, kept=kept, pins=pins,
+                       deleting=vpg.deleting)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

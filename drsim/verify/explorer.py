@@ -23,6 +23,7 @@ survives. Never injected here, because the specification calls them unrecoverabl
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from drsim.core.batch import Columns, WriteBatch
 from drsim.core.catalog import AGE, Catalog
@@ -45,6 +46,7 @@ from drsim.core.effects import (
 )  # fmt: skip
 from drsim.core.errors import DrsimError, PlatformError, StoreFull
 from drsim.core.events import (
+    DeleteAsked,
     Event,
     GuestWrote,
     PauseAsked,
@@ -157,12 +159,16 @@ class Explorer(Bags):
         assert isinstance(machine, ProtectedVra)
         return machine.senders[stream]
 
-    def has(self, stream: StreamId) -> bool:
-        """Whether the VRAs of a stream, both, know of it."""
+    def known(self, stream: StreamId) -> int:
+        """How many of the two VRAs of a stream know of it."""
         source, target = self.kernel.machines[stream.source], self.kernel.machines[stream.target]
         assert isinstance(source, ProtectedVra)
         assert isinstance(target, RecoveryVra)
-        return stream in source.senders and stream in target.receivers
+        return (stream in source.senders) + (stream in target.receivers)
+
+    def has(self, stream: StreamId) -> bool:
+        """Whether the VRAs of a stream, both, know of it."""
+        return self.known(stream) == 2
 
     def receiver(self, stream: StreamId) -> Receiver:
         """The receiving half of a stream."""
@@ -227,10 +233,15 @@ class Explorer(Bags):
                 self.disks[frame.stream].append(frame)
                 self.opened.add(frame.stream)
                 self.checks.appended(frame)
-            case Discard(stream, vms):
+            case Discard(stream, vms, keep_disks):
                 self.probes.add("journals were discarded")
                 self.checks.discarding(stream, vms)
-                self.disks[stream].discard(vms)
+                self.disks[stream].discard(vms, keep_disks=keep_disks)
+                machine = self.kernel.machines[address]
+                assert isinstance(machine, RecoveryVra)
+                if stream not in machine.receivers:
+                    self.opened.discard(stream)
+                    self.disks[stream].close()
             case Promote():
                 self.probes.add("aged")
                 self.checks.promoting(effect)
@@ -373,7 +384,7 @@ class Explorer(Bags):
     def tag(self, vpg: str, name: str, *, quiesce: bool = False) -> None:
         """An operator wants a checkpoint; with `quiesce` one with applications at rest."""
         address = self.estate.managers[vpg]
-        if address not in self.down:
+        if address not in self.down and self.estate.vpg_of[vpg].deleting is None:
             self.now += 1
             self.tags.setdefault(vpg, []).append(name)
             self.checks.asked_for(vpg, linear.Tag(name))
@@ -538,7 +549,7 @@ class Explorer(Bags):
     def _rebuild(self, address: Address) -> None:
         vpg = self.estate.owners.get(address)
         stored = {self.specs[id_]: self.disks[id_].stored() for id_ in self.streams if id_ in self.opened
-                  and id_.target == address}  # fmt: skip
+                  and (id_.target == address or (vpg and id_.vpg == vpg.name))}  # fmt: skip
         starts = {id_: Start.CRASHED if id_ in self.joined or id_.part == 1 else Start.PRESEEDED
                   for id_ in self.estate.streams}  # fmt: skip
         kept = tuple(checkpoint for _, checkpoint in sorted(self.kept[vpg.name].items())) if vpg else ()
@@ -585,6 +596,16 @@ class Explorer(Bags):
         self.checks.asked_for(vpg.name, linear.Edit(frozenset(vpg.vms), frozenset(vpg.unprotected)))
         self.post(vpg.manager, configured)
 
+    def delete(self, vpg: VpgEstate, *, keep_disks: bool) -> None:
+        """An operator deletes a VPG."""
+        self.now += 1
+        gone = replace(vpg, streams=(), version=vpg.version + 1, starts={}, unprotected=(), deleting=keep_disks)
+        self.estate = self.estate.configured(gone)
+        self.checks.configured()
+        self.checks.asked_for(vpg.name, linear.Edit(frozenset()))
+        self.tags.pop(vpg.name, None)
+        self.post(vpg.manager, DeleteAsked(keep_disks))
+
     def move(self, vm: VmId, host: Address | None) -> None:
         """A VM runs on another host from now on; None: on one without a VRA."""
         self.now += 1
@@ -603,9 +624,11 @@ class Explorer(Bags):
     def _tap(self, spec: StreamSpec) -> None:
         """A VRA wants what is written to the stream's volumes, as far as their VMs run on its host."""
         self._untap(spec.id)
+        members = self.estate.vpg_of[spec.id.vpg].vms
         for vm in sorted({volume.vm for volume in spec.volumes}):
             if self.guests[vm].host == spec.id.source:
-                self.guests[vm].stream = spec.id
+                if vm in members:  # it may be another VPG's by now
+                    self.guests[vm].stream = spec.id
             else:
                 self._tell_host(spec.id.source, VmLeft(vm))
 

@@ -1,13 +1,15 @@
 """Heal: the second phase of a run. Faults stop for the VPGs that must recover; the rest may stay broken for ever.
 
-Within a bound, each of these VPGs is in sync with empty queues, lists a checkpoint taken after the healing, says so,
-and holds nothing that an operation has given back. Anything else is a stuck system (P20); if another VPG was left
-broken, it is a VPG that holds up its neighbour (P26).
+A VPG that was deleted is gone within a bound, journals and all. Within the same bound each of the others is in sync
+with empty queues, lists a checkpoint taken after the healing, says so, and holds nothing that an operation has given
+back. Anything else is a stuck system (P20); if another VPG was left broken, it is a VPG that holds up its neighbour
+(P26).
 """
 
 from drsim.core.catalog import AGE
+from drsim.core.facts import VpgDeleted
 from drsim.core.messages import Refusal
-from drsim.core.names import site_of
+from drsim.core.names import StreamId, site_of
 from drsim.core.sender import SendState
 from drsim.core.status import Health, Peer, Sync
 from drsim.core.vpg import TICK
@@ -97,7 +99,7 @@ def _flows(x: Explorer, vpg: VpgEstate) -> None:
 
 def _press(x: Explorer, vpg: VpgEstate) -> None:
     """A full journal whose newest checkpoint must stay stops replication, until the writes that wait overflow."""
-    for spec in vpg.streams:
+    for spec in [spec for spec in vpg.streams if x.has(spec.id)]:
         sender, vms = x.sender(spec.id), [vm for vm in spec.vms if x.guests[vm].stream == spec.id]
         while vms and sender.refused is Refusal.LIMIT and sender.state is SendState.IN_SYNC:
             x.write([x.new_write(vms[0], 0, 0, 6)])
@@ -106,8 +108,11 @@ def _press(x: Explorer, vpg: VpgEstate) -> None:
 def _well(x: Explorer, vpg: VpgEstate, began: int) -> bool:
     catalog, regions = x.catalog(vpg.name), x.vpg(vpg.name).regions
     since = began + x.skew.get(vpg.manager, 0)
+    if vpg.deleting is not None:
+        return VpgDeleted(vpg.name) in x.facts and not _left(x, vpg.name)
     return (
-        all(x.sender(s.id).state is SendState.IN_SYNC and not x.sender(s.id).used for s in vpg.streams)
+        all(x.has(s.id) for s in vpg.streams)
+        and all(x.sender(s.id).state is SendState.IN_SYNC and not x.sender(s.id).used for s in vpg.streams)
         and bool(catalog.listed)
         and catalog.listed[-1].taken > since
         and not x.tags.get(vpg.name)  # a tag that was void waits for the next checkpoint that is due
@@ -115,8 +120,18 @@ def _well(x: Explorer, vpg: VpgEstate, began: int) -> bool:
     )
 
 
+def _left(x: Explorer, name: str) -> list[StreamId]:
+    """The streams of a VPG that some VRA has, or the journals of which exist."""
+    return [s for s in x.streams if s.vpg == name and (x.known(s) or any(map(x.disks[s].nbytes, x.disks[s].vms)))]
+
+
 def _story(x: Explorer, vpg: VpgEstate) -> str:
-    states = ", ".join(f"{s.id.source}: {x.sender(s.id).state.value}, {x.sender(s.id).used} B" for s in vpg.streams)
+    if vpg.deleting is not None:
+        return f"{vpg.name} is being deleted, and there are {_left(x, vpg.name)}"
+    states = ", ".join(
+        f"{s.id.source}: {x.sender(s.id).state.value}, {x.sender(s.id).used} B" if x.has(s.id) else f"{s.id}: unknown"
+        for s in vpg.streams
+    )
     listed = [c.id for c in x.catalog(vpg.name).listed]
     regions = x.vpg(vpg.name).regions
     return f"{vpg.name} ({states}; listed {listed}; {regions.sync}, {regions.peer}, {regions.health})"

@@ -270,9 +270,10 @@ def resize(x: Explorer, a: int, b: int) -> None:
 
 def old(x: Explorer, a: int, b: int) -> None:
     """A frame of an earlier connection comes again; one in four as of an earlier generation."""
-    if not x.frames:
+    frames = [frame for frame in x.frames if x.has(frame.stream)]
+    if not frames:
         return
-    frame = x.frames[a % len(x.frames)]
+    frame = frames[a % len(frames)]
     if b % 4 == 3:
         position = x.receiver(frame.stream).accepted
         counts = tuple(u - p for p, u in zip(frame.after, frame.upto, strict=True))
@@ -392,7 +393,10 @@ def inventory(x: Explorer, a: int, b: int) -> None:
 
 def enlist(x: Explorer, a: int, b: int) -> None:
     """An operator adds a VM to a VPG."""
-    vpg = x.estate.vpgs[a % len(x.estate.vpgs)]
+    vpgs = [vpg for vpg in x.estate.vpgs if vpg.deleting is None]
+    if not vpgs:
+        return
+    vpg = vpgs[a % len(vpgs)]
     taken = {vm for each in x.estate.vpgs for vm in each.vms}
     free = [vm for vm in x.estate.spares if vm not in taken]
     host = x.guests[free[b % len(free)]].host if free else None
@@ -440,6 +444,14 @@ def freeze_fails(x: Explorer, a: int, b: int) -> None:
     (x.freezer.failing.add if b % 2 else x.freezer.failing.discard)(vm)
 
 
+def delete(x: Explorer, a: int, b: int) -> None:
+    """An operator deletes a VPG, and keeps its disks or not; not the last one."""
+    vpgs = [vpg for vpg in x.estate.vpgs if vpg.deleting is None]
+    if len(vpgs) > 1 and vpgs[a % len(vpgs)].manager not in x.down:
+        x.delete(vpgs[a % len(vpgs)], keep_disks=bool(b % 2))
+        x.probes.add("a VPG was deleted")
+
+
 OPERATIONS = (
     Operation("deliver", 35, deliver),
     Operation("write", 31, write),
@@ -480,10 +492,11 @@ OPERATIONS = (
     Operation("inventory", 2, inventory),
     Operation("enlist", 1, enlist, "edits"),
     Operation("dismiss", 1, dismiss, "edits"),
-    Operation("transaction", 5, transaction),
+    Operation("transaction", 4, transaction),
     Operation("quiesce", 3, quiesce),
     Operation("freeze ends", 3, freeze_ends, "slow"),
     Operation("freeze fails", 1, freeze_fails, "effects"),
+    Operation("delete", 1, delete, "edits"),
 )
 """An operation's place is its code in programs, and so in tokens: append only, never reorder, never remove."""
 TABLE = tuple(code for code, op in enumerate(OPERATIONS) for _ in range(op.weight))

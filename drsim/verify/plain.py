@@ -30,6 +30,7 @@ from drsim.core.messages import (
     Age,
     Await,
     Close,
+    Closed,
     Compare,
     Compared,
     Configure,
@@ -45,6 +46,7 @@ from drsim.core.messages import (
     JournalLimit,
     Listed,
     Marks,
+    Members,
     Message,
     Missed,
     Nack,
@@ -211,6 +213,10 @@ class Words:
                 return f"the word to {'pause' if paused else 'resume'} replication"
             case Delete():
                 return "the word to delete the VPG"
+            case Members(streams=streams):
+                return f"the word that it has {len(streams)} streams now"
+            case Closed(stream=stream):
+                return f"the word that the journals of stream {stream} are gone"
             case Deleted():
                 return "the word that the VPG is deleted"
             case Forced(vra=vra):

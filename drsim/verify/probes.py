@@ -30,10 +30,10 @@ TRIGGERS = (
 SKIPPED = (
     "peer unreachable", "synchronizing", "hold budget", "manager restart", "VRA stops", "broken",
     "history withdrawn", "journal limit", "sync window fills the journal", "paused", "VM left", "VM not protected",
-    "configuration",
+    "configuration", "deleted",
 )  # fmt: skip
 KINDS = (Sync.BITMAP, Sync.FORCED_DELTA, Sync.VOLUME_DELTA, Sync.DELTA, Sync.INITIAL)
-RETIRED = ("history", "journal limit", "sync window fills the journal")
+RETIRED = ("history", "journal limit", "sync window fills the journal", "deleted")
 
 PROBES = {
     **{f"sync began: {t.value}": "a stream fell out of sync for this reason" for t in TRIGGERS},
@@ -47,6 +47,7 @@ PROBES = {
     "a VM moved to a host without a VRA": "a VM that is protected runs where nobody hears of its writes",
     "a VM was added": "an operator added a VM to a VPG",
     "a VM was removed": "an operator took a VM out of a VPG",
+    "a VPG was deleted": "an operator deleted a VPG while another one stayed",
     "journals were discarded": "a recovery VRA deleted what no checkpoint has any more",
     "status: VM not protected": "a manager showed that a VM of its VPG is not protected",
     "status: paused by the user": "a manager showed that an operator paused replication",

@@ -6,12 +6,26 @@ import pytest
 
 from drsim.core.catalog import Catalog
 from drsim.core.effects import Discard, Effect, EffectId, Forget, Keep, Publish, Send, UntapVolumes
-from drsim.core.events import Connected, DeleteAsked, Done, Event, Lost, Received, Started, TagAsked
+from drsim.core.errors import PlatformError
+from drsim.core.events import (
+    Connected,
+    DeleteAsked,
+    Done,
+    Event,
+    Failed,
+    Fired,
+    Lost,
+    Received,
+    Reconfigured,
+    Started,
+    TagAsked,
+)  # fmt: skip
 from drsim.core.facts import CheckpointsRetired, RecoverySideChanged, StateChanged, VpgDeleted
 from drsim.core.messages import (
     Await,
     Checkpoint,
     Close,
+    Closed,
     Configure,
     Cut,
     Delete,
@@ -19,11 +33,12 @@ from drsim.core.messages import (
     Hold,
     Reached,
     Sealed,
+    StoreState,
     Where,
 )
 from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.protected_vra import ProtectedVra
-from drsim.core.recovery_vra import RecoveryVra
+from drsim.core.recovery_vra import RETRY, RecoveryVra
 from drsim.core.status import Lifecycle, Peer, Status, project
 from drsim.core.units import Ns
 from drsim.core.vpg import TICK, Vpg
@@ -93,8 +108,6 @@ def test_no_checkpoint_is_taken_any_more() -> None:
     rig(DeleteAsked(keep_disks=False))
     tagged = rig(TagAsked("late"))
     rig(Received(CATALOG, Deleted("crm")))
-    from drsim.core.events import Fired
-
     assert not [m for m in messages([*tagged, *rig(Fired(TICK))]) if isinstance(m, Hold)]
 
 
@@ -120,8 +133,41 @@ def test_first_nothing_is_listed_then_the_journals_go(keep: bool) -> None:
     assert Forget("crm", None) in effects
     assert not [m for m in messages(effects) if isinstance(m, Close | Deleted)], "the list first"
     ended = messages(rig.done(Forget("crm", None)))
-    assert ended == [Close("crm", STREAM, keep), Deleted("crm")]
+    assert ended == [Close("crm", STREAM, keep)]
+    assert messages(rig.hears(Delete("crm", keep), MANAGER)) == [], "the journals are there still"
+    assert messages(rig.hears(Closed("crm", STREAM), TARGET)) == [Deleted("crm")]
     assert messages(rig.hears(Delete("crm", keep), MANAGER)) == [Deleted("crm")], "the answer was lost"
+
+
+def test_a_vra_is_told_to_close_until_it_has() -> None:
+    rig = List()
+    rig.hears(Delete("crm", keep_disks=False), MANAGER)
+    rig.done(Forget("crm", None))
+    assert Close("crm", STREAM) in messages(rig(Connected(TARGET)))
+    rig.hears(Closed("crm", STREAM), TARGET)
+    assert Close("crm", STREAM) not in messages(rig(Connected(TARGET)))
+    opened = StoreState("crm", STREAM, True, "")
+    assert messages(rig.hears(opened, TARGET)) == [Close("crm", STREAM)], "a sender had not heard of it, and came back"
+
+
+def test_a_stream_that_nobody_knew_of_is_closed_too() -> None:
+    other = StreamId("crm", VRA, TARGET, 7)
+    rig = List()
+    rig.hears(Delete("crm", keep_disks=True), MANAGER)
+    rig.done(Forget("crm", None))
+    assert messages(rig.hears(StoreState("crm", other, True, ""), TARGET)) == [Close("crm", other, True)]
+
+
+def test_a_manager_that_died_goes_on_deleting() -> None:
+    gone = Reconfigured(2, (), {})
+    heir = Vpg(
+        MANAGER, "crm", [VRA], CATALOG, interval=Ns(50), rpo_alert=Ns(500), history=Ns(1000), tweaks=TINY,
+        first=CheckpointId(1001), configured=gone, deleting=True,
+    )  # fmt: skip
+    heir.handle(Ns(0), Started())
+    assert Delete("crm", keep_disks=True) in messages(heir.handle(Ns(0), Connected(CATALOG)))
+    assert Configure("crm", 2, (), {}) in messages(heir.handle(Ns(0), Connected(VRA)))
+    assert project(heir.regions)[0] is Status.DELETING
 
 
 def test_a_checkpoint_on_its_way_does_not_come_back() -> None:
@@ -159,7 +205,14 @@ def test_a_protected_vra_drops_the_streams() -> None:
 def test_a_recovery_vra_discards(keep: bool) -> None:
     vra = RecoveryVra(TARGET, {"crm": CATALOG}, [SPEC], pool_bytes=1 << 20, tweaks=TINY)
     effects = vra.handle(Ns(0), Received(CATALOG, Close("crm", STREAM, keep)))
-    assert effects == [Discard(STREAM, (VmId(1),), keep)]
-    assert vra.handle(Ns(0), Received(CATALOG, Close("crm", STREAM, keep))) == []
+    discard = Discard(STREAM, (VmId(1),), keep)
+    again = Received(CATALOG, Close("crm", STREAM, keep))
+    assert effects == [discard]
+    assert vra.handle(Ns(0), again) == []
+    vra.handle(Ns(0), Failed(EffectId(TARGET, 0), discard, PlatformError("broken")))
+    assert discard in vra.handle(Ns(0), Fired(RETRY))
+    assert discard in vra.handle(Ns(0), Started())
+    assert messages(vra.handle(Ns(0), Done(EffectId(TARGET, 0), discard))) == [Closed("crm", STREAM)]
+    assert messages(vra.handle(Ns(0), again)) == [Closed("crm", STREAM)], "the answer was lost"
     assert not messages(vra.handle(Ns(0), Connected(VRA)))
     assert Where(STREAM, 1, SPEC).spec is SPEC

@@ -358,7 +358,7 @@ def test_catalogue_entries_load_in_a_model(folder: Path) -> None:
         load_model(changed(("h: {site: a}", f"h: {{site: a, vra: {{use: vras/{name}}}}}")))
     for name in shipped("journals"):
         load_model(changed(("datastore: t}", f"datastore: t}}, journal: {{use: journals/{name}}}")))
-    where = {"link": "wan", "host": "h", "datastore": "t", "site": "a", "vm": "v"}  # whatever the small model calls them
+    where = {"link": "wan", "host": "h", "datastore": "t", "site": "a", "vm": "v"}  # as the small model calls them
     for name, about in shipped("faults").items():
         places = ", ".join(f"{field}: {place}" for field, place in where.items() if f"`{field}`" in about)
         fault = f"{{use: faults/{name}, at: 1 h, {places}}}"
