@@ -194,6 +194,11 @@ class Receiver:
         return self._own
 
     @property
+    def landing(self) -> int:
+        """Frames on their way to the store."""
+        return self._given
+
+    @property
     def pending_bytes(self) -> int:
         return sum(frame.nbytes for frame in self.pending)
 

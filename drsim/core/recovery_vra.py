@@ -82,7 +82,8 @@ class RecoveryVra:
         self._catalogs = catalogs
         self._asking: dict[StreamId, Where | Resync] = {}  # of streams that wait for another one's frames to land
         self._ended: set[StreamId] = set()  # that were closed, and are never opened again in this life
-        self._discarding: dict[StreamId, Discard] = {}  # under way, or failed
+        self._discarding: dict[StreamId, Discard] = {}  # under way, or failed, or to come
+        self._landing: dict[StreamId, int] = {}  # frames of closed streams that are on their way to the store
         self._near_limit: dict[StreamId, tuple[bool, bool]] = {}  # what was told: of a sync window, a frame was refused
         self._not_ok: set[StreamId] = set()  # streams whose store was reported as failing
         self._retrying = False
@@ -129,11 +130,10 @@ class RecoveryVra:
                 return self._received(message)
             case Fired(timer) if timer == RETRY:
                 self._retrying = False
-                return [
-                    *self._discarding.values(),
-                    *(e for r in self.receivers.values() for e in (*r.retry(), *r.retry_promote())),
-                ]
+                discards = [discard for stream, discard in self._discarding.items() if stream not in self._landing]
+                return [*discards, *(e for r in self.receivers.values() for e in (*r.retry(), *r.retry_promote()))]
             case Started():
+                self._landing.clear()
                 for receiver in self.receivers.values():
                     receiver.restarted()
                 self._retrying = False
@@ -207,6 +207,8 @@ class RecoveryVra:
                 return self._begins(message)
             case Received(_, Await(vpg, checkpoint, stream)):
                 return [Send(self._catalogs[vpg], Missed(vpg, checkpoint, stream))]
+            case Done(_, Append(frame)) | Failed(_, Append(frame)) if frame.stream in self._landing:
+                return self._landed(frame.stream)
             case Received(_, Close(_, stream)):
                 return [] if stream in self._discarding else self._closed(stream)
             case _:
@@ -237,7 +239,18 @@ class RecoveryVra:
         self._not_ok.discard(stream)
         discard = Discard(stream, tuple(receiver.spec.vms[n] for n, _ in receiver.owned), keep_disks)
         self._discarding[stream] = discard
+        if receiver.landing:
+            self._landing[stream] = receiver.landing
+            return []
         return [discard]
+
+    def _landed(self, stream: StreamId) -> list[Effect]:
+        """A frame of a closed stream is in the store, or will not be; after the last one its journals can go."""
+        self._landing[stream] -= 1
+        if self._landing[stream]:
+            return []
+        del self._landing[stream]
+        return [self._discarding[stream]]
 
     def _closed(self, stream: StreamId) -> list[Effect]:
         return [Send(self._catalogs[stream.vpg], Closed(stream.vpg, stream))]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
+from support import writes
 
 from drsim.core.catalog import Catalog
 from drsim.core.effects import Discard, Effect, EffectId, Forget, Keep, Publish, Send, UntapVolumes
@@ -30,6 +31,7 @@ from drsim.core.messages import (
     Cut,
     Delete,
     Deleted,
+    Frame,
     Hold,
     Reached,
     Sealed,
@@ -40,7 +42,7 @@ from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId, 
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.recovery_vra import RETRY, RecoveryVra
 from drsim.core.status import Lifecycle, Peer, Status, project
-from drsim.core.units import Ns
+from drsim.core.units import SECTOR, Ns
 from drsim.core.vpg import TICK, Vpg
 from drsim.verify.estate import TINY
 
@@ -216,3 +218,13 @@ def test_a_recovery_vra_discards(keep: bool) -> None:
     assert messages(vra.handle(Ns(0), again)) == [Closed("crm", STREAM)], "the answer was lost"
     assert not messages(vra.handle(Ns(0), Connected(VRA)))
     assert Where(STREAM, 1, SPEC).spec is SPEC
+
+
+def test_journals_go_when_what_is_on_its_way_to_them_has_landed() -> None:
+    vra = RecoveryVra(TARGET, {"crm": CATALOG}, [SPEC], pool_bytes=1 << 20, tweaks=TINY)
+    batch = writes((1, 1, 0, 8))
+    frame = Frame(STREAM, 1, 1, (0,), (1,), (8 * SECTOR,), False, batch)
+    (append,) = vra.handle(Ns(0), Received(VRA, frame))
+    close = Received(CATALOG, Close("crm", STREAM))
+    assert vra.handle(Ns(0), close) == vra.handle(Ns(0), close) == vra.handle(Ns(0), Fired(RETRY)) == []
+    assert vra.handle(Ns(0), Done(EffectId(TARGET, 0), append)) == [Discard(STREAM, (VmId(1),))]
