@@ -12,6 +12,11 @@ again soon (`heal.py`), which is not told.
     > tick, age, tag NAME          a checkpoint is due, the history is looked through, an operator wants a checkpoint
     > tag NAME quiesce=1           the same with applications at rest
     > pause, resume, force         an operator pauses replication, resumes it, wants everything compared
+    > add vm100                    a VM that is in no VPG (`estate spares=1`) joins; also: start=preseeded
+    > remove vm1                   a VM leaves its VPG
+    > move vm1 h2, move vm1 away   it runs on another host, or on one without a VRA
+    > inventory                    the managers learn where their VMs run
+    > delete                       the VPG is deleted; also: keep=1
     > fire h1 flush                a timer of that name runs out (the beginning of its name will do)
     > deliver manager h1           the next message; `deliver all`: everything under way arrives and is done
     > do store r1                  the next effect on the store, mirror, disk or list of a machine; `fail` likewise
@@ -48,12 +53,13 @@ from drsim.core.events import (
 )
 from drsim.core.facts import FrameRefused, StateChanged
 from drsim.core.messages import Compare, Compared, Frame, Resync, Resynced, Start, SyncDone
-from drsim.core.names import Address, CheckpointId
+from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.status import project
 from drsim.core.units import SECTOR, Ns
 from drsim.verify.bags import Link
 from drsim.verify.estate import TIGHT, TINY, Shape
 from drsim.verify.heal import heal
+from drsim.verify.membership import added, relocate, removed
 from drsim.verify.recorder import Recorder
 from drsim.verify.sequence import Kind, Lifeline, Saying, Scene
 
@@ -206,6 +212,8 @@ class Conversation:
                 x.pause(vpg, verb == "pause")
             case "force", []:
                 x.force(vpg)
+            case (("add" | "remove" | "move" | "inventory" | "delete"), _):
+                self._change(x, verb, words, options, vpg)
             case "write", [vm]:
                 lba, sectors, rows = (int(options.get(key, 1)) for key in ("lba", "sectors", "rows"))
                 write(x, *((int(vm[2:]), 0, lba + k * sectors, sectors) for k in range(rows)))
@@ -226,6 +234,25 @@ class Conversation:
                 self.notes.append(Saying(x.moment, who, who, said))
             case _:
                 self._fault(x, verb, words)
+
+    def _change(self, x: Recorder, verb: str, words: list[str], options: dict[str, str], name: str) -> None:
+        vpg = x.estate.vpg_of[name]
+        match verb, words:
+            case "add", [vm]:
+                guest = x.guests[VmId(int(vm[2:]))]
+                assert guest.host is not None
+                x.configure(added(vpg, guest.vm, guest.host, x.estate, Start(options.get("start", "initial"))))
+            case "remove", [vm]:
+                x.configure(removed(vpg, VmId(int(vm[2:]))))
+            case "move", [vm, host]:
+                x.move(VmId(int(vm[2:])), None if host == "away" else self._address(host))
+            case "inventory", []:
+                while relocate(x):
+                    pass
+            case "delete", []:
+                x.delete(vpg, keep_disks="keep" in options)
+            case _:
+                raise ValueError(f"no such command: {verb} {' '.join(words)}")
 
     def _fault(self, x: Recorder, verb: str, words: list[str]) -> None:
         match verb, words:
@@ -256,7 +283,7 @@ class Conversation:
             cause = f" ({manager.cause})" if manager.cause else ""
             listed = ", ".join(str(c.id) for c in x.catalog(vpg.name).listed) or "none"
             self.lines.append(f"  {of}{status}, {sub}{cause}; checkpoints listed: {listed}")
-            for spec in vpg.streams:
+            for spec in [spec for spec in vpg.streams if x.has(spec.id)]:
                 sender, receiver = x.sender(spec.id), x.receiver(spec.id)
                 journal = sum(j.nbytes for j in receiver.journals.values())
                 parts = (

@@ -30,6 +30,7 @@ from drsim.core.effects import (
 )
 from drsim.core.events import (
     Connected,
+    DeleteAsked,
     Done,
     Event,
     Failed,
@@ -42,6 +43,8 @@ from drsim.core.events import (
     Reconfigured,
     SyncAsked,
     TagAsked,
+    VmArrived,
+    VmLeft,
 )
 from drsim.core.facts import (
     BitmapGivenUp,
@@ -67,6 +70,8 @@ from drsim.core.messages import (
     Compare,
     Compared,
     Configure,
+    Delete,
+    Deleted,
     Forced,
     ForceSync,
     Frame,
@@ -223,7 +228,11 @@ def message(m: object) -> str:
         case Close():
             return f"close the stream from {host(m.stream.source)}{part(m.stream)}"
         case Members():
-            return f"members: {', '.join(host(s.source) + part(s) for s in m.streams)}"
+            return f"members: {', '.join(host(s.source) + part(s) for s in m.streams) or 'none'}"
+        case Delete():
+            return f"delete{', keep the disks' if m.keep_disks else ''}"
+        case Deleted():
+            return "deleted"
         case Closed():
             return f"closed the stream from {host(m.stream.source)}{part(m.stream)}"
         case Sealed(checkpoint):
@@ -319,6 +328,12 @@ def event(e: Event, name: Name) -> str:
             return "force sync asked"
         case Reconfigured(version, streams, starts):
             return f"reconfigured, {configuration(version, streams, starts)}"
+        case VmLeft(vm):
+            return f"vm{vm} has left"
+        case VmArrived(vm):
+            return f"vm{vm} has arrived"
+        case DeleteAsked(keep_disks):
+            return f"delete{', keep the disks' if keep_disks else ''} asked"
     return type(e).__name__.lower()
 
 

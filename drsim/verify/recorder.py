@@ -37,7 +37,7 @@ class Recorder(Explorer):
         self.held_at: dict[tuple[str, CheckpointId], dict[Address, int]] = {}  # when each VRA said what is in a cut
         self.moment = 0
         self.last: Address | None = None  # the machine that took the last step
-        self._flying: dict[int, deque[Carried]] = {}
+        self._flying: dict[tuple[Link, int], deque[Carried]] = {}
         self._step: Step | None = None
         self._latest: list[Say] = []  # the choice within a folded step, and what came of it
         self._wrote: dict[int, Wrote] = {}
@@ -103,10 +103,11 @@ class Recorder(Explorer):
             self.held_at.setdefault((message.vpg, message.checkpoint), {})[sender] = self.moment
         self._then(lambda: self.words.sends(sender, message))
         self.carried.append(carried)
-        before = len(self.queues.get((sender, to), ()))
+        link = sender, to
+        before = len(self.queues.get(link, ()))
         super().send(sender, to, message)
-        if len(self.queues.get((sender, to), ())) > before:
-            self._flying.setdefault(id(message), deque()).append(carried)
+        if len(self.queues.get(link, ())) > before:
+            self._flying.setdefault((link, id(message)), deque()).append(carried)
         else:
             carried.lost = self.moment
 
@@ -117,15 +118,15 @@ class Recorder(Explorer):
 
     def _landed(self, link: Link, message: Message) -> Carried:
         """The span of a message that is no longer under way."""
-        if not self._flying.get(id(message)):
+        if not self._flying.get((link, id(message))):
             self._appears(link, message, self.moment)
-        return self._flying[id(message)].popleft()
+        return self._flying[link, id(message)].popleft()
 
     def _appears(self, link: Link, message: Message, sent: int) -> Carried:
         """A message is under way that nobody sent like this: doubled, cut in two or joined."""
         carried = Carried(*link, message, sent)
         self.carried.append(carried)
-        self._flying.setdefault(id(message), deque()).append(carried)
+        self._flying.setdefault((link, id(message)), deque()).append(carried)
         return carried
 
     def _instead(self, link: Link, before: Sequence[Message], after: Sequence[Message]) -> None:

@@ -4,6 +4,7 @@
 """
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from conversation import replay, scene
 
 from drsim.verify.mutants import BY_NAME
 from drsim.verify.sequence import INKS as MESSAGES
-from drsim.verify.sequence import Kind, Saying
+from drsim.verify.sequence import Kind, Saying, draw
 from drsim.verify.violation import Violation
 
 GOLDEN = sorted((Path(__file__).parent.parent / "golden").glob("*.txt"))
@@ -103,3 +104,37 @@ def test_there_are_some() -> None:
 def test_an_unknown_command_is_an_error() -> None:
     with pytest.raises(ValueError, match="no such command: dance r1"):
         replay("# why\n> estate protected=1\n> dance r1\n")
+
+
+# -- the pictures of the guides ---------------------------------------------------------------------------------------
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+PICTURES = {
+    "sync-initial": ("initial_sync", 0, "Initial sync: a new VPG"),
+    "sync-preseeded": ("preseeded_start", 0, "Initial sync of disks that were brought there before"),
+    "sync-volume-initial": ("vm_added", 1, ""),
+    "sync-bitmap": ("link_lost", 1, "Bitmap sync: the link is back"),
+    "sync-delta": ("crash_of_a_protected_vra", 1, "Delta sync: a frame is on its way, and the protected VRA dies"),
+    "sync-volume-delta": ("vmotion", 2, "Volume delta sync: the inventory says that a VM has moved"),
+    "sync-forced": ("forced_delta_sync", 1, "Forced sync: an operator distrusts the other side"),
+    "sync-paused": ("pause_and_resume", 1, "An operator pauses replication"),
+    "sync-resumed": ("pause_and_resume", 2, "and resumes it"),
+    "application-consistent": ("application_consistent", 1, "A checkpoint with applications at rest"),
+}
+"""Of each picture, the golden conversation, its chapter, and a title if the chapter's own will not do."""
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_guides_show_what_is_said_now(name: str, rewrite_golden: bool) -> None:
+    golden, chapter, title = PICTURES[name]
+    told = scene((GOLDEN[0].parent / f"{golden}.txt").read_text(encoding="utf-8"), golden).chapter(chapter)
+    drawn = draw(replace(told, title=title or told.title))
+    path = IMAGES / f"{name}.svg"
+    if rewrite_golden:
+        path.write_text(drawn, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == drawn, "pytest --rewrite-golden draws it anew"
+
+
+def test_each_picture_is_in_a_guide() -> None:
+    guides = "".join(path.read_text(encoding="utf-8") for path in (IMAGES.parent / "guides").glob("*.md"))
+    assert {name for name in PICTURES if f"../images/{name}.svg" not in guides} == set()

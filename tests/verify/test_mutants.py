@@ -19,7 +19,7 @@ from drsim.verify.violation import Violation
 
 GROUPS = 8
 SEARCH = settings(
-    max_examples=3000, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+    max_examples=10_000, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 PROPERTIES = {f"P{n}" for n in range(1, 29)}

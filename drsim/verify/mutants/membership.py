@@ -83,7 +83,7 @@ def vouching_for_a_vm_that_left() -> Patch:
     return patched(ProtectedVra, "_left", lambda self, vm: [])
 
 
-@mutant(by=("P2", "P9", "P3", "P5", "P12", "P24"))
+@mutant(by=("P2", "P9", "P3", "P5", "P12", "P24", "P11", "P22"))
 def old_host_goes_on_writing() -> Patch:
     """Frames of the host that a VM left are taken after the new one has taken over."""
 
