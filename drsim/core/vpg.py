@@ -126,7 +126,7 @@ class Vpg:
         """When the newest listed checkpoint was taken, as far as the catalogue has told. None: not known, or none."""
         self._oldest: Ns | None = None  # likewise
         self._count = first - 1
-        self._since: Ns | None = None  # the first start, if it was in this life
+        self._since: Ns | None = None  # protection began, if it was in this life
         self._syncing: dict[StreamId, SyncChanged] = {}
         self._stores: dict[StreamId, str] = {}  # recovery stores that do not take data, and why
         self._withdrawn = False  # there is no recovery point any more
@@ -411,8 +411,11 @@ class Vpg:
     def _review(self, now: Ns, *, listed: bool = False) -> list[Effect]:
         """Derive the regions anew; publish them when they changed."""
         worst = max(self._syncing.values(), key=lambda told: GRAVITY[told.sync], default=None)
+        lifecycle = self._lifecycle(worst)
+        if lifecycle is not self.regions.lifecycle:
+            self._since = now
         regions = Regions(
-            lifecycle=self._lifecycle(worst),
+            lifecycle=lifecycle,
             phase=self.regions.phase,
             sync=self._sync(worst),
             peer=self._peer(),

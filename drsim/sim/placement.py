@@ -137,6 +137,8 @@ class Places:
         loose.join(feed, late)
         if vpg is not None:
             self.taps_in[vpg].append(loose)
+            if not tap.feeds:
+                self._retire(tap, vpg)  # its VRA may be down for ever, and take part in no checkpoint
 
     def _join(self, vm: VmId, tap: Tap) -> None:
         """A tap has a VM from now on."""
@@ -147,10 +149,17 @@ class Places:
         loose = self.loose.pop(vm)
         feed, late = loose.leave(vm, world.clock.now)
         self._retire(loose, tap.spec.id.vpg)
+        self._count(tap, tap.spec.id.vpg)
         tap.join(feed, late)
         self._tap_of[vm] = tap
         world.differences.found(vm, tap.spec)
         world.await_write(tap)
+
+    def _count(self, tap: Tap, vpg: str) -> None:
+        """A tap has a VM again."""
+        if tap not in self.taps_in[vpg]:
+            self.taps_in[vpg].append(tap)
+            self._past[vpg] = self.past(vpg) - tap.pulled
 
     def _retire(self, tap: Tap, vpg: str) -> None:
         """A tap has no VM any more, or one that does not count for the VPG any more."""

@@ -401,7 +401,7 @@ class World:
         for tap in self.taps_of[vra]:
             if tap.spec.id.vpg == vpg:
                 tap.hold(self.clock.now)
-                total += NONE if self.sender(tap.spec.id).joining else tap.pulled
+                total += tap.pulled if tap.feeds and not self.sender(tap.spec.id).joining else NONE
         self.included[vpg, checkpoint] = total
         self._held_since[vra, vpg] = self.clock.now
 

@@ -532,6 +532,13 @@ def test_a_new_vpg_is_being_created_until_it_is_in_sync_and_has_a_checkpoint(syn
     assert rig.vpg.regions == Regions()
 
 
+def test_the_history_of_a_new_vpg_is_counted_from_when_it_is_protected() -> None:
+    """Not from when its long initial sync began: no history could have been then."""
+    rig = Rig(creating=True)
+    rig.listed(1, 100_000, 100_000, at=100_010)
+    assert rig.vpg.regions.history_ok
+
+
 def test_a_vpg_that_was_created_stays_so_when_it_synchronizes_again() -> None:
     rig = Rig(creating=True)
     rig.listed(1, 10, 10, at=20)

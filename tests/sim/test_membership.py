@@ -206,3 +206,12 @@ def test_a_removed_vm_is_in_older_checkpoints_until_they_are_retired() -> None:
     books(run)
     soon = simulate(model(CASES["remove"], rate=0.5))
     assert gone in [journal.vm for journal in soon.world.journals_of("crm")]
+
+
+def test_what_would_be_lost_does_not_forget_a_host_that_stays_dead() -> None:
+    """A host is lost, its VM starts on another: the writes before are in checkpoints, and not lost for ever."""
+    lost = {"kind": "host-loss", "host": "london-1", "at": "60 s", "lasts": "600 s",
+            "restart": {"on": "london-3", "after": "10 s"}}  # fmt: skip
+    run = simulate(Model.model_validate({**model([]).model_dump(), "faults": [lost]}))
+    assert run.record("crm").statuses[-1][1] == "MeetingSLA"
+    assert run.record("crm").loss.writes <= 4 * 20 * max(run.teeth("crm").high) / SECOND
