@@ -12,6 +12,9 @@ again soon (`heal.py`), which is not told.
     > tick, age, tag NAME          a checkpoint is due, the history is looked through, an operator wants a checkpoint
     > tag NAME quiesce=1           the same with applications at rest
     > pause, resume, force         an operator pauses replication, resumes it, wants everything compared
+    > force full=1                 or everything sent
+    > disk vm1, lack vm1, found    a VM gets another volume (`estate room=8`), its first one is missing, is back
+    > retarget vm1 r2              a VM is to be recovered by another VRA
     > add vm100                    a VM that is in no VPG (`estate spares=1`) joins; also: start=preseeded
     > remove vm1                   a VM leaves its VPG
     > move vm1 h2, move vm1 away   it runs on another host, or on one without a VRA
@@ -41,6 +44,7 @@ from drsim.core.events import (
     Done,
     Event,
     Failed,
+    FenceAsked,
     Fired,
     GuestWrote,
     PauseAsked,
@@ -59,7 +63,7 @@ from drsim.core.units import SECTOR, Ns
 from drsim.verify.bags import Link
 from drsim.verify.estate import TIGHT, TINY, Shape
 from drsim.verify.heal import heal
-from drsim.verify.membership import added, relocate, removed
+from drsim.verify.membership import added, relocate, removed, reshaped, retargeted
 from drsim.verify.recorder import Recorder
 from drsim.verify.sequence import Kind, Lifeline, Saying, Scene
 
@@ -105,7 +109,7 @@ class Conversation:
                 self.notes.append(Saying(x.moment, who, who, "up again", Kind.UP))
             case Done(_, Append() | Promote() | ReadRegions() | ReadDigests()) | Failed():
                 self.notes.append(Saying(x.moment, who, who, event(heard, self.name)))
-            case TagAsked() | PinAsked() | PauseAsked() | SyncAsked() | Reconfigured():
+            case TagAsked() | PinAsked() | PauseAsked() | FenceAsked() | SyncAsked() | Reconfigured():
                 self.notes.append(Saying(x.moment, who, who, event(heard, self.name)))
         for each in effects:
             if isinstance(each, Publish) and not isinstance(each.fact, FrameRefused):
@@ -210,9 +214,15 @@ class Conversation:
                 x.pin(vpg, CheckpointId(int(checkpoint)), verb == "pin")
             case (("pause" | "resume"), []):
                 x.pause(vpg, verb == "pause")
+            case (("fence" | "unfence"), []):
+                x.fence(x.estate.vpg_of[vpg], fenced=verb == "fence")
             case "force", []:
-                x.force(vpg)
-            case (("add" | "remove" | "move" | "inventory" | "delete"), _):
+                x.force(vpg, full="full" in options)
+            case "lack", [vm]:
+                x.lose_volume(x.guests[VmId(int(vm[2:]))].volumes[0])
+            case "found", []:
+                x.find_volumes()
+            case (("add" | "remove" | "move" | "inventory" | "delete" | "disk" | "retarget"), _):
                 self._change(x, verb, words, options, vpg)
             case "write", [vm]:
                 lba, sectors, rows = (int(options.get(key, 1)) for key in ("lba", "sectors", "rows"))
@@ -241,11 +251,22 @@ class Conversation:
             case "add", [vm]:
                 guest = x.guests[VmId(int(vm[2:]))]
                 assert guest.host is not None
-                x.configure(added(vpg, guest.vm, guest.host, x.estate, Start(options.get("start", "initial"))))
+                x.configure(
+                    added(vpg, guest.vm, guest.volumes, guest.host, x.estate, Start(options.get("start", "initial")))
+                )
             case "remove", [vm]:
                 x.configure(removed(vpg, VmId(int(vm[2:]))))
             case "move", [vm, host]:
                 x.move(VmId(int(vm[2:])), None if host == "away" else self._address(host))
+            case "disk", [vm]:
+                guest = x.guests[VmId(int(vm[2:]))]
+                guest.volumes = (*guest.volumes, x.estate.room(guest.vm)[-1])
+                x.configure(reshaped(vpg, guest.vm, guest.volumes))
+            case "retarget", [vm, host]:
+                guest = x.guests[VmId(int(vm[2:]))]
+                changed = retargeted(vpg, guest.vm, guest.volumes, self._address(host), x.estate)
+                assert changed is not None
+                x.configure(changed)
             case "inventory", []:
                 while relocate(x):
                     pass

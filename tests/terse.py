@@ -34,6 +34,7 @@ from drsim.core.events import (
     Done,
     Event,
     Failed,
+    FenceAsked,
     Fired,
     GuestWrote,
     Lost,
@@ -45,6 +46,8 @@ from drsim.core.events import (
     TagAsked,
     VmArrived,
     VmLeft,
+    VolumeFound,
+    VolumeLost,
 )
 from drsim.core.facts import (
     BitmapGivenUp,
@@ -53,6 +56,7 @@ from drsim.core.facts import (
     CheckpointSkipped,
     CheckpointsRetired,
     FrameRefused,
+    GenerationChanged,
     RecoverySideChanged,
     StateChanged,
     StoreChanged,
@@ -80,6 +84,7 @@ from drsim.core.messages import (
     Held,
     Hold,
     JournalLimit,
+    Lineage,
     Listed,
     Marks,
     Members,
@@ -101,7 +106,7 @@ from drsim.core.messages import (
     Where,
     Withdrawn,
 )
-from drsim.core.names import Address, Extent, StreamId, StreamSpec, VmId
+from drsim.core.names import Address, Extent, StreamId, StreamSpec, VmId, VolumeId
 from drsim.core.status import Sync, project
 from drsim.core.units import SECTOR
 
@@ -149,6 +154,12 @@ def part(stream: StreamId) -> str:
 def spoken(kind: StrEnum) -> str:
     """BitmapSync in words."""
     return re.sub("(?<!^)([A-Z])", r" \1", kind.value).lower()
+
+
+def forced(full: bool, volumes: Sequence[VolumeId]) -> str:
+    """What an operator wants synchronized."""
+    some = f" of {', '.join(f'volume {v}' for v in volumes)}" if volumes else ""
+    return f"force {'full ' if full else ''}sync{some}"
 
 
 def configuration(version: int, streams: Sequence[StreamSpec], starts: Mapping[StreamId, Start]) -> str:
@@ -212,7 +223,8 @@ def message(m: object) -> str:
         case SyncChanged():
             if m.sync is Sync.IN_SYNC:
                 return "in sync"
-            return f"{spoken(m.sync)}: {m.trigger.value}{', waiting' if m.waiting else ''}"
+            rest = f"{', waiting' if m.waiting else ''}{', volume missing' if m.missing else ''}"
+            return f"{spoken(m.sync)}: {m.trigger.value}{rest}"
         case Compare():
             return f"compare {stretch(m.extent)}{epoch(m.epoch)}"
         case Compared():
@@ -221,10 +233,12 @@ def message(m: object) -> str:
             return f"configuration {configuration(m.version, m.streams, m.starts)}"
         case Pause():
             return "pause" if m.paused else "resume"
+        case Lineage():
+            return f"generation {m.generation}{', fenced' if m.fenced else ''}"
         case Forced():
             return "forced"
         case ForceSync():
-            return "force sync"
+            return forced(m.full, m.volumes)
         case Close():
             return f"close the stream from {host(m.stream.source)}{part(m.stream)}"
         case Members():
@@ -269,6 +283,8 @@ def fact(f: object) -> str:
             return f"checkpoint {f.checkpoint} skipped: {f.reason}"
         case CheckpointsRetired():
             return f"checkpoints {'all' if f.before is None else f'before {f.before}'} retired: {f.reason}"
+        case GenerationChanged():
+            return f"generation {f.generation}{', fenced' if f.fenced else ''}"
         case SyncStarted():
             return f"{spoken(f.sync)} begins, {f.dirty_bytes // SECTOR} sectors dirty: {f.trigger.value}"
         case SyncEnded():
@@ -324,8 +340,14 @@ def event(e: Event, name: Name) -> str:
             return f"{'pin' if pinned else 'unpin'} {checkpoint}"
         case PauseAsked(paused):
             return f"{'pause' if paused else 'resume'} asked"
-        case SyncAsked():
-            return "force sync asked"
+        case FenceAsked(generation, fenced):
+            return f"{'fence' if fenced else 'let the source go on'} asked, generation {generation}"
+        case SyncAsked(full, volumes):
+            return f"{forced(full, volumes)} asked"
+        case VolumeLost(volume):
+            return f"volume {volume} is missing"
+        case VolumeFound(volume):
+            return f"volume {volume} is back"
         case Reconfigured(version, streams, starts):
             return f"reconfigured, {configuration(version, streams, starts)}"
         case VmLeft(vm):

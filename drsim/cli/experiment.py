@@ -11,8 +11,8 @@ from rich.table import Table
 
 from drsim.core.errors import FileError
 from drsim.study import experiment as study
-from drsim.study.panels import draw
-from drsim.study.results import measures as measures_of
+from drsim.study.panels import picture
+from drsim.study.style import words
 
 Option = typer.Option
 ROOT = Path("experiments")
@@ -41,9 +41,9 @@ def experiment(
         if as_json:
             told.append(_plain(outcome, measures=measures))
         elif measures:
-            for arm, run in outcome.runs.items():
-                for key, number in measures_of(run).items():
-                    typer.echo(f"{arm}\t{key}\t{study.words(key, number)}")
+            for arm, found in outcome.taken.items():
+                for key, number in found.items():
+                    typer.echo(f"{arm}\t{key}\t{words(key, number)}")
         else:
             _print(outcome)
     if as_json:
@@ -57,13 +57,12 @@ def experiment(
 def _keep(outcome: study.Outcome, out: Path | None) -> None:
     """The picture, and the README's table unless `out` is somewhere else."""
     each, folder = outcome.experiment, outcome.experiment.folder
-    drawn = {arm: run for arm, run in outcome.runs.items() if each.expectation.arms[arm].drawn}
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            draw(drawn, each.expectation.picture, out / f"{each.name}.png")
+            picture(outcome, out / f"{each.name}.png")
             return
-        draw(drawn, each.expectation.picture, folder / PICTURE)
+        picture(outcome, folder / PICTURE)
         readme = folder / README
         if readme.exists():
             readme.write_text(study.with_table(readme.read_text(encoding="utf-8"), outcome), encoding="utf-8")
@@ -80,7 +79,7 @@ def _plain(outcome: study.Outcome, *, measures: bool) -> dict[str, Any]:
         "figures": [{**asdict(verdict), "holds": verdict.holds} for verdict in outcome.verdicts],
     }
     if measures:
-        told["measures"] = {arm: measures_of(run) for arm, run in outcome.runs.items()}
+        told["measures"] = outcome.taken
     return told
 
 
@@ -97,7 +96,7 @@ def _print(outcome: study.Outcome) -> None:
     shown.add_column("", no_wrap=True)
     shown.add_column("from", style="dim", max_width=40)
     for verdict in outcome.verdicts:
-        what, expected, measured, off, source = study.row(verdict, arms=len(outcome.runs) > 1)
+        what, expected, measured, off, source = study.row(verdict, arms=len(outcome.taken) > 1)
         said = "[green]holds[/green]" if verdict.holds else "[bold red]OUT[/bold red]"
         shown.add_row(what, expected, measured, off, said, source)
     console.print(shown)

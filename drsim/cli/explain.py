@@ -25,9 +25,9 @@ def explain(
     Exits with 0 whether or not a property is violated; `drsim replay` says that by its exit code.
     """
     it = decode(token)
-    if svg is not None and it.kind == "store":
-        raise FileError("a store program has no time diagram", place="--svg", hint="it drives a store, not the core")
     tale = tell(it.kind, it.program)
+    if svg is not None and tale.story is None:
+        raise FileError(f"a {it.kind} program has no time diagram", place="--svg", hint="leave it out for the story")
     count = operations(it.kind, it.program)
     said = f"{it.kind} program of {count} operations, written by drsim {it.version}. {tale.cast}"
     typer.echo(textwrap.fill(said, WIDTH) + "\n")

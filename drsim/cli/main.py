@@ -4,20 +4,27 @@ Exit codes: 0 fine, 1 the run says no, 2 bad input.
 """
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 import drsim
+from drsim.cli.calibrate import calibrate
 from drsim.cli.experiment import experiment
 from drsim.cli.explain import explain
 from drsim.cli.fit import fit
 from drsim.cli.judge import judge
 from drsim.cli.mutants import mutants
+from drsim.cli.policies import policies
+from drsim.cli.recover import clone, failover, failover_test, move, plan, restore
 from drsim.cli.run import run
 from drsim.cli.show import check, schema, show
+from drsim.cli.size import planner, size
+from drsim.cli.study import study
 from drsim.cli.verify import replay, verify
+from drsim.cli.worst import worst
 from drsim.core.errors import DrsimError
 
 app = typer.Typer(
@@ -27,8 +34,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, show, check, schema, fit, judge, verify, replay, explain, mutants, experiment):
+commands: tuple[Callable[..., None], ...] = (
+    run, show, check, schema, fit, judge, verify, replay, explain, mutants, experiment, study, size, planner, policies,
+    calibrate, worst,
+)  # fmt: skip
+for command in commands:
     app.command()(command)
+app.command("test")(failover_test)
+for operation in (failover, move, clone, restore, plan):
+    app.command()(operation)
 
 
 def _version(asked: bool) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from drsim.verify.mutants import BY_NAME, LATER
+from drsim.verify.mutants import BY_NAME, EXCUSED
 from drsim.verify.mutants.base import Mutant
 from drsim.verify.mutants.kill import SECONDS, Kill, kill_apart, named
 
@@ -72,7 +72,7 @@ def _document(kills: list[Kill], wall: float) -> dict[str, Any]:
         "median_s": round(median(spent), 3) if spent else None,
         "slowest_s": round(max(spent), 3) if spent else None,
         "seconds": round(wall, 1),
-        "later": LATER,
+        "excused": EXCUSED,
     }
 
 
@@ -99,10 +99,6 @@ def _print(kills: list[Kill], *, complete: bool) -> None:
     for kill in kills:
         if not kill.killed:
             console.print(f"{kill.mutant} survives. {f'First seen: {kill.also}' if kill.also else 'Nothing was seen.'}")
-    if complete:
-        console.print(
-            f"{len(LATER)} numbers of the lists wait for parts that the core does not have yet (--json names them)."
-        )
     spent = [kill.seconds for kill in kills if kill.killed]
     middle = f", median {median(spent):.2f} s, slowest {max(spent):.1f} s" if spent else ""
     console.print(f"{len(spent)} of {len(kills)} killed{middle}")

@@ -16,10 +16,14 @@ from rich.table import Table
 from drsim.core.errors import FileError
 from drsim.files.models import load_model
 from drsim.files.traces import read_trace
+from drsim.sim.fluid.run import FluidRun
 from drsim.sim.run import Progress as Tell
 from drsim.spec.model import Model
 from drsim.spec.workload import Trace, TraceFormat
+from drsim.study import fluid
+from drsim.study.operation import answer
 from drsim.study.output import folder, refuse_foreign, write_tables
+from drsim.study.report import answer as words
 from drsim.study.report import write_report
 from drsim.study.results import summarise
 from drsim.study.runner import replicate
@@ -43,7 +47,9 @@ def run(
         list[str] | None,
         Option("--set", metavar="PATH=VALUE", help="Change a value: links.wan.bandwidth='20 Mbit/s'."),
     ] = None,
-    fidelity: Annotated[str | None, Option(help="write: one event a write. slice: columns, for days.")] = None,
+    fidelity: Annotated[
+        str | None, Option(help="write: one event a write. slice: columns, for days. fluid: rates, for months.")
+    ] = None,
     seed: Annotated[int | None, Option(min=0, help="Seed of all random streams.")] = None,
     until: Annotated[str | None, Option(help="Simulated time, like 6h.")] = None,
     replications: Annotated[int, Option(min=1, max=10_000, help="Runs with seeds SEED, SEED+1 ...")] = 1,
@@ -64,11 +70,16 @@ def run(
         done = replicate(spec, replications, progress=tell)
     name = Path(model).stem if model.endswith((".yaml", ".yml")) else model
     command = shlex.join(["drsim", *sys.argv[1:]])
-    summary = summarise(spec, name, done.figures(), trace_digest=done.first.trace_digest, command=command)
+    first = done.first
+    digest = "" if isinstance(first, FluidRun) else first.trace_digest
+    summary = summarise(spec, name, done.figures(), trace_digest=digest, command=command)
     if out is not None:
         with folder(out) as where:
             write_tables(where, summary, done.frames())
-            write_report(where / "report.html", done.first, summary)
+            if isinstance(first, FluidRun):
+                fluid.write_report(where / "report.html", first, summary, words(summary))
+            else:
+                write_report(where / "report.html", first, summary)
     if json_:
         typer.echo(json.dumps(summary, indent=2, allow_nan=False))
     else:
@@ -141,5 +152,7 @@ def _print(summary: dict[str, Any], out: Path | None) -> None:
             f"{size(lost['loss_bytes'])}",
             highlight=False,
         )
+    for each in summary["operations"] or ():
+        console.print(f"at {seconds(each['asked_s'])}: {answer(each)}", highlight=False)
     if out is not None:
         console.print(f"report: {out / 'report.html'}", highlight=False)

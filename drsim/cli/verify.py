@@ -22,7 +22,7 @@ from drsim.core.trace import TraceLines
 from drsim.verify.complaint import complaint, demand
 from drsim.verify.hunt import HUNTERS, watch
 from drsim.verify.probes import PROBES
-from drsim.verify.properties import LATER, PROPERTIES
+from drsim.verify.properties import PROPERTIES
 from drsim.verify.store_programs import StoreProbes
 from drsim.verify.swarm import Tally, operations, swarm
 from drsim.verify.token import decode
@@ -120,7 +120,7 @@ def _figures(tally: Tally, wall: float, workers: int, seed: int) -> dict[str, An
 
     `steps_per_s` is by the clock on the wall, `steps_per_s_per_core` by the time that processors spent on programs
     whose steps are counted. `kinds` are programs of each kind, `played_twice` programs played in another process as
-    well, `properties` those that were checked, `properties_later` those that wait for parts of drsim, `probes_missed`
+    well, `properties` those that were checked, `probes_missed`
     names that such a long run should have reached (none are named beside a violation, which ends a run early).
     """
     expected = {name for name, kind in ALL_PROBES.items() if tally.kinds[kind] >= ENOUGH[kind]}
@@ -138,7 +138,6 @@ def _figures(tally: Tally, wall: float, workers: int, seed: int) -> dict[str, An
         "played_twice": tally.replayed,
         "interrupted": tally.interrupted,
         "properties": sorted(PROPERTIES, key=lambda p: int(p[1:])),
-        "properties_later": sorted(LATER, key=lambda p: int(p[1:])),
         "probes_hit": len(tally.probes.keys() & ALL_PROBES.keys()),
         "probes": len(ALL_PROBES),
         "probes_missed": [] if tally.found else missed,

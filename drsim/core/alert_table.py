@@ -86,6 +86,11 @@ class VpgState:
         return self.regions.lifecycle is Lifecycle.PROTECTING
 
     @property
+    def deleting(self) -> bool:
+        """Nobody wants it any more."""
+        return self.regions.lifecycle is Lifecycle.DELETING
+
+    @property
     def rpo(self) -> int:
         """Age of the newest checkpoint, or of protection itself."""
         return self.at - (self.began if self.newest is None else self.newest)
@@ -232,8 +237,8 @@ TABLE: tuple[Alert, ...] = (
     Alert("VPG0005", E, Kind.VPG, "Something that the VPG needs is broken.",
           "health is a storage, profile or general error", VpgState, lambda s: s.regions.health in BROKEN),
     Alert("VPG0006", E, Kind.VPG, "The VPG lacks settings and cannot protect.",
-          "health is NeedsConfiguration, or the VPG is empty", VpgState,
-          lambda s: s.regions.health in (Health.NEEDS_CONFIGURATION, Health.EMPTY)),
+          "health is NeedsConfiguration, or the VPG is empty and not being deleted", VpgState,
+          lambda s: not s.deleting and s.regions.health in (Health.NEEDS_CONFIGURATION, Health.EMPTY)),
     Alert("VPG0007", W, Kind.VPG, "An operator has paused replication.",
           "sync is paused by the user", VpgState, lambda s: s.regions.sync is Sync.PAUSED_USER),
     Alert("VPG0009", W, Kind.VPG, "The newest checkpoint is older than the target RPO.",
@@ -242,14 +247,16 @@ TABLE: tuple[Alert, ...] = (
           f"missed, and above {FAR_OVER} times the target (our choice)", VpgState,
           lambda s: s.protecting and not s.regions.rpo_ok and s.rpo > FAR_OVER * s.terms.rpo_alert),
     Alert("VPG0017", W, Kind.VPG, "The system has paused replication by itself.",
-          "sync is paused by the system", VpgState, lambda s: s.regions.sync is Sync.PAUSED_SYSTEM),
+          "sync is paused by the system, or for a missing volume", VpgState,
+          lambda s: s.regions.sync in (Sync.PAUSED_SYSTEM, Sync.PAUSED_MISSING)),
     Alert("VPG0027", E, Kind.VPG, "A VM of the VPG is not protected any more.",
           "health is VmNotProtectedError", VpgState, lambda s: s.regions.health is Health.VM_NOT_PROTECTED),
     Alert("VPG0037", W, Kind.VPG, "Checkpoints left early for lack of room in a journal.",
           "those that left last left before their time, and the history is missed", VpgState,
           lambda s: s.protecting and (s.early and not s.regions.history_ok)),
     Alert("VPG0038", E, Kind.VPG, "There is no recovery point any more.",
-          "all checkpoints were withdrawn, and none is listed yet", VpgState, lambda s: s.nothing),
+          "all checkpoints were withdrawn, none is listed yet, and the VPG is not being deleted", VpgState,
+          lambda s: not s.deleting and s.nothing),
     Alert("VRA0005", E, Kind.VRA, "The VRA does not reach a recovery VRA that it sends to.",
           "it is up, and one of its streams is not connected", VraState, lambda s: s.up and s.cut_off > 0),
     Alert("VRA0006", E, Kind.VRA, "The VRA cannot write a journal: its datastore is full.",

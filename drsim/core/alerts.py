@@ -26,6 +26,7 @@ from drsim.core.facts import (
     Fact,
     StateChanged,
     StoreChanged,
+    SyncDropped,
     SyncEnded,
     SyncStarted,
 )  # fmt: skip
@@ -62,7 +63,7 @@ def vra_of(address: Address) -> Entity:
 
 
 class Alerts:
-    """What is raised. `terms`: what was promised for each VPG; those of a VPG that comes later are put there."""
+    """What is raised. `terms`: what is promised for each VPG; what is promised later is put there."""
 
     def __init__(self, terms: Mapping[str, Terms]) -> None:
         self.terms = dict(terms)
@@ -115,7 +116,7 @@ class Alerts:
                 return self._see_vpg(now, vpg, newest=newest, oldest=oldest, early=reason != "history")
             case SyncStarted(stream, _, trigger):
                 return self._see_sync(now, stream, trigger)
-            case SyncEnded(stream):
+            case SyncEnded(stream) | SyncDropped(stream):
                 return self._see_sync(now, stream, None)
             case BitmapGivenUp(stream):
                 vra = vra_of(stream.source)
@@ -146,7 +147,7 @@ class Alerts:
         return self._vpgs.get(vpg) or VpgState(self.terms[vpg], began=now, at=now)
 
     def _see_vpg(self, now: Ns, vpg: str, **changed: Any) -> list[Change]:
-        state = self._vpgs[vpg] = replace(self._vpg(now, vpg), at=now, **changed)
+        state = self._vpgs[vpg] = replace(self._vpg(now, vpg), terms=self.terms[vpg], at=now, **changed)
         return self.see(now, Entity(Kind.VPG, vpg, vpg), state)
 
     def _peer(self, now: Ns, vpg: str, peer: Peer) -> list[Change]:

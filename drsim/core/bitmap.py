@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drsim.core.batch import FEW, Int64, WriteBatch
 from drsim.core.errors import PeerError
@@ -61,6 +62,14 @@ class DirtyBitmap:
         self._pending.append(keys)
         self._pending_rows += len(keys)
 
+    def add(self, other: "DirtyBitmap") -> None:
+        """What is dirty there for certain is dirty here too, as far as its volumes are here."""
+        other._merge()
+        self.mark_keys(other._keys[np.isin(other._keys >> _SHIFT, list(self._volumes))])
+        for start, stop in other._runs:
+            if (start >> 40) in self._volumes:
+                self._spread(start, min(stop, self._span(VolumeId(start >> 40))[1]))
+
     def _keys_of(self, batch: WriteBatch) -> Int64:
         first = batch.lba // self._sectors
         last = (batch.lba + batch.sectors - 1) // self._sectors
@@ -96,7 +105,7 @@ class DirtyBitmap:
         self._unsure.extend(spans)
 
     def reshape(self, volumes: Sequence[VolumeInfo]) -> None:
-        """The stream has these volumes now: what has left is forgotten, what has grown is dirty there."""
+        """The stream has these volumes now: what has left is forgotten, what has come or grown is dirty."""
         old, self._volumes = self._volumes, {v.id: v for v in volumes}
         self._take_out([(id_ << 40, (id_ + 1) << 40) for id_ in old.keys() - self._volumes.keys()])
         for id_ in sorted(old.keys() & self._volumes.keys()):
@@ -104,6 +113,7 @@ class DirtyBitmap:
             first = start + before // self._sectors
             if self._volumes[id_].sectors > before:
                 self._spread(first, stop)
+        self.fill(sorted(self._volumes.keys() - old.keys()))
 
     def _spread(self, start: int, stop: int) -> None:
         """These regions are dirty, as one span unless some of them lie in one already."""
@@ -243,7 +253,9 @@ class DirtyBitmap:
         )  # fmt: skip
 
     def _unroll(self, n: int) -> None:
-        """The next `n` regions of the runs become keys, from the sweep's cursor on when there are no others."""
+        """The next `n` regions of the runs become keys, in the sweep's order, which goes round from its cursor."""
+        if len(self._runs) > 1:
+            self._runs = deque(sorted(self._runs, key=lambda span: (span[0] < self._cursor, span[0])))
         while self._runs and n > 0:
             start, stop = self._runs.popleft()
             keys = np.arange(start, min(stop, start + n), dtype=np.int64)
@@ -259,6 +271,16 @@ class DirtyBitmap:
         """
         self._merge()
         return self._keys, (*self._runs, *self._unsure) if self._runs or self._unsure else ()
+
+    def within(self, start: int, stop: int) -> "NDArray[np.bool_]":
+        """Which of these regions, keys of one volume, are dirty, or may be."""
+        self._merge()
+        found = np.zeros(stop - start, np.bool_)
+        at = np.searchsorted(self._keys, [start, stop])
+        found[self._keys[at[0] : at[1]] - start] = True
+        for a, b in (*self._runs, *self._unsure):
+            found[max(0, a - start) : max(0, b - start)] = True
+        return found
 
     def covers(self, volume: int, lba: int) -> bool:
         """Whether the region of this sector is dirty, or may be."""

@@ -13,9 +13,14 @@ after it, has ended and is closed. A journal that fills before its stream is in 
 When the VPG is deleted (T30), everything is withdrawn, and then all streams are closed. A stream is told to close
 until its VRA says that its journals are gone. While the protected manager
 cannot be reached, the catalogue says what the recovery site can do alone (T13).
-A pinned checkpoint and everything after it stays. The newest is never retired for age or size. Only when the sync
-window alone fills the journal are all checkpoints withdrawn, in one step: there is no recovery point then. Those on
-their way are given up too, because their data may go. The same happens when a journal is full and nothing is listed.
+Generations (PROTOCOL 2). When an operation fences the source (`FenceAsked`), the recovery VRAs and the protected
+manager are told, and told again over every new connection. A checkpoint that a manager of an earlier generation sealed
+afterwards, because it has not heard, is not listed. The same word with a later generation lets the source go on.
+
+A pinned checkpoint and everything after it stays; so does the fail-safe history, whatever room there is: replication
+stops instead. The newest is never retired for age or size. Only when the sync window alone fills the journal are all
+checkpoints withdrawn, in one step: there is no recovery point then. Those on their way are given up too, because their
+data may go. The same happens when a journal is full and nothing is listed.
 
 After a crash a new catalogue is built from the durable list (`kept`). What is in it is listed again, at once: also
 what was about to be forgotten, which is safe because data ages only after that. Everything else is asked or told
@@ -33,8 +38,26 @@ from dataclasses import dataclass, field
 
 from drsim.core.effects import Arm, Effect, Forget, Keep, Publish, Send
 from drsim.core.errors import PeerError
-from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, PinAsked, Received, Started, Stopped
-from drsim.core.facts import CheckpointListed, CheckpointSkipped, CheckpointsRetired, RecoverySideChanged
+from drsim.core.events import (
+    Connected,
+    Done,
+    Event,
+    Failed,
+    FenceAsked,
+    Fired,
+    Lost,
+    PinAsked,
+    Received,
+    Started,
+    Stopped,
+)
+from drsim.core.facts import (
+    CheckpointListed,
+    CheckpointSkipped,
+    CheckpointsRetired,
+    GenerationChanged,
+    RecoverySideChanged,
+)
 from drsim.core.messages import (
     Age,
     Await,
@@ -44,11 +67,13 @@ from drsim.core.messages import (
     Delete,
     Deleted,
     JournalLimit,
+    Lineage,
     Listed,
     Marks,
     Members,
     Missed,
     Reached,
+    Retention,
     Sealed,
     StoreState,
     Withdrawn,
@@ -68,22 +93,25 @@ class _Arriving:
 
 
 class Catalog:
-    """The checkpoints of one VPG at its recovery site. `history` in nanoseconds.
+    """The checkpoints of one VPG at its recovery site.
 
     `kept`: the durable list, oldest first, when an earlier life crashed; `pins`: what operations still need of it.
-    `deleting`: the VPG was deleted meanwhile, with or without keeping its disks.
+    `deleting`: the VPG was deleted meanwhile, with or without keeping its disks. `generation`, `fenced`: as operations
+    have left them.
     """
 
     def __init__(
-        self, address: Address, vpg: str, manager: Address, streams: list[StreamId], *, history: Ns, tweaks: Tweaks,
-        kept: Sequence[Checkpoint] | None = None, pins: Iterable[CheckpointId] = (), deleting: bool | None = None,
+        self, address: Address, vpg: str, manager: Address, streams: list[StreamId], *, retention: Retention,
+        tweaks: Tweaks, kept: Sequence[Checkpoint] | None = None, pins: Iterable[CheckpointId] = (),
+        deleting: bool | None = None, generation: int = 1, fenced: bool = False,
     ) -> None:  # fmt: skip
+        self.lineage = Lineage(vpg, generation, fenced)
         self.address, self.vpg, self.manager = address, vpg, manager
         self.streams = list(dict.fromkeys([*streams, *(s for c in kept or () for s in c.cut)]))
-        self.history, self.tweaks = history, tweaks
+        self.retention, self.tweaks = retention, tweaks
         self.listed: deque[Checkpoint] = deque(kept or ())  # oldest first
         self.pins: set[CheckpointId] = {c.id for c in self.listed}.intersection(pins)
-        self._seen = self.listed[-1].id if self.listed else 0  # the newest that ever came
+        self.newest_seen = self.listed[-1].id if self.listed else CheckpointId(0)  # the newest that ever came
         self._arriving: dict[CheckpointId, _Arriving] = {}
         self._keeping: dict[CheckpointId, Checkpoint] = {}  # reached, not yet durably kept
         self._limits: dict[StreamId, JournalLimit] = {}  # journals that are still too full
@@ -93,6 +121,7 @@ class Catalog:
         self._aged: dict[StreamId, CheckpointId] = {}  # the last `Age` sent
         self._stores: dict[StreamId, StoreState] = {}
         self._withdrawn = kept is not None and not kept  # all checkpoints were, and none has been listed since
+        self._limited = False  # a journal's limit took checkpoints in this life
         self._connected, self._side = True, Peer.CONNECTED  # to the protected manager, and what was said of it
         self._members: tuple[StreamId, ...] | None = None  # the only streams that still bring data, if it was told
         self._deleting = deleting  # the VPG is being deleted: whether its disks stay
@@ -129,12 +158,7 @@ class Catalog:
             case Done(_, Keep(checkpoint), _):
                 return self._list(checkpoint)
             case Done(_, Forget(_, before), _):
-                self._forget, self._forgetting = None, False
-                if self._deleting is not None:
-                    return self._delete_streams()
-                closed = self._close()
-                self._leaving.clear()
-                return [*closed, *self._age(self._aged_by(before), before), *self._shrink()]
+                return self._forgotten(before)
             case Failed(_, Keep(checkpoint), error):
                 self._keeping.pop(checkpoint.id, None)
                 return [Publish(CheckpointSkipped(self.vpg, checkpoint.id, error.message)), *self._shrink()]
@@ -150,10 +174,13 @@ class Catalog:
                     return met
                 self._stores[state.stream] = state
                 return [*met, Send(self.manager, state)]
+            case FenceAsked(generation, fenced):
+                return self._fence(Lineage(self.vpg, generation, fenced))
             case PinAsked(checkpoint, pinned):
                 return self._pin(CheckpointId(checkpoint), pinned)
-            case Received(_, Members(_, streams)):
+            case Received(_, Members(_, streams, retention)):
                 self._members = streams
+                self.retention = retention or self.retention
                 return self._shrink()
             case Received(_, Delete(_, keep_disks)):
                 return self._delete(keep_disks=keep_disks)
@@ -171,6 +198,15 @@ class Catalog:
             case _:
                 raise PeerError(f"a catalogue cannot take {event!r}", place=self.address)
 
+    def _forgotten(self, before: CheckpointId | None) -> list[Effect]:
+        """What was listed before this one (None: all) is not any more, for ever; its data can age."""
+        self._forget, self._forgetting = None, False
+        if self._deleting is not None:
+            return self._delete_streams()
+        closed = self._close()
+        self._leaving.clear()
+        return [*closed, *self._age(self._aged_by(before), before), *self._shrink()]
+
     def _pin(self, id_: CheckpointId, pinned: bool) -> list[Effect]:
         """Only what is listed can be pinned; what is on its way out must not hold up the rest for ever."""
         if not pinned:
@@ -180,13 +216,27 @@ class Catalog:
             self.pins.add(id_)
         return []
 
+    def _fence(self, lineage: Lineage) -> list[Effect]:
+        if lineage.generation <= self.lineage.generation:
+            return []
+        self.lineage = lineage
+        told = [self.manager, *dict.fromkeys(s.target for s in self.streams)]
+        changed = GenerationChanged(self.vpg, lineage.generation, lineage.fenced)
+        return [Publish(changed), *(Send(to, lineage) for to in told)]
+
+    def _tell_lineage(self, to: Address) -> list[Effect]:
+        """It may have missed the word; of the first generation nobody has to be told."""
+        return [Send(to, self.lineage)] if self.lineage.generation > 1 else []
+
     # -- listing ----------------------------------------------------------------------------------------------
 
     def _sealed(self, checkpoint: Checkpoint) -> list[Effect]:
         met = [e for stream in checkpoint.cut for e in self._meet(stream)]
-        if checkpoint.id <= self._seen:
+        if checkpoint.id <= self.newest_seen:
             return met  # the protected manager could not know that it had come, and perhaps was given up
-        self._seen = checkpoint.id
+        self.newest_seen = checkpoint.id
+        if checkpoint.generation != self.lineage.generation or self.lineage.fenced:
+            return [*met, Publish(CheckpointSkipped(self.vpg, checkpoint.id, "fenced"))]
         if self._withdrawing:
             return [*met, Publish(CheckpointSkipped(self.vpg, checkpoint.id, "history withdrawn"))]
         self._arriving[checkpoint.id] = _Arriving(checkpoint, set(checkpoint.cut))
@@ -223,7 +273,9 @@ class Catalog:
 
     def _newest(self) -> Send:
         newest = self.listed[-1]
-        told = Listed(self.vpg, newest.id, newest.taken, self.listed[0].taken, len(self.listed))
+        oldest = self.listed[0].taken
+        limited = self._limited and oldest > newest.taken - self.retention.history
+        told = Listed(self.vpg, newest.id, newest.taken, oldest, len(self.listed), limited)
         return Send(self.manager, told)
 
     # -- the end ----------------------------------------------------------------------------------------------
@@ -277,7 +329,7 @@ class Catalog:
             self._aged.pop(stream, None)
         oldest = self.listed[0] if self._forget is None and self.listed else None
         ages = self._age([s for s in streams if s in oldest.cut], oldest.id) if oldest else []
-        return [*closes, *marks, *awaits, *ages]
+        return [*self._tell_lineage(vra), *closes, *marks, *awaits, *ages]
 
     def _meet(self, stream: StreamId) -> list[Effect]:
         """A stream that is new here, as is all that could be told of it; or it has ended, and was opened again."""
@@ -289,7 +341,7 @@ class Catalog:
         if self._deleting is not None and self._forget is None:
             return self._tell_close([stream], keep_disks=self._deleting)
         self.streams.append(stream)
-        return [Send(stream.target, self._marks(stream))]
+        return [*self._tell_lineage(stream.target), Send(stream.target, self._marks(stream))]
 
     def _marks(self, stream: StreamId) -> Marks:
         """All that the stream has reached and that is, or may come to be, in the durable list."""
@@ -299,7 +351,7 @@ class Catalog:
 
     def _tell_again(self) -> list[Effect]:
         """The protected manager may have missed the last word."""
-        stores: list[Effect] = [Send(self.manager, state) for state in self._stores.values()]
+        stores = [*self._tell_lineage(self.manager), *(Send(self.manager, state) for state in self._stores.values())]
         if self._withdrawn:
             return [*stores, Send(self.manager, Withdrawn(self.vpg))]
         return [*stores, self._newest()] if self.listed else stores
@@ -313,8 +365,12 @@ class Catalog:
     def _retire_old(self) -> list[Effect]:
         if not self.listed:
             return []
-        horizon = self.listed[-1].taken - self.history
-        return self._retire(next(c.id for c in self.listed if c.taken >= horizon), "history")
+        return self._retire(self._kept_for(self.retention.history), "history")
+
+    def _kept_for(self, history: Ns) -> CheckpointId:
+        """The oldest checkpoint of so much history."""
+        horizon = self.listed[-1].taken - history
+        return next(c.id for c in self.listed if c.taken >= horizon)
 
     def _shrink(self) -> list[Effect]:
         """Journals are too full: retire what it takes, or age what no checkpoint needs, if either can be had."""
@@ -326,10 +382,14 @@ class Catalog:
         limits = self._limits.values()
         if not self.listed:
             return self._withdraw("journal limit")
-        if len(self.listed) == 1 and not self.pins and any(m.syncing and not self._helps(m) for m in limits):
+        free = not self.pins and not self.retention.fail_safe
+        if len(self.listed) == 1 and free and any(m.syncing and not self._helps(m) for m in limits):
             return self._withdraw("sync window fills the journal")
         newest, oldest = self.listed[-1].id, self.listed[0].id
-        effects = self._retire(max(min(m.keep_from or newest, newest) for m in limits), "journal limit")
+        wanted = max(min(m.keep_from or newest, newest) for m in limits)
+        if self.retention.fail_safe:
+            wanted = min(wanted, self._kept_for(self.retention.fail_safe))
+        effects = self._retire(wanted, "journal limit")
         if effects:
             self._limits.clear()
             return effects
@@ -407,6 +467,7 @@ class Catalog:
         while self.listed[0].id < keep_from:
             self._leaving.append(self.listed.popleft())
         oldest = self.listed[0]
+        self._limited = self._limited or reason != "history"
         fact = CheckpointsRetired(self.vpg, oldest.id, oldest.taken, reason)
         return [Publish(fact), self._newest(), *self._ask_forget(oldest.id)]
 
@@ -414,7 +475,7 @@ class Catalog:
         effects: list[Effect] = [Publish(CheckpointsRetired(self.vpg, None, None, reason))] if self.listed else []
         if self.listed:
             effects.append(Send(self.manager, Withdrawn(self.vpg)))
-            self._withdrawn = True
+            self._withdrawn = self._limited = True
         given_up = [*self._keeping, *self._arriving]
         effects += [Publish(CheckpointSkipped(self.vpg, id_, reason)) for id_ in given_up]
         self._leaving += [*self.listed, *self._keeping.values()]

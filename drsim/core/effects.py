@@ -7,6 +7,7 @@ targets in any order.
 
 from dataclasses import dataclass
 
+from drsim.core.action import Action, Step
 from drsim.core.batch import WriteBatch
 from drsim.core.facts import Fact
 from drsim.core.messages import Checkpoint, Frame, Message, Position
@@ -75,7 +76,11 @@ class ThawGuests:
 
 @dataclass(frozen=True, slots=True)
 class TapVolumes:
-    """Hand over all that is written to the stream's volumes from now on, and nothing that is written to others."""
+    """Hand over all that is written to the stream's volumes from now on, and nothing that is written to others.
+
+    A write that goes beyond the end that a volume has in the spec comes as far as it lies within. The VRA is told which
+    volumes are missing (`VolumeLost`).
+    """
 
     spec: StreamSpec
 
@@ -170,9 +175,20 @@ class Forget:
     before: CheckpointId | None
 
 
+@dataclass(frozen=True, slots=True)
+class Perform:
+    """Carry out an action of a workflow. (address, step) is its key: asked for again, nothing is done twice.
+
+    `Done.value` is the action's result.
+    """
+
+    step: Step
+    action: Action[object]
+
+
 Effect = (
     Send | Arm | HoldGuests | ReleaseGuests | FreezeGuests | ThawGuests | TapVolumes | UntapVolumes | Append | Promote
-    | ReadRegions | ReadDigests | Discard | Publish | Keep | Forget
+    | ReadRegions | ReadDigests | Discard | Publish | Keep | Forget | Perform
 )  # fmt: skip
 
 

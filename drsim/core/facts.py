@@ -49,6 +49,15 @@ class CheckpointsRetired:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationChanged:
+    """The VPG is in a later generation: the source is fenced, or goes on."""
+
+    vpg: str
+    generation: int
+    fenced: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SyncStarted:
     """A stream fell out of sync, or its sync became a graver one; so much is dirty, or may be."""
 
@@ -66,6 +75,13 @@ class SyncEnded:
     sync: Sync
     sent_bytes: int
     compared_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncDropped:
+    """A stream ended before it was in sync: its VM went elsewhere, or its VPG is no more."""
+
+    stream: StreamId
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +132,33 @@ class StoreChanged:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class StepBegun:
+    """An operation has begun a step; `words`: what it is."""
+
+    operation: str
+    step: tuple[int, ...]
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """A step is over; `error`: why it failed, empty if it did not."""
+
+    operation: str
+    step: tuple[int, ...]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperationEnded:
+    """An operation is over; its report is there."""
+
+    operation: str
+
+
 Fact = (
-    CheckpointSealed | CheckpointSkipped | CheckpointListed | CheckpointsRetired | SyncStarted | SyncEnded
-    | StateChanged | FrameRefused | BitmapGivenUp | StoreChanged | RecoverySideChanged | VpgDeleted
+    CheckpointSealed | CheckpointSkipped | CheckpointListed | CheckpointsRetired | GenerationChanged | SyncStarted
+    | SyncEnded | SyncDropped | StateChanged | FrameRefused | BitmapGivenUp | StoreChanged | RecoverySideChanged
+    | VpgDeleted | StepBegun | StepEnded | OperationEnded
 )  # fmt: skip

@@ -7,7 +7,7 @@ at some checkpoint that was listed, never past the oldest one that still is. Onl
 `base` move to what is durable.
 
 Invariant: base <= every mark <= durable <= appended, and marks never decrease.
-Invariant: nbytes never exceeds the hard limit, because `has_room` is asked before `append`.
+Invariant: nbytes never grows beyond the hard limit, because `has_room` is asked before `append`.
 """
 
 from array import array
@@ -83,7 +83,7 @@ class Journal:
 
     def has_room(self, nbytes: int) -> bool:
         """Whether this many bytes may be appended without passing the hard limit."""
-        return self.limit is None or self.nbytes + nbytes <= self.limit
+        return self.limit is None or not nbytes or self.nbytes + nbytes <= self.limit
 
     def append(self, upto: Lsn, nbytes: int) -> None:
         """Writes up to `upto` were given to the store."""

@@ -14,6 +14,7 @@ from drsim.core.status import Sync
 from drsim.core.units import Ns
 
 Position = tuple[int, ...]
+NONE = Ns(0)
 
 
 class Trigger(StrEnum):
@@ -29,6 +30,7 @@ class Trigger(StrEnum):
     COMMUNICATION = "recovery VRA communication problem"
     CONFIGURATION = "VPG configuration changed"
     PAUSE = "replication paused"  # ours: the field shows a pause as a state only
+    MISSING_VOLUME = "protected volume missing"  # likewise
 
 
 class Start(StrEnum):
@@ -42,6 +44,8 @@ class Start(StrEnum):
     """The VRA of another host knew; these VMs came from there."""
     INITIAL = "initial"
     """There is nothing on the other side."""
+    RETARGETED = "retargeted"
+    """Another recovery VRA knew; there is nothing at this one."""
     PRESEEDED = "preseeded"
     """A copy of some past state was brought there."""
 
@@ -187,6 +191,7 @@ class Checkpoint:
     """A consistent cut over a VPG. Holds no data. `taken` is when the manager asked for the hold.
 
     `quiesced`: the VMs whose applications were frozen at the cut, ascending; for the others it is crash consistent.
+    `generation`: of the manager that sealed it.
     """
 
     vpg: str
@@ -195,6 +200,7 @@ class Checkpoint:
     cut: dict[StreamId, Cut]
     tag: str = ""
     quiesced: tuple[VmId, ...] = ()
+    generation: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,13 +282,14 @@ class Thaw:
 class SyncChanged:
     """A stream entered or left synchronization, or what it does changed. Protected VRA to manager.
 
-    `waiting`: the recovery side has no room.
+    `waiting`: the recovery side has no room. `missing`: a volume of it is not there, and nothing is sent.
     """
 
     stream: StreamId
     sync: Sync
     waiting: bool
     trigger: Trigger
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,10 +314,32 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class ForceSync:
-    """Compare every region of the VPG's disks with the other side. Manager to protected VRA."""
+class Lineage:
+    """The generation that the VPG is in; no earlier one counts. `fenced`: guest writes are another side's.
+
+    Recovery manager to recovery VRAs and to the protected manager, and from there to protected VRAs.
+    """
 
     vpg: str
+    generation: int = 1
+    fenced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForceSync:
+    """Compare every region of the VPG's disks with the other side. Manager to protected VRA.
+
+    `full`: do not compare, send everything. `volumes`: of these only; empty for all.
+    """
+
+    vpg: str
+    full: bool = False
+    volumes: tuple[VolumeId, ...] = ()
+
+    def and_(self, other: "ForceSync") -> "ForceSync":
+        """One that does what both ask for, at least."""
+        some = tuple(sorted({*self.volumes, *other.volumes})) if self.volumes and other.volumes else ()
+        return ForceSync(self.vpg, self.full or other.full, some)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,11 +366,27 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """How much history a VPG keeps, counted back from its newest checkpoint, in nanoseconds.
+
+    `fail_safe`: what it keeps at any price, no more than `history`: for lack of room, replication stops before less is
+    kept. 0 for none.
+    """
+
+    history: Ns
+    fail_safe: Ns = NONE
+
+
+@dataclass(frozen=True, slots=True)
 class Members:
-    """The streams that the VPG has now: no others will have anything new. Protected manager to recovery manager."""
+    """The streams that the VPG has now: no others will have anything new. Protected manager to recovery manager.
+
+    `retention`: how much history it keeps now; None: as before.
+    """
 
     vpg: str
     streams: tuple[StreamId, ...]
+    retention: Retention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,13 +438,17 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The newest checkpoint that can be recovered, and how many there are. Recovery manager to protected manager."""
+    """The newest checkpoint that can be recovered, and how many there are. Recovery manager to protected manager.
+
+    `limited`: older ones would be there if a journal had not reached its limit.
+    """
 
     vpg: str
     checkpoint: CheckpointId
     taken: Ns
     oldest_taken: Ns
     count: int
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,8 +517,8 @@ class StoreState:
 
 
 ControlMessage = (
-    Hold | Held | Release | Released | Aborted | Freeze | Frozen | Thaw | SyncChanged | Configure | Pause | ForceSync
-    | Forced | Members | Delete | Deleted | Sealed | Await | Reached | Missed | Marks | Listed | Age | Close | Closed
-    | JournalLimit | StoreState | Withdrawn
+    Hold | Held | Release | Released | Aborted | Freeze | Frozen | Thaw | SyncChanged | Configure | Pause | Lineage
+    | ForceSync | Forced | Members | Delete | Deleted | Sealed | Await | Reached | Missed | Marks | Listed | Age
+    | Close | Closed | JournalLimit | StoreState | Withdrawn
 )  # fmt: skip
 Message = DataMessage | ControlMessage

@@ -80,9 +80,9 @@ class Extent:
 class StreamSpec:
     """What both ends know of a stream. `vms` are ascending; `limit` is each VM's journal limit in bytes.
 
-    `follows`: the stream whose VMs these were before they moved to another host; their journals go on. `left`: volumes
-    that left the stream. Volumes may leave or grow; the VMs stay the same for ever, because a position has a number for
-    each of them.
+    `follows`: the stream whose VMs these were before they moved to another host; their journals go on. `origin`: the
+    part in which they began. `left`: volumes that left the stream. Volumes may leave, come or grow; the VMs stay the
+    same for ever, because a position has a number for each of them.
     """
 
     id: StreamId
@@ -90,4 +90,5 @@ class StreamSpec:
     volumes: tuple[VolumeInfo, ...]
     limit: int | None = None
     follows: StreamId | None = None
-    left: tuple[VolumeId, ...] = ()
+    left: tuple[VolumeInfo, ...] = ()
+    origin: int = 1

@@ -17,9 +17,10 @@ they stand and what differs (`sender.py`), and of the holds of its earlier life 
 their guests when that life ended.
 
 Configuration. The manager says which streams a VPG has (`Configure`). A stream that is new here finds out where it
-stands; one that is gone ends with all its memory; volumes may have left a stream, or grown. A stream that the recovery
-side had nothing of joins the checkpoints when it is in sync for the first time. When a VM leaves the
-host (`VmLeft`), the VRA vouches for no checkpoint of its VPG until it is configured anew or the VM is back.
+stands; one that is gone ends with all its memory; volumes may have left a stream, come to it, or grown. A stream that
+the recovery side had nothing of joins the checkpoints when it is in sync for the first time. When a VM leaves the host
+(`VmLeft`), the VRA vouches for no checkpoint of its VPG until it is configured anew or the VM is back. A stream of
+which a volume is lost (`VolumeLost`) sends nothing until it is found or has left.
 
 Freeze. On `Freeze` the VRA has the VPG's guests frozen and answers `Frozen` with the effect's answer; each later
 `Held` names those that still are. It thaws them on `Thaw`; by itself when the freeze timeout has run out, when the
@@ -37,6 +38,7 @@ from drsim.core.effects import (
     Effect,
     FreezeGuests,
     HoldGuests,
+    Publish,
     ReadDigests,
     ReadRegions,
     ReleaseGuests,
@@ -59,7 +61,10 @@ from drsim.core.events import (
     Stopped,
     VmArrived,
     VmLeft,
+    VolumeFound,
+    VolumeLost,
 )
+from drsim.core.facts import SyncDropped
 from drsim.core.messages import (
     Aborted,
     Ack,
@@ -72,6 +77,7 @@ from drsim.core.messages import (
     Frozen,
     Held,
     Hold,
+    Lineage,
     Nack,
     Pause,
     Release,
@@ -89,8 +95,13 @@ from drsim.core.status import Sync
 from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
-Told = tuple[Sync, bool, Trigger]
-SETTLED: Told = (Sync.IN_SYNC, False, Trigger.NONE)  # what a manager is told of a stream in sync
+Told = tuple[Sync, bool, Trigger, bool]
+SETTLED: Told = (Sync.IN_SYNC, False, Trigger.NONE, False)  # what a manager is told of a stream in sync
+FORCED = {
+    (False, False): Sync.FORCED_DELTA, (False, True): Sync.VOLUME_DELTA, (True, False): Sync.FULL,
+    (True, True): Sync.VOLUME_FULL,
+}  # fmt: skip
+"""The kind of a sync that was asked for: in full or not, of some volumes or not."""
 NOTHING_NEW: Mapping[StreamId, Start] = {}
 FIRST: Mapping[str, int] = {}
 
@@ -126,6 +137,7 @@ class ProtectedVra:
             s.id: Sender(s, tweaks, tail_bytes=self._tail_bytes, start=starts.get(s.id, Start.EQUAL)) for s in streams
         }
         self._versions = dict(versions)
+        self._lineages: dict[str, Lineage] = {}  # of VPGs that are not in their first generation
         self._absent: set[VmId] = set()  # VMs that do not run here, of those that did or should
         self._holds: dict[str, _Hold] = {}
         self._freezes: dict[str, _Freeze] = {}
@@ -149,6 +161,10 @@ class ProtectedVra:
                 effects = self._left(vm)
             case VmArrived(vm):
                 effects = self._arrived(vm)
+            case VolumeLost(volume) | VolumeFound(volume):
+                lost = isinstance(event, VolumeLost)
+                has = [s for s in self.senders.values() if any(v.id == volume for v in s.spec.volumes)]
+                effects = [e for s in has for e in (s.lost_volume if lost else s.found_volume)(volume)]
             case Received(_, message):
                 effects = self._received(message)
             case Fired(timer):
@@ -220,11 +236,12 @@ class ProtectedVra:
                 return self._thaw(vpg) if known is not None and known.number == number else []
             case Configure():
                 return self._configure(message)
+            case Lineage():
+                return self._adopt(message)
             case Pause(vpg, paused):
                 return [e for s in self._of(vpg) for e in s.pause(paused)]
-            case ForceSync(vpg):
-                forced = [e for s in self._of(vpg) for e in s.distrust(Sync.FORCED_DELTA, Trigger.FORCE_SYNC)]
-                return [*forced, self._answer(vpg, Forced(vpg, self.address))]
+            case ForceSync():
+                return self._force(message)
             case _:
                 raise PeerError(f"a protected VRA cannot take {message!r}", place=self.address)
 
@@ -241,6 +258,21 @@ class ProtectedVra:
             case Compared():
                 return sender.compared(message)
 
+    def _adopt(self, lineage: Lineage) -> list[Effect]:
+        """A later generation: nothing of an earlier one counts any more, whoever accepts guest writes in it."""
+        self._lineages[lineage.vpg] = lineage
+        senders = self._of(lineage.vpg)
+        return [e for s in senders for e in s.adopt(lineage.generation, fenced=lineage.fenced)]
+
+    def _force(self, wish: ForceSync) -> list[Effect]:
+        kind = FORCED[wish.full, bool(wish.volumes)]
+        effects: list[Effect] = []
+        for sender in self._of(wish.vpg):
+            volumes = [v.id for v in sender.spec.volumes if v.id in wish.volumes] if wish.volumes else None
+            if volumes is None or volumes:
+                effects += sender.distrust(kind, Trigger.FORCE_SYNC, volumes, empty=wish.full)
+        return [*effects, self._answer(wish.vpg, Forced(wish.vpg, self.address))]
+
     def _left(self, vm: VmId) -> list[Effect]:
         """What this host has captured of a VM is not all any more: no checkpoint until the manager knows."""
         self._absent.add(vm)
@@ -256,8 +288,7 @@ class ProtectedVra:
         for sender in self.senders.values():
             volumes = [v.id for v in sender.spec.volumes if v.vm == vm]
             if volumes:
-                effects.append(TapVolumes(sender.spec))
-                effects += sender.distrust(Sync.VOLUME_DELTA, Trigger.CONFIGURATION, volumes)
+                effects += [*sender.arrived(volumes), TapVolumes(sender.spec)]
         return effects
 
     def _configure(self, message: Configure) -> list[Effect]:
@@ -272,12 +303,16 @@ class ProtectedVra:
             if sender.spec.id in mine:
                 effects += sender.reconfigure(mine[sender.spec.id])
             else:
-                effects.append(UntapVolumes(sender.spec.id))
+                dropped = [Publish(SyncDropped(sender.spec.id))] if sender.syncing else []
+                effects += [UntapVolumes(sender.spec.id), *dropped]
                 del self.senders[sender.spec.id], self._told[sender.spec.id]
         for id_, spec in mine.items():
             if id_ not in self.senders:
-                start = message.starts.get(id_, Start.CRASHED)
-                self.senders[id_] = Sender(spec, self.tweaks, tail_bytes=self._tail_bytes, start=start)
+                start, lineage = message.starts.get(id_, Start.CRASHED), self._lineages.get(vpg, Lineage(vpg))
+                self.senders[id_] = Sender(
+                    spec, self.tweaks, tail_bytes=self._tail_bytes, generation=lineage.generation, start=start
+                )
+                self.senders[id_].fenced = lineage.fenced
                 self._told[id_] = SETTLED
                 effects += [TapVolumes(spec), *self.senders[id_].started()]
         return effects
@@ -375,7 +410,8 @@ class ProtectedVra:
             told = self._told[id_]
             if told is SETTLED and not sender.syncing:
                 continue
-            state = (sender.sync, sender.waiting, sender.trigger) if sender.syncing else SETTLED
+            now = (sender.sync, sender.waiting, sender.trigger, bool(sender.missing))
+            state = now if sender.syncing else SETTLED
             if state != told:
                 self._told[id_] = state
                 effects.append(self._answer(id_.vpg, SyncChanged(id_, *state)))

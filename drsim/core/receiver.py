@@ -125,6 +125,7 @@ class Receiver:
         self._comparing: Compare | None = None
         self._gap_told = False
         self._owes_ack = False
+        self._refused: Refusal | None = None  # why the last frame was not taken, if it was not
         self._age: _Aging | None = None  # wanted next
         self._promoting: _Aging | None = None  # under way
         if stored is not None:
@@ -138,6 +139,14 @@ class Receiver:
         self.accepted = self.durable = tuple(journal.durable for journal in self.journals.values())
         self.swept = self.epoch > 1
         self.unmarked = True
+
+    # -- generations ------------------------------------------------------------------------------------------
+
+    def fence(self, generation: int) -> None:
+        """Nothing of an earlier generation is taken from now on; what was taken before stays."""
+        if generation > self.generation:
+            self.generation = generation
+            self._resync = None
 
     # -- moves ------------------------------------------------------------------------------------------------
 
@@ -222,7 +231,7 @@ class Receiver:
         refusal = self._refusal(frame)
         if refusal is not None:
             return self._refuse(refusal)
-        self._gap_told = False
+        self._gap_told, self._refused = False, None
         self.blocked = (0,) * len(frame.sizes)
         self._take(frame)
         return self._give()
@@ -254,8 +263,10 @@ class Receiver:
 
     def _refuse(self, reason: Refusal) -> list[Effect]:
         self._owes_ack = self._owes_ack or reason is not Refusal.GAP
-        nack = Nack(self.spec.id, self.generation, self.epoch, self.accepted, reason)
-        return [Publish(FrameRefused(self.spec.id, reason.value)), Send(self.spec.id.source, nack)]
+        nack = Send(self.spec.id.source, Nack(self.spec.id, self.generation, self.epoch, self.accepted, reason))
+        news = [] if reason is self._refused else [Publish(FrameRefused(self.spec.id, reason.value))]
+        self._refused = reason
+        return [*news, nack]
 
     def _trim(self, frame: Frame) -> Frame:
         """The rows of a frame that were not received before."""
@@ -319,8 +330,9 @@ class Receiver:
     # -- epochs -----------------------------------------------------------------------------------------------
 
     def resync(self, message: Resync) -> list[Effect]:
-        """The sender begins a new epoch."""
-        if message.generation != self.generation or message.epoch < self.epoch:
+        """The sender begins a new epoch, perhaps in a generation that only its manager has heard of so far."""
+        self.fence(message.generation)
+        if message.generation < self.generation or message.epoch < self.epoch:
             return []
         theirs = {volume.vm for volume in message.spec.volumes}.difference(self.spec.vms[n] for n, _ in self._own)
         if theirs:
@@ -345,7 +357,7 @@ class Receiver:
     def _turn(self, epoch: int) -> None:
         """The anchor of an epoch is durable: the one before has ended."""
         if self._resync is not None and self._resync.epoch == epoch:
-            self._active = {volume.vm for volume in self._resync.spec.volumes}
+            self._adopt(self._resync.spec)
             self._resync = None
         self._ended = (self.epoch, self.durable)
         self.epoch = epoch
@@ -353,12 +365,20 @@ class Receiver:
         self._window_end, self._gap_told = None, False
         self.blocked = (0,) * len(self.durable)
 
+    def _adopt(self, spec: StreamSpec) -> None:
+        """The sender's configuration as of this epoch."""
+        self._active = {volume.vm for volume in spec.volumes}
+        self.spec = spec
+        for _, journal in self._own:
+            journal.limit = spec.limit
+
     def _resynced(self) -> Send:
         return Send(self.spec.id.source, Resynced(self.spec.id, self.generation, self.epoch))
 
     def where(self, message: Where) -> list[Effect]:
         """The sender lost its memory."""
-        if message.generation != self.generation:
+        self.fence(message.generation)
+        if message.generation < self.generation:
             return []
         self._fenced = self.epoch  # what its earlier life sent may still come; the next epoch begins at our answer
         begun = self._resync
@@ -456,7 +476,8 @@ class Receiver:
         """The journals that a cut goes through: of all VMs but those whose every volume had left the stream."""
         if not cut.without:
             return list(self.journals.values())
-        vms = {volume.vm for volume in self.spec.volumes if volume.id not in cut.without}
+        ever = (*self.spec.volumes, *self.spec.left)
+        vms = {volume.vm for volume in ever if volume.id not in cut.without}
         return [journal for vm, journal in self.journals.items() if vm in vms]
 
     # -- aging ------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ frames on their way to the store (a share of the appliance's pool), one retry ti
 word to the recovery manager when a journal nears its hard limit or the store does not take data.
 
 Streams come and go. One is opened by the first word of its sender, which says all that is to be known of it, and
-closed by the manager when no checkpoint has it.
+closed by the manager when no checkpoint has it. When the manager says that a VPG is in a later generation (`Lineage`),
+nothing of an earlier one is taken any more, by no stream of it.
 
 After a restart in good order, frames in memory are gone and the journals are as durable as they were; the senders
 begin new epochs. After a crash a new VRA is built from what the store holds (`durable`): the manager brings the marks
@@ -27,6 +28,7 @@ from drsim.core.messages import (
     Compare,
     Frame,
     JournalLimit,
+    Lineage,
     Marks,
     Missed,
     Resync,
@@ -40,6 +42,7 @@ from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
 
 RETRY = "retry store"
+FIRST: Mapping[str, int] = {}
 
 
 def stream_of(event: Event) -> StreamId | None:
@@ -58,13 +61,16 @@ def stream_of(event: Event) -> StreamId | None:
 class RecoveryVra:
     """The VRA of one recovery host. `pool_bytes` is its whole buffer pool.
 
-    `durable`: what the store holds of every stream, when an earlier life crashed.
+    `durable`: what the store holds of every stream, when an earlier life crashed; `generations`: of the VPGs that are
+    not in their first, by the site's record.
     """
 
     def __init__(
         self, address: Address, catalogs: dict[str, Address], streams: list[StreamSpec], *, pool_bytes: int,
         tweaks: Tweaks, durable: Mapping[StreamId, Stored] | None = None,
+        generations: Mapping[str, int] = FIRST,
     ) -> None:  # fmt: skip
+        self._generations = dict(generations)
         self.address, self.tweaks = address, tweaks
         self.limit = int(pool_bytes * tweaks.buffer_use_recover)
         self.receivers = {
@@ -73,6 +79,7 @@ class RecoveryVra:
                 catalogs[s.id.vpg],
                 self._room,
                 region_bytes=tweaks.region_bytes,
+                generation=generations.get(s.id.vpg, 1),
                 stored=None if durable is None else durable[s.id],
             )
             for s in streams
@@ -159,6 +166,12 @@ class RecoveryVra:
                 receiver = self.receivers[message.stream]
                 receiver.put_back(message)
                 return self._check_limit(receiver)
+            case Lineage(vpg, generation):
+                self._generations[vpg] = max(generation, self._generations.get(vpg, 1))
+                for receiver in self.receivers.values():
+                    if receiver.spec.id.vpg == vpg:
+                        receiver.fence(generation)
+                return []
             case Await():
                 return self.receivers[message.stream].await_cut(message)
             case Age():
@@ -187,9 +200,12 @@ class RecoveryVra:
                 return []  # the sender has not heard of it yet
             if any(r.spec.id.part > spec.id.part for r in self._owners(spec)):
                 return []  # the VMs have moved on since
+            if message.generation < self._generations.get(spec.id.vpg, 1):
+                return []  # the sender has not heard that it is fenced
             receiver = Receiver(
-                spec, self._catalogs[spec.id.vpg], self._room, region_bytes=self.tweaks.region_bytes, epoch=0
-            )
+                spec, self._catalogs[spec.id.vpg], self._room, region_bytes=self.tweaks.region_bytes, epoch=0,
+                generation=message.generation,
+            )  # fmt: skip
             owners = self._owners(spec) if spec.follows is not None else []
             if not all(owner.hand_over(receiver) for owner in owners):
                 self._asking[spec.id] = message
@@ -219,30 +235,35 @@ class RecoveryVra:
         return [e for message in asking.values() for e in self._begins(message)]
 
     def _owners(self, spec: StreamSpec) -> list[Receiver]:
-        """The streams of the VPG that have the journals of these VMs at present."""
+        """The streams of the VPG that have the journals of these VMs at present, if those are the stream's own.
+
+        Of a VM that had left and came back there are others.
+        """
         return [
             r for r in self.receivers.values()
-            if r.spec.id.vpg == spec.id.vpg and any(r.spec.vms[n] in spec.vms for n, _ in r.owned)
+            if r.spec.id.vpg == spec.id.vpg and r.spec.id.part >= spec.origin
+            and any(r.spec.vms[n] in spec.vms for n, _ in r.owned)
         ]  # fmt: skip
 
     def _share(self, receiver: Receiver, durable: Mapping[StreamId, Stored]) -> None:
         """After a crash: a stream that follows has taken over the journals of the streams before."""
         spec = receiver.spec
         for earlier in self.receivers.values() if spec.follows is not None else ():
-            if earlier.spec.id.vpg == spec.id.vpg and earlier.spec.id.part < spec.id.part:
+            if earlier.spec.id.vpg == spec.id.vpg and spec.origin <= earlier.spec.id.part < spec.id.part:
                 earlier.journals.update({vm: receiver.journals[vm] for vm in spec.vms if vm in earlier.journals})
                 earlier.disown(spec.vms, durable.get(earlier.spec.id))
 
     def _close(self, stream: StreamId, *, keep_disks: bool) -> list[Effect]:
         receiver = self.receivers.pop(stream)
         self._ended.add(stream)
+        calm: list[Effect] = [Publish(StoreChanged(stream, True, ""))] if stream in self._not_ok else []
         self._not_ok.discard(stream)
         discard = Discard(stream, tuple(receiver.spec.vms[n] for n, _ in receiver.owned), keep_disks)
         self._discarding[stream] = discard
         if receiver.landing:
             self._landing[stream] = receiver.landing
-            return []
-        return [discard]
+            return calm
+        return [*calm, discard]
 
     def _landed(self, stream: StreamId) -> list[Effect]:
         """A frame of a closed stream is in the store, or will not be; after the last one its journals can go."""

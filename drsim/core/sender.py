@@ -6,7 +6,7 @@ Theory of operation.
     ---------  -------------------  --------------------------------------------------------------------------
     IN_SYNC    numbered and queued  `fold`: buffer full, peer lost, VRA restart, pause -> WAITING or HANDSHAKE
     ASKING     marked dirty         `Standing`: epoch and numbers are known           -> WAITING or HANDSHAKE
-    WAITING    marked dirty         the peer is connected, no pause lasts             -> HANDSHAKE
+    WAITING    marked dirty         the peer is connected, nothing holds it up        -> HANDSHAKE
     HANDSHAKE  marked dirty         `Resynced` for this epoch                         -> SWEEP
     SWEEP      marked dirty         what is dirty fits the tail                       -> TAIL
     TAIL       numbered and queued  nothing is dirty and the last sync frame durable  -> IN_SYNC
@@ -29,6 +29,7 @@ All kinds of synchronization are this one sweep; they differ in what is marked w
     delta, forced delta             every region, as unsure        compared by digests
     volume delta                    every region of some volumes   compared by digests
     initial; full; of some volumes  every region, as dirty         -
+    of a volume that grew           its new regions, as dirty      -
     initial, preseeded              every region, as unsure        compared by digests
 
 Unsure regions are compared one stretch at a time, beside the sweep of what is known to be dirty: the digests of the
@@ -39,7 +40,11 @@ equal.
 
 After a crash the bitmap is lost with the rest, and a new stream knows nothing of the other side; so the peer is asked
 where the stream stands: the next epoch lies beyond any that it knows of, and the next number beyond any that it may
-hold. Over each new connection it is asked again. A bitmap that outgrows its memory is given up for a delta sync.
+hold. Until an epoch has begun it is asked again over each new connection: what a recovery VRA told before it crashed
+does not bind the one that is built after it. A bitmap that outgrows its memory is given up for a delta sync.
+
+What holds a stream up: an operator's pause, a volume that is missing, and a fence (`adopt`): the VPG is in a later
+generation, in which another side accepts guest writes. Everything that was not acknowledged when it came is dirty.
 
 No checkpoint may be cut outside IN_SYNC: data of a sweep arrives out of write order.
 
@@ -103,8 +108,9 @@ TRIGGER_OF = {
 
 STARTS = {
     Start.CRASHED: Sync.DELTA, Start.MOVED: Sync.VOLUME_DELTA, Start.INITIAL: Sync.INITIAL,
-    Start.PRESEEDED: Sync.INITIAL,
+    Start.PRESEEDED: Sync.INITIAL, Start.RETARGETED: Sync.VOLUME_INITIAL,
 }  # fmt: skip
+EMPTY = (Start.INITIAL, Start.RETARGETED)
 JOINING = (Start.INITIAL, Start.PRESEEDED)
 
 
@@ -117,11 +123,14 @@ class Sender:
         self.spec, self.tweaks, self.generation = spec, tweaks, generation
         self.state = SendState.IN_SYNC
         self.sync = Sync.IN_SYNC  # which kind is under way
+        self._begun = start is Start.EQUAL  # an epoch has, in this life
         self.joining = start in JOINING  # no checkpoint has this stream before it is in sync for the first time
         self.trigger = Trigger.NONE
         self.epoch = 1
         self.connected = True
         self.paused = False
+        self.fenced = False  # another side accepts guest writes
+        self.missing: set[VolumeId] = set()  # volumes that are not there: nothing is sent
         self.refused: Refusal | None = None
         self.numbered: Position = (0,) * len(spec.vms)  # last number given to each VM
         self.durable: Position = self.numbered  # last acknowledged
@@ -143,7 +152,7 @@ class Sender:
             self.state, self.epoch = SendState.ASKING, 0
             self.sync = STARTS[start]
             self.trigger = Trigger.PROTECTED_VRA if start is Start.CRASHED else Trigger.CONFIGURATION
-            (self.bitmap.fill if start is Start.INITIAL else self.bitmap.distrust)()
+            (self.bitmap.fill if start in EMPTY else self.bitmap.distrust)()
 
     # -- what the VRA asks ------------------------------------------------------------------------------------
 
@@ -165,7 +174,7 @@ class Sender:
         """All that is captured, as a stream's part of a checkpoint. Call after `flush`, in sync."""
         assert self.state is SendState.IN_SYNC
         assert not self._open.rows
-        return Cut(self.epoch, self.numbered, self.spec.left)
+        return Cut(self.epoch, self.numbered, tuple(volume.id for volume in self.spec.left))
 
     # -- capture ----------------------------------------------------------------------------------------------
 
@@ -277,29 +286,64 @@ class Sender:
         return [given_up, *self.distrust(Sync.DELTA, Trigger.PROTECTED_VRA)]
 
     def reconfigure(self, spec: StreamSpec) -> list[Effect]:
-        """Volumes have left the stream, or grown."""
-        if spec.volumes == self.spec.volumes:
+        """Volumes have left the stream, come to it, or grown; or its journals may be larger, or smaller.
+
+        The other side learns of it at the beginning of an epoch.
+        """
+        if spec == self.spec:
             return []
-        running = self.state not in (SendState.WAITING, SendState.ASKING)
-        if running:
+        if self.state not in (SendState.WAITING, SendState.ASKING):
             self._end_epoch()
+        known = {volume.id for volume in self.spec.volumes}
+        new = any(volume.id not in known for volume in spec.volumes)
         self.spec = spec
         self.bitmap.reshape(spec.volumes)
-        restart = self._restart() if running else []
-        return [TapVolumes(spec), *self._begin(Sync.BITMAP, Trigger.CONFIGURATION), *restart]
+        self.missing.intersection_update(volume.id for volume in spec.volumes)
+        kind = Sync.VOLUME_INITIAL if new else Sync.BITMAP
+        return [TapVolumes(spec), *self._begin(kind, Trigger.CONFIGURATION), *self._go_on()]
 
     def unacknowledged(self) -> list[WriteBatch]:
         """All rows, not in the bitmap, that are not known to be durable at the other side: open, queued, in flight."""
         return [*(f.batch for f in self.window), *(f.batch for f in self._queue), *self._open.parts]
+
+    def adopt(self, generation: int, *, fenced: bool) -> list[Effect]:
+        """The VPG is in a later generation; `fenced`: it is another side's, and nothing is sent."""
+        if generation <= self.generation:
+            return []
+        self.generation, self.fenced, self.refused = generation, fenced, None
+        if self.state is SendState.ASKING:
+            return self._ask() if self.connected else []
+        return self._restart() if self.state is SendState.WAITING else self.fold(Trigger.CONFIGURATION)
 
     def pause(self, paused: bool) -> list[Effect]:
         """Send nothing until told otherwise."""
         if paused == self.paused:
             return []
         self.paused = paused
-        if not paused:
-            return self._restart() if self.state is SendState.WAITING else []
-        return [] if self.state in (SendState.WAITING, SendState.ASKING) else self.fold(Trigger.PAUSE)
+        return self._rest(Trigger.PAUSE) if paused else self._go_on()
+
+    def lost_volume(self, volume: VolumeId) -> list[Effect]:
+        """A volume is not there: nothing is sent until it is found, or has left the stream."""
+        self.missing.add(volume)
+        return self._rest(Trigger.MISSING_VOLUME)
+
+    def found_volume(self, volume: VolumeId) -> list[Effect]:
+        """It is back; nobody knows what happened to it."""
+        if volume not in self.missing:
+            return []
+        self.missing.discard(volume)
+        return [*self.distrust(Sync.VOLUME_DELTA, Trigger.MISSING_VOLUME, [volume]), *self._go_on()]
+
+    def arrived(self, volumes: list[VolumeId]) -> list[Effect]:
+        """The VM of these volumes was elsewhere. Who taps them says anew which are missing."""
+        self.missing.difference_update(volumes)
+        return [*self.distrust(Sync.VOLUME_DELTA, Trigger.CONFIGURATION, volumes), *self._go_on()]
+
+    def _rest(self, trigger: Trigger) -> list[Effect]:
+        return [] if self.state in (SendState.WAITING, SendState.ASKING) else self.fold(trigger)
+
+    def _go_on(self) -> list[Effect]:
+        return self._restart() if self.state is SendState.WAITING else []
 
     def _end_epoch(self) -> None:
         self._reading = None
@@ -325,7 +369,7 @@ class Sender:
         return [] if self.connected else self.reconnected()
 
     def _ask(self) -> list[Effect]:
-        return [Send(self.spec.id.target, Where(self.spec.id, self.generation, self.spec))]
+        return [] if self.fenced else [Send(self.spec.id.target, Where(self.spec.id, self.generation, self.spec))]
 
     def standing(self, message: Standing) -> list[Effect]:
         """The peer tells what it may know of our earlier lives."""
@@ -338,7 +382,8 @@ class Sender:
 
     def _restart(self) -> list[Effect]:
         # A journal at its limit may have to give up all its checkpoints for the sync window, so it must learn of it.
-        if not self.connected or self.paused or self.refused not in (None, Refusal.LIMIT):
+        held_up = not self.connected or self.paused or self.fenced or self.missing
+        if held_up or self.refused not in (None, Refusal.LIMIT):
             return []
         self.refused = None
         self.state = SendState.HANDSHAKE
@@ -456,7 +501,7 @@ class Sender:
         """The peer entered our epoch."""
         if self.state is not SendState.HANDSHAKE or message.epoch != self.epoch:
             return []
-        self.state = SendState.SWEEP
+        self.state, self._begun = SendState.SWEEP, True
         self.durable = self.numbered
         return self._pump()
 
@@ -469,7 +514,9 @@ class Sender:
         """The connection to the peer is gone."""
         self.connected = False
         self.refused = None
-        return [] if self.state in (SendState.WAITING, SendState.ASKING) else self.fold(trigger)
+        if not self._begun:
+            self.state = SendState.ASKING
+        return self._rest(trigger)
 
     def reconnected(self) -> list[Effect]:
         """The peer can be reached again. Whatever was under way before is in the bitmap."""

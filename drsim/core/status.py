@@ -47,6 +47,7 @@ class Sync(StrEnum):
     INITIAL = "InitialSync"
     PAUSED_USER = "PausedByUser"
     PAUSED_SYSTEM = "PausedBySystem"
+    PAUSED_MISSING = "PausedForMissingVolume"
 
 
 GRAVITY = {sync: n for n, sync in enumerate(Sync)}
@@ -120,10 +121,14 @@ SYNC_NAMES = {
     Sync.FORCED_DELTA: "DeltaSync",
     Sync.PAUSED_USER: "ReplicationPausedUserInitiated",
     Sync.PAUSED_SYSTEM: "ReplicationPausedSystemInitiated",
+    Sync.PAUSED_MISSING: "ReplicationPausedForMissingVolume",
 }
 
 # Syncs that the field shows under MeetingSLA; any other one means that the service level is not met.
-HARMLESS = {Sync.IN_SYNC, Sync.BITMAP, Sync.FORCED_DELTA, Sync.VOLUME_INITIAL, Sync.PAUSED_USER, Sync.PAUSED_SYSTEM}
+HARMLESS = {
+    Sync.IN_SYNC, Sync.BITMAP, Sync.FORCED_DELTA, Sync.VOLUME_INITIAL, Sync.PAUSED_USER, Sync.PAUSED_SYSTEM,
+    Sync.PAUSED_MISSING,
+}  # fmt: skip
 
 # Syncs that only exist while a VPG is created.
 CREATION = {Sync.INITIAL: "InitialSync", Sync.FULL: "FullSync", Sync.VOLUME_INITIAL: "VolumeInitialSync"}
@@ -137,13 +142,13 @@ _UNMET = {
 }  # fmt: skip
 _MET = {
     "None", "BitmapSync", "DeltaSync", "RecoveryPossible", "RollingBack", "ReplicationPausedUserInitiated",
-    "ReplicationPausedSystemInitiated", "VolumeInitialSync", "Backup",
+    "ReplicationPausedSystemInitiated", "ReplicationPausedForMissingVolume", "VolumeInitialSync", "Backup",
 }  # fmt: skip
 # Ours: bitmap sync, a pause and "recovery possible" last while the service level is already missed; the field's
 # table is silent on what is shown then, so their names are kept under the two partial statuses as well.
 _LASTING = {
     "BitmapSync", "RecoveryPossible", "ReplicationPausedUserInitiated", "ReplicationPausedSystemInitiated",
-    "FullSync", "InitialSync",
+    "ReplicationPausedForMissingVolume", "FullSync", "InitialSync",
 }  # fmt: skip
 ALLOWED: dict[Status, set[str]] = {
     Status.INITIALIZING: {"Creating", "InitialSync", "Sync", "FullSync", "VolumeInitialSync"},

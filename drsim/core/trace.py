@@ -33,7 +33,7 @@ from drsim.core.units import Ns
 
 
 def text(value: object) -> str:
-    """A value written out: classes by name, fields in order, dicts in the order of their keys."""
+    """A value written out: classes by name, fields in order, sets sorted, dicts in the order of their keys."""
     match value:
         case WriteBatch():
             digest = content_digest(value, np.arange(len(value), dtype=np.int64))
@@ -46,6 +46,8 @@ def text(value: object) -> str:
             return value.message
         case tuple() | list():
             return "(" + " ".join(text(v) for v in value) + ")"
+        case frozenset():
+            return "{" + " ".join(sorted(text(v) for v in value)) + "}"
         case dict():
             return "{" + " ".join(f"{text(k)}={text(v)}" for k, v in sorted(value.items())) + "}"
         case _ if is_dataclass(value) and not isinstance(value, type):

@@ -23,6 +23,9 @@ Pause (T7). An operator may pause replication: nothing is sent, and what is writ
 itself, once in each sync and for `replication_pause`, when a sync leaves so few checkpoints that the history might run
 out. The VRAs are told, and told again over every new connection.
 
+Generations. When the catalogue says that the VPG was recovered at its site (`Lineage`, fenced), no checkpoint is tried
+and the VRAs are told, and told again over every new connection, until it gives the VPG back in a later generation.
+
 Configuration (T3, T10, T12). Which streams the VPG has is decided by whoever places VMs (`Reconfigured`); the manager
 tells every VRA, and tells it again over every new connection. A connection keeps order, so a hold finds the
 configuration that it is for: a checkpoint has all streams of one. A stream that was added synchronizes beside:
@@ -67,6 +70,7 @@ from drsim.core.messages import (
     Frozen,
     Held,
     Hold,
+    Lineage,
     Listed,
     Members,
     Message,
@@ -135,12 +139,14 @@ class Vpg:
         self._configured = configured
         if configured is not None:
             self.vras = list(dict.fromkeys(spec.id.source for spec in configured.streams))
+        self.lineage = Lineage(name)  # as far as the catalogue has told
         self._deleting = deleting  # the recovery site has not answered: whether the disks stay
         self.paused = paused  # by an operator
         self._resting = False  # by ourselves, for a while
         self._rested = False  # in this sync already
         self._left: int | None = None  # checkpoints listed, as far as the catalogue has told
-        self._forcing: set[Address] = set()  # VRAs that have not answered `ForceSync` yet
+        self._limited = False  # there would be more if a journal had not reached its limit
+        self._forcing: dict[Address, ForceSync] = {}  # what VRAs were asked for and have not answered
         self._skipped = ""  # why the last attempt failed, if it did
         self._tags: list[Tag] = []
         self.freeze = Quiesce(name, tweaks)
@@ -168,9 +174,10 @@ class Vpg:
             case PauseAsked(paused):
                 self.paused = paused
                 return [*self._tell_pause(self.vras), *self._review(now)]
-            case SyncAsked():
-                self._forcing.update(self.vras)
-                return [Send(vra, ForceSync(self.name)) for vra in self.vras]
+            case SyncAsked(full, volumes):
+                wish = ForceSync(self.name, full, volumes)
+                self._forcing = {vra: wish.and_(self._forcing.get(vra, wish)) for vra in self.vras}
+                return [Send(vra, asked) for vra, asked in self._forcing.items()]
             case TagAsked(tag, quiesce):
                 self._tags.append(Tag(tag, quiesce))
                 return self._next_tag(now)
@@ -184,8 +191,9 @@ class Vpg:
                 again: list[Effect] = [Send(self.catalog, Sealed(c)) for c in self._unlisted.values()]
                 return [*again, *self._tell_members(), *self._tell_deletion(), *self._review(now)]
             case Connected(vra):
-                forced: list[Effect] = [Send(vra, ForceSync(self.name))] if vra in self._forcing else []
-                return [*self._tell_configuration([vra]), *self._tell_pause([vra]), *forced]
+                forced: list[Effect] = [Send(vra, self._forcing[vra])] if vra in self._forcing else []
+                again = [*self._tell_configuration([vra]), *self._tell_lineage([vra]), *self._tell_pause([vra])]
+                return [*again, *forced]
             case Lost() | Stopped():
                 return []  # a VRA: it says again what it has to say; a hold that it misses runs out
             case _:
@@ -228,13 +236,18 @@ class Vpg:
                 gone, self._deleting = self._deleting is not None, None
                 return [Publish(VpgDeleted(self.name))] if gone else []
             case Forced(vra=vra):
-                self._forcing.discard(vra)
+                self._forcing.pop(vra, None)
                 return []
             case Listed():
                 self.newest, self._oldest, self._left = message.taken, message.oldest_taken, message.count
-                self._withdrawn = False
+                self._withdrawn, self._limited = False, message.limited
                 self._unlisted = {id_: c for id_, c in self._unlisted.items() if id_ > message.checkpoint}
                 return [*self._rest(), *self._review(now, listed=True)]
+            case Lineage(_, generation):
+                if generation <= self.lineage.generation:
+                    return []
+                self.lineage = message
+                return [*self._void("fenced"), *self._tell_lineage(self.vras), *self._review(now)]
             case Withdrawn():
                 self.newest = self._oldest = self._left = None
                 self._withdrawn = True
@@ -264,6 +277,7 @@ class Vpg:
         reason = "peer unreachable" if not self._connected else "synchronizing" if self._out_of_sync() else ""
         reason = reason or ("VM not protected" if self._configured and self._configured.unprotected else "")
         reason = reason or ("paused" if self.paused or self._resting else "")
+        reason = "fenced" if self.lineage.fenced else reason
         if reason:
             if tag != UNTAGGED:
                 self._tags.insert(0, tag)
@@ -314,7 +328,8 @@ class Vpg:
         self.attempt, self._skipped = None, ""
         cut = {stream: attempt.cut[stream] for stream in sorted(attempt.cut)}
         quiesced = tuple(sorted(attempt.frozen)) if attempt.tag.quiesce else ()
-        checkpoint = Checkpoint(self.name, attempt.id, attempt.taken, cut, attempt.tag.name, quiesced)
+        generation = self.lineage.generation
+        checkpoint = Checkpoint(self.name, attempt.id, attempt.taken, cut, attempt.tag.name, quiesced, generation)
         self._unlisted[attempt.id] = checkpoint
         fact = CheckpointSealed(self.name, attempt.id, attempt.taken, attempt.tag.name)
         thawed = self.freeze.end() if attempt.tag.quiesce else []
@@ -342,9 +357,12 @@ class Vpg:
         self.vras = list(dict.fromkeys(spec.id.source for spec in event.streams))
         self._syncing = {stream: told for stream, told in self._syncing.items() if stream in ids}
         self._stores = {stream: reason for stream, reason in self._stores.items() if stream in ids}
-        self._forcing.intersection_update(self.vras)
+        self._forcing = {vra: wish for vra, wish in self._forcing.items() if vra in self.vras}
+        if event.retention is not None:
+            self.history = event.retention.history
         told = self._tell_configuration(dict.fromkeys([*old, *self.vras]))
-        return [*self._void("configuration"), *told, *self._tell_members(), *self._tell_pause(self.vras)]
+        return [*self._void("configuration"), *told, *self._tell_members(), *self._tell_lineage(self.vras),
+                *self._tell_pause(self.vras)]  # fmt: skip
 
     def _has(self, stream: StreamId) -> bool:
         return self._configured is None or any(spec.id == stream for spec in self._configured.streams)
@@ -376,7 +394,9 @@ class Vpg:
 
     def _tell_members(self) -> list[Effect]:
         known = self._configured
-        return [] if known is None else [Send(self.catalog, Members(self.name, tuple(s.id for s in known.streams)))]
+        if known is None:
+            return []
+        return [Send(self.catalog, Members(self.name, tuple(s.id for s in known.streams), known.retention))]
 
     def _joining(self, told: SyncChanged) -> bool:
         """Whether this is a stream that was added: checkpoints go on without it until it is in sync."""
@@ -392,6 +412,11 @@ class Vpg:
             return tuple(self.vras)
         joining = {stream for stream, told in self._syncing.items() if self._joining(told)}
         return tuple(dict.fromkeys(s.id.source for s in self._configured.streams if s.id not in joining))
+
+    # -- generations ------------------------------------------------------------------------------------------
+
+    def _tell_lineage(self, vras: Iterable[Address]) -> list[Effect]:
+        return [Send(vra, self.lineage) for vra in vras] if self.lineage.generation > 1 else []
 
     # -- pause ------------------------------------------------------------------------------------------------
 
@@ -442,6 +467,8 @@ class Vpg:
     def _sync(self, worst: SyncChanged | None) -> Sync:
         if self.paused:
             return Sync.PAUSED_USER
+        if any(told.missing for told in self._syncing.values()):
+            return Sync.PAUSED_MISSING
         if self._resting or (worst is not None and worst.waiting and self._connected):
             return Sync.PAUSED_SYSTEM
         if worst is not None and self._joining(worst):
@@ -476,12 +503,16 @@ class Vpg:
         return oldest is not None and now - oldest >= can_be - self.tweaks.age_interval - 2 * self.interval
 
     def _cause(self, worst: SyncChanged | None, regions: Regions) -> str:
+        if self.lineage.fenced:
+            return "recovered at the other site"
         if self._stores:
             return Trigger.RECOVERY_STORAGE_ERROR.value
         if regions.health is not Health.OK:
             return Trigger.CONFIGURATION.value
         if self.paused or self._resting:
             return "paused by the user" if self.paused else "paused to keep the history"
+        if any(told.missing for told in self._syncing.values()):
+            return Trigger.MISSING_VOLUME.value
         if worst is not None:
             return worst.trigger.value
         if not self._connected:
@@ -491,5 +522,5 @@ class Vpg:
         if not regions.rpo_ok and not self.cause:
             return Trigger.NETWORK_CONGESTION.value
         if not regions.history_ok and not self.cause:
-            return "journal limit"
+            return "journal limit" if self._limited else "history not full yet"
         return ""

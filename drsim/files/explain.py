@@ -12,7 +12,7 @@ from drsim.files.merge import MODEL, near
 from drsim.files.shape import Shape, kinds, legal, reach
 from drsim.files.yaml_tree import Item, Place, walk
 from drsim.spec.base import Spec
-from drsim.spec.model import Reference
+from drsim.spec.reference import Reference
 
 Path = tuple[str | int, ...]
 

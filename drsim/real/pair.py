@@ -12,7 +12,7 @@ from drsim.core.catalog import Catalog
 from drsim.core.errors import FileError, PlatformError
 from drsim.core.events import PinAsked, TagAsked
 from drsim.core.kernel import Sink
-from drsim.core.messages import Checkpoint
+from drsim.core.messages import Checkpoint, Retention
 from drsim.core.names import (
     Address,
     StreamId,
@@ -147,7 +147,9 @@ def _add_machines(settings: Settings, protected: Site, recovery: Site, specs: li
     target = specs[0].id.target
     recovery.add(target, RecoveryVra(target, {vpg: catalog}, specs, pool_bytes=pool, tweaks=tweaks))
     streams = [s.id for s in specs]
-    recovery.add(catalog, Catalog(catalog, vpg, manager, streams, history=Ns(settings.history), tweaks=tweaks))
+    recovery.add(
+        catalog, Catalog(catalog, vpg, manager, streams, retention=Retention(Ns(settings.history)), tweaks=tweaks)
+    )
     pairs: list[tuple[Address, Address]] = [(manager, catalog), *((s.source, s.target) for s in streams)]
     protected.peers = pairs
     recovery.peers = [(there, here) for here, there in pairs]

@@ -40,6 +40,7 @@ from drsim.core.effects import (
     FreezeGuests,
     HoldGuests,
     Keep,
+    Perform,
     Promote,
     Publish,
     ReadDigests,
@@ -229,6 +230,8 @@ class Site:
                 for observer in tuple(self.observers):
                     observer(Ns(monotonic_ns()), fact)
                 self.news.wake()
+            case Perform():
+                raise CoreError("a live site cannot carry out recovery yet", place=here)
             case TapVolumes() | UntapVolumes() | Discard():
                 raise CoreError("a live VPG cannot be configured anew yet", place=here)
             case Keep(checkpoint):

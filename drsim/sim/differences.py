@@ -16,6 +16,9 @@ from drsim.core.names import Extent, StreamId, StreamSpec, VmId, VolumeInfo
 from drsim.core.sender import Sender
 from drsim.core.units import SECTOR
 
+Membered = tuple[str, VmId]
+"""A VM as a VPG's: it may be in several."""
+
 
 class Differences:
     """Of all streams of a world. `region_bytes` as in the machines' bitmaps."""
@@ -24,16 +27,15 @@ class Differences:
         self._region_bytes = region_bytes
         self._noted: dict[StreamId, DirtyBitmap] = {}
         self._shares: dict[StreamId, float] = {}
-        self._astray: dict[VmId, DirtyBitmap] = {}  # of VMs that nobody taps
-        self._copied: dict[VmId, float] = {}  # share that differs of what was brought there, of the same
+        self._astray: dict[Membered, DirtyBitmap] = {}  # of VMs that a VPG has and nobody taps for it
+        self._copied: dict[Membered, float] = {}  # share that differs of what was brought there, of the same
 
     def note(self, spec: StreamSpec, sender: Sender) -> None:
         """A sender is about to lose track, or has begun a sync: keep what it knows of now."""
         noted = self._noted.setdefault(spec.id, DirtyBitmap(self._region_bytes, spec.volumes))
         for batch in sender.unacknowledged():
             noted.mark(batch)
-        keys, _ = sender.bitmap.regions()
-        noted.mark_keys(keys)
+        noted.add(sender.bitmap)
 
     def preseed(self, stream: StreamId, share: float) -> None:
         """The other side has a copy from elsewhere, of which this share of the regions differs."""
@@ -45,7 +47,7 @@ class Differences:
             self._noted[stream].mark(batch)
 
     def strays(self, vm: VmId, volumes: Sequence[VolumeInfo], stream: StreamId, sender: Sender | None) -> None:
-        """Nobody taps a VM any more: keep what its stream knew to be different of its volumes.
+        """Nobody taps a VM for this VPG any more: keep what its stream knew to be different of its volumes.
 
         `sender`: None when it has ended before; then everything since is in the notes.
         """
@@ -53,32 +55,41 @@ class Differences:
         if sender is not None:
             for batch in sender.unacknowledged():
                 known.mark(batch)
-            known.mark_keys(_all(sender.bitmap))
+            known.add(sender.bitmap)
+        astray = self._astray[stream.vpg, vm] = DirtyBitmap(self._region_bytes, volumes)
+        astray.add(known)
         if stream in self._noted:
-            known.mark_keys(self._noted[stream].regions()[0])
-        keys, _ = known.regions()
-        self._astray[vm] = DirtyBitmap(self._region_bytes, volumes)
-        self._astray[vm].mark_keys(keys[np.isin(keys >> 40, [volume.id for volume in volumes])])
-        self._copied[vm] = self._shares.get(stream, 0.0)
+            astray.add(self._noted[stream])
+        self._copied[stream.vpg, vm] = self._shares.get(stream, 0.0)
 
-    def wrote_astray(self, vm: VmId, batch: WriteBatch) -> None:
-        """A VM that nobody taps wrote."""
-        if vm in self._astray:
-            self._astray[vm].mark(batch)
+    def wrote_astray(self, member: Membered, batch: WriteBatch) -> None:
+        """A VM that nobody taps for this VPG wrote."""
+        if member in self._astray:
+            self._astray[member].mark(batch)
 
     def found(self, vm: VmId, spec: StreamSpec) -> None:
         """A VM is tapped again, in this stream: what it lacks is noted there until the stream is in sync."""
-        astray = self._astray.pop(vm, None)
+        astray = self._astray.pop((spec.id.vpg, vm), None)
         if astray is not None:
             noted = self._noted.setdefault(spec.id, DirtyBitmap(self._region_bytes, spec.volumes))
-            noted.mark_keys(astray.regions()[0])
-        if share := self._copied.pop(vm, 0.0):
+            noted.add(astray)
+        if share := self._copied.pop((spec.id.vpg, vm), 0.0):
             self._shares[spec.id] = max(share, self._shares.get(spec.id, 0.0))
 
-    def forget(self, vm: VmId) -> None:
-        """A VM belongs to no VPG any more."""
-        self._astray.pop(vm, None)
-        self._copied.pop(vm, None)
+    def forget(self, member: Membered) -> None:
+        """A VM belongs to this VPG no more."""
+        self._astray.pop(member, None)
+        self._copied.pop(member, None)
+
+    def reshaped(self, spec: StreamSpec) -> None:
+        """A stream has other volumes now: of what is new in them the other side has nothing."""
+        if spec.id in self._noted:
+            self._noted[spec.id].reshape(spec.volumes)
+
+    def reshaped_astray(self, member: Membered, volumes: Sequence[VolumeInfo]) -> None:
+        """A VM has other volumes now. While nobody taps it for this VPG, nothing of the new ones is elsewhere."""
+        if member in self._astray:
+            self._astray[member].reshape(volumes)
 
     def settled(self, stream: StreamId) -> None:
         """Both sides are the same again, but for what is on its way."""
@@ -91,20 +102,12 @@ class Differences:
         if not source:
             return bytes(regions)
         first = extent.volume << 40 | extent.lba * SECTOR // self._region_bytes
-        differs = np.zeros(regions, np.uint8)
+        differs = np.zeros(regions, np.bool_)
         if stream in self._noted:
-            keys, _ = self._noted[stream].regions()
-            at = np.searchsorted(keys, [first, first + regions])
-            differs[keys[at[0] : at[1]] - first] = 1
+            differs |= self._noted[stream].within(first, first + regions)
         if share := self._shares.get(stream):
             differs |= _scattered(np.arange(first, first + regions)) < share
         return differs.tobytes()
-
-
-def _all(bitmap: DirtyBitmap) -> Int64:
-    """The keys of all that is dirty for certain; what nobody knows is compared, and noted elsewhere."""
-    keys, spans = bitmap.regions()
-    return keys if bitmap.unsure else np.concatenate([keys, *(np.arange(a, b, dtype=np.int64) for a, b in spans)])
 
 
 def _scattered(keys: Int64) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

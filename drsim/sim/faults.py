@@ -223,6 +223,9 @@ class Injector:
                 managers = [address for vpg in world.layout.vpgs for address in (vpg.manager, vpg.catalog)]
                 self._all_down([address for address in managers if site_of(address) == site], fault, crash=True)
             case VraRestart(host=host) | VraCrash(host=host) | HostLoss(host=host):
+                if isinstance(fault, HostLoss):
+                    world.lost_hosts.add(host)
+                    world.clock.call(fault.lasts, lambda: world.lost_hosts.discard(host))
                 self._all_down(world.layout.vras(host), fault, crash=not isinstance(fault, VraRestart))
 
     def _all_down(

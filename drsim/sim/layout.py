@@ -7,7 +7,7 @@ from drsim.core.catalog import Catalog
 from drsim.core.journal import Stored
 from drsim.core.machine import Machine
 from drsim.core.membership import Membership
-from drsim.core.messages import Checkpoint, Start
+from drsim.core.messages import Checkpoint, Retention, Start
 from drsim.core.names import (
     Address,
     CheckpointId,
@@ -27,8 +27,8 @@ from drsim.core.units import SECTOR, Ns
 from drsim.core.vpg import Vpg
 from drsim.spec.faults import HostLoss
 from drsim.spec.model import Model
-from drsim.spec.operations import AddVm, VMotion
-from drsim.spec.protect import Vm
+from drsim.spec.operations import AddVm, Retarget, VMotion
+from drsim.spec.protect import Journal, Vm
 from drsim.spec.protect import Vpg as VpgSpec
 from drsim.spec.tweaks import Tweaks
 
@@ -50,6 +50,8 @@ class VpgLayout:
     """What it consists of at present."""
     ever: tuple[StreamId, ...]
     """All streams that it has or had."""
+    deleting: bool | None = None
+    """Somebody deleted it, with or without keeping its disks."""
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
@@ -70,27 +72,51 @@ class Layout:
         self.vms, vpgs = model.expand()
         self.vm_names = tuple(self.vms)
         self.vm_ids = {name: VmId(n) for n, name in enumerate(self.vm_names)}
-        self.volumes: dict[VmId, tuple[VolumeInfo, ...]] = {}
-        number = 0
+        self._disks: dict[VmId, dict[str, VolumeInfo]] = {id_: {} for id_ in self.vm_ids.values()}
+        self._numbered = 0
         for name, vm in self.vms.items():
-            id_ = self.vm_ids[name]
-            self.volumes[id_] = tuple(
-                VolumeInfo(VolumeId(number + n), id_, v.size // SECTOR) for n, v in enumerate(vm.volumes)
-            )
-            number += len(vm.volumes)
+            for volume in vm.volumes:
+                self.size(self.vm_ids[name], volume.name, volume.size)
         self.vpgs = [self._vpg(name, spec) for name, spec in vpgs.items()]
         self.streams = {s.id: s for vpg in self.vpgs for s in vpg.streams}
         """All streams that there are or were, as they are or were in the end."""
         self.vpg_of = {vpg.name: vpg for vpg in self.vpgs}
 
-    def configure(self, name: str, members: Membership) -> VpgLayout:
-        """A VPG consists of something else from now on."""
+    def volumes(self, vm: VmId) -> tuple[VolumeInfo, ...]:
+        """The disks of a VM at present."""
+        return tuple(self._disks[vm].values())
+
+    def volume(self, vm: VmId, name: str) -> VolumeInfo:
+        """A disk that a VM has at present."""
+        return self._disks[vm][name]
+
+    def size(self, vm: VmId, name: str, nbytes: int) -> None:
+        """A VM has a disk of this size from now on, a new one or one that grew."""
+        known = self._disks[vm].get(name)
+        if known is None:
+            known = VolumeInfo(VolumeId(self._numbered), vm, 0)
+            self._numbered += 1
+        self._disks[vm][name] = replace(known, sectors=nbytes // SECTOR)
+
+    def remove(self, vm: VmId, name: str) -> VolumeInfo:
+        """A VM has this disk no more."""
+        return self._disks[vm].pop(name)
+
+    def configure(self, name: str, members: Membership, spec: VpgSpec | None = None) -> None:
+        """A VPG consists of something else from now on, and its `spec` may be another one."""
         old = self.vpg_of[name]
-        ever = tuple(dict.fromkeys([*old.ever, *(spec.id for spec in members.streams)]))
-        new = self.vpg_of[name] = replace(old, members=members, ever=ever)
-        self.vpgs[self.vpgs.index(old)] = new
-        self.streams.update({spec.id: spec for spec in members.streams})
-        return new
+        ever = tuple(dict.fromkeys([*old.ever, *(stream.id for stream in members.streams)]))
+        self._change(old, replace(old, members=members, ever=ever, spec=spec or old.spec))
+        self.streams.update({stream.id: stream for stream in members.streams})
+
+    def delete(self, name: str, *, keep_disks: bool) -> None:
+        """A VPG is being deleted."""
+        old = self.vpg_of[name]
+        nothing = replace(old.members, streams=(), unprotected=(), starts={}, version=old.members.version + 1)
+        self._change(old, replace(old, members=nothing, deleting=keep_disks))
+
+    def _change(self, old: VpgLayout, new: VpgLayout) -> None:
+        self.vpg_of[new.name] = self.vpgs[self.vpgs.index(old)] = new
 
     def host_vra(self, host: str) -> Address | None:
         """The address of a host's protecting VRA, if it has one."""
@@ -100,6 +126,12 @@ class Layout:
         """The addresses of a host's VRA: its protecting half and its recovering half."""
         site = self.model.hosts[host].site
         return vra_address(site, host), recovery_vra_address(site, host)
+
+    def recovers(self, address: Address) -> bool:
+        """Whether a machine is of a recovery side."""
+        return any(address == vpg.catalog for vpg in self.vpgs) or any(
+            address == self.vras(host)[1] for host in self.model.hosts
+        )
 
     def vm(self, id_: VmId) -> Vm:
         """The spec of a VM."""
@@ -115,7 +147,7 @@ class Layout:
             groups.setdefault(stream, []).append(self.vm_ids[vm])
         limit = spec.journal.limit_bytes
         streams = tuple(
-            StreamSpec(s, tuple(sorted(vms)), tuple(v for vm in sorted(vms) for v in self.volumes[vm]), limit)
+            StreamSpec(s, tuple(sorted(vms)), tuple(v for vm in sorted(vms) for v in self.volumes(vm)), limit)
             for s, vms in sorted(groups.items())
         )
         first = self.vms[spec.vms[0]].host
@@ -139,6 +171,7 @@ class Layout:
         hosts += [f.restart.on for f in self.model.faults if isinstance(f, HostLoss) and f.restart is not None]
         targets = [self.recovery_vra(self.vpg_of[op.vpg], self.vm_ids[op.vm])
                    for op in self.model.operations if isinstance(op, AddVm)]  # fmt: skip
+        targets += [self.vras(op.to)[1] for op in self.model.operations if isinstance(op, Retarget)]
         return {vra for vra in (*map(self.host_vra, hosts), *targets) if vra is not None}
 
     def recovery_vra(self, vpg: VpgLayout, vm: VmId) -> Address:
@@ -178,22 +211,29 @@ class Layout:
             rpo_alert=Ns(spec.rpo_alert), history=Ns(spec.journal.history), tweaks=tweaks, first=CheckpointId(first),
             creating=spec.sync != "done" if earlier is None else earlier.creating,
             paused=earlier is not None and earlier.paused, configured=vpg.members.configured,
+            deleting=vpg.deleting,
         )  # fmt: skip
 
     def _catalog(self, vpg: VpgLayout, tweaks: Tweaks, earlier: "Earlier | None") -> Catalog:
         kept, pins = (earlier.kept, earlier.pins) if earlier else (None, ())
+        streams = list(earlier.stored) if earlier and vpg.deleting is not None else [s.id for s in vpg.streams]
         return Catalog(
-            vpg.catalog, vpg.name, vpg.manager, [s.id for s in vpg.streams], history=Ns(vpg.spec.journal.history),
-            tweaks=tweaks, kept=kept, pins=pins,
+            vpg.catalog, vpg.name, vpg.manager, streams, retention=retention(vpg.spec.journal), tweaks=tweaks,
+            kept=kept, pins=pins, deleting=vpg.deleting,
         )  # fmt: skip
+
+
+def retention(journal: Journal) -> Retention:
+    """How much history a journal's spec asks for."""
+    return Retention(Ns(journal.history), Ns(journal.fail_safe))
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """What earlier lives of a machine left: all that is durable of it.
 
-    `stored`: of a recovery VRA's streams. `joining`: streams that were never in sync.
-    `kept`, `pins`: of a catalogue. `paused`, `creating`: of a VPG's manager.
+    `stored`: of the streams of a recovery VRA, or of a VPG that is being deleted. `joining`: streams that were never in
+    sync. `kept`, `pins`: of a catalogue. `paused`, `creating`: of a VPG's manager.
     """
 
     lives: int

@@ -11,17 +11,24 @@ from drsim.core.facts import (
     CheckpointsRetired,
     Fact,
     FrameRefused,
+    GenerationChanged,
+    OperationEnded,
     RecoverySideChanged,
     StateChanged,
+    StepBegun,
+    StepEnded,
     StoreChanged,
+    SyncDropped,
     SyncEnded,
     SyncStarted,
     VpgDeleted,
 )  # fmt: skip
 from drsim.core.names import Address, CheckpointId, VmId
-from drsim.core.status import project
+from drsim.core.recovery.report import Outcome
+from drsim.core.status import Regions, project
 from drsim.core.units import Ns
-from drsim.sim.guest import NONE, Amount
+from drsim.sim.layout import VpgLayout
+from drsim.sim.tap import NONE, Amount
 from drsim.sim.watch import Watch
 from drsim.sim.world import World
 
@@ -63,8 +70,18 @@ class VpgRecord:
     """Checkpoints not taken or given up, by reason."""
     ended: int | None = None
     """When a disaster ended the observation."""
+    deleted: int | None = None
+    """When an operator deleted the VPG."""
+    recovered: int | None = None
+    """When its VMs at the source stopped counting, because others were committed in their place."""
     loss: Amount = NONE
     """What that disaster lost, acknowledged writes only."""
+
+    @property
+    def over(self) -> int | None:
+        """Until when the VPG was observed; None: until the end of the run."""
+        ends = [end for end in (self.ended, self.deleted, self.recovered) if end is not None]
+        return min(ends, default=None)
 
 
 @dataclass(slots=True)
@@ -93,6 +110,7 @@ class Recorder:
         self._world: World | None = None
         self._last: dict[str, CheckpointId] = {}
         self._said: dict[str, tuple[str, str, str]] = {}  # the last state event of each VPG
+        self._regions: dict[str, tuple[Regions, str]] = {}  # what each one's manager said last
 
     def attach(self, world: World) -> None:
         """Watch a world; takes the first sample."""
@@ -126,31 +144,31 @@ class Recorder:
                     record.withdrawn.append(now)
                     self._last.pop(vpg, None)
                 record.retired.append((now, before if before is not None else record.ids[-1] + 1, reason))
-                if reason != "history" and not (record.retired[:-1] and record.retired[-2][2] == reason):
+                if reason not in ("history", "deleted") and not (
+                    record.retired[:-1] and record.retired[-2][2] == reason
+                ):
                     self.events.append((now, vpg, "checkpoints retired early", reason))
             case SyncStarted(stream, sync, trigger, dirty):
                 self.events.append((now, stream.vpg, "sync started", f"{sync} for {trigger}; {dirty} bytes dirty"))
             case SyncEnded(stream, _, sent, _):
                 self.events.append((now, stream.vpg, "sync ended", f"{sent} bytes sent"))
+            case SyncDropped(stream):
+                self.events.append((now, stream.vpg, "sync dropped", "the stream has ended"))
             case StateChanged(vpg, regions, cause):
-                record = self.vpgs[vpg]
-                status, sub = project(regions)
-                label = status.value if sub == "None" else f"{status} / {sub}"
-                said = (vpg, "state", f"{label}{f' ({cause})' if cause else ''}")
-                if self._said.get(vpg) != said:
-                    self._said[vpg] = said
-                    self.events.append((now, *said))
-                for changes, value in (
-                    (record.statuses, label),
-                    (record.causes, cause),
-                    (record.history_ok, "ok" if regions.history_ok else "missed"),
-                ):
-                    if not changes or changes[-1][1] != value:
-                        changes.append((now, value))
+                self._regions[vpg] = regions, cause
+                self._state(now, vpg)
+            case StepBegun(address) | StepEnded(address):
+                assert self._world is not None
+                self._state(now, self._world.recoveries.of(address).spec.vpg)
+            case GenerationChanged(vpg, generation, fenced):
+                what = "the source is fenced" if fenced else "the source goes on"
+                self.events.append((now, vpg, "generation", f"{generation}: {what}"))
             case FrameRefused(stream, reason):
                 self.events.append((now, stream.vpg, "frame refused", reason))
             case RecoverySideChanged(vpg, peer):
                 self.events.append((now, vpg, "recovery side", peer.value))
+            case OperationEnded(address):
+                self._operation(now, address)
             case VpgDeleted(vpg):
                 self.events.append((now, vpg, "deleted", "on both sides"))
             case BitmapGivenUp(stream):
@@ -158,6 +176,39 @@ class Recorder:
             case StoreChanged(stream, ok, reason):
                 kind = "journal store takes data" if ok else "journal store fails"
                 self.events.append((now, stream.vpg, kind, "" if ok else reason))
+
+    def _operation(self, now: Ns, address: str) -> None:
+        """A recovery operation is over."""
+        assert self._world is not None
+        recoveries = self._world.recoveries
+        operation = recoveries.of(address)
+        report, vpg = operation.report, operation.spec.vpg
+        assert report is not None
+        self.events.append((now, vpg, f"{report.plan.kind} over", "; ".join((report.outcome, *report.reasons))))
+        if report.outcome is Outcome.COMMITTED and self.vpgs[vpg].over is None:
+            self.vpgs[vpg].recovered = operation.cut_off
+        for (tagged, checkpoint), text in recoveries.tags.items():
+            self.vpgs[tagged].tags[checkpoint] = text
+        self._state(now, vpg)
+
+    def _state(self, now: Ns, vpg: str) -> None:
+        """What users see of a VPG may have changed."""
+        assert self._world is not None
+        record, (told, cause) = self.vpgs[vpg], self._regions[vpg]
+        regions = self._world.recoveries.shown(vpg, told)
+        status, sub = project(regions)
+        label = status.value if sub == "None" else f"{status} / {sub}"
+        said = (vpg, "state", f"{label}{f' ({cause})' if cause else ''}")
+        if self._said.get(vpg) != said:
+            self._said[vpg] = said
+            self.events.append((now, *said))
+        for changes, value in (
+            (record.statuses, label),
+            (record.causes, cause),
+            (record.history_ok, "ok" if regions.history_ok else "missed"),
+        ):
+            if not changes or changes[-1][1] != value:
+                changes.append((now, value))
 
     def _quiesced(self, now: Ns, vpg: str, checkpoint: CheckpointId, vms: tuple[VmId, ...]) -> None:
         assert self._world is not None
@@ -170,7 +221,7 @@ class Recorder:
         world, record = self._world, self.vpgs[vpg]
         assert world is not None
         lost = world.acknowledged(vpg) - self._included(vpg)
-        if record.ended is None:
+        if record.over is None:
             record.listed.append(now)
             record.taken.append(taken)
             record.ids.append(checkpoint)
@@ -178,7 +229,8 @@ class Recorder:
             record.lost_bytes.append(max(0, lost.nbytes))
             if tag:
                 record.tags[checkpoint] = tag
-        world.included.pop((vpg, self._last.get(vpg, CheckpointId(0))), None)
+        if not world.remembers:
+            world.included.pop((vpg, self._last.get(vpg, CheckpointId(0))), None)
         self._last[vpg] = checkpoint
 
     def _included(self, vpg: str) -> Amount:
@@ -190,20 +242,32 @@ class Recorder:
         world = self._world
         assert world is not None
         for vpg in world.layout.vpgs:
-            if vpg.source == site and self.vpgs[vpg.name].ended is None:
+            if vpg.source == site and self.vpgs[vpg.name].over is None:
                 record = self.vpgs[vpg.name]
                 record.loss = world.acknowledged(vpg.name) - self._included(vpg.name)
                 record.ended = now
 
+    def deleted(self, now: int, vpg: str) -> None:
+        """An operator deleted a VPG: it has nothing to lose any more."""
+        if self.vpgs[vpg].over is None:
+            self.vpgs[vpg].deleted = now
+
+    def promised(self, vpg: VpgLayout) -> None:
+        """A VPG has another journal now."""
+        assert self.watch is not None
+        self.watch.promised(vpg)
+
     def finish(self, now: int) -> None:
         """The run is over: the loss of a disaster at this very instant closes the columns."""
         for name, record in self.vpgs.items():
-            if record.ended is None:
+            if record.over is None:
                 assert self._world is not None
                 record.loss = self._world.acknowledged(name) - self._included(name)
         self._take(now)
         assert self.watch is not None
+        assert self._world is not None
         self.watch.finish(now)
+        self._world.recoveries.finish()
 
     # -- samples ----------------------------------------------------------------------------------------------
 
@@ -220,7 +284,7 @@ class Recorder:
         largest: dict[str, int] = {}
         for vpg in world.layout.vpgs:
             record = self.vpgs[vpg.name]
-            end = record.ended if record.ended is not None else now
+            end = now if record.over is None else record.over
             lost = bool(record.withdrawn) and (not record.listed or record.withdrawn[-1] >= record.listed[-1])
             rpo[vpg.name] = end - (record.taken[-1] if record.taken and not lost else 0)
             sizes = [journal_.nbytes for journal_ in world.journals_of(vpg.name)]

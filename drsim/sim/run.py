@@ -9,17 +9,19 @@ from drsim.core.names import StreamId, VmId
 from drsim.core.trace import TraceDigest
 from drsim.core.units import SECOND
 from drsim.files.traces import BlockTrace, read_trace
+from drsim.sim.differences import Membered
 from drsim.sim.faults import Injector
-from drsim.sim.guest import GuestVm, Tap, untapped
+from drsim.sim.guest import GuestVm, Writer
 from drsim.sim.layout import Layout, hosts_over_time
 from drsim.sim.operations import Operator
 from drsim.sim.record import Recorder, VpgRecord
 from drsim.sim.streams import Streams
-from drsim.sim.warp import Warped, spans
+from drsim.sim.tap import Tap, untapped
+from drsim.sim.warp import FOREVER, Absent, Warped, spans
 from drsim.sim.workload import mean_rate, source
 from drsim.sim.world import World
 from drsim.spec.model import Model
-from drsim.spec.operations import AddVm
+from drsim.spec.operations import AddVm, AttachVolume, DetachVolume, RemoveVolume
 from drsim.spec.workload import Trace, Workload
 
 SAMPLES = 1500
@@ -48,9 +50,9 @@ class Run:
         return {fault.kind: self.world.mattered[fault.kind] for fault in self.model.faults}
 
     def observed(self, vpg: str) -> int:
-        """Until when a VPG was observed: the end, or the disaster."""
-        ended = self.record(vpg).ended
-        return self.end if ended is None else ended
+        """Until when a VPG was observed: the end, the disaster, or its deletion."""
+        over = self.record(vpg).over
+        return self.end if over is None else over
 
     def teeth(self, vpg: str) -> Teeth:
         """The VPG's RPO over time."""
@@ -79,18 +81,35 @@ def load_traces(model: Model) -> dict[Workload, BlockTrace]:
     return traces
 
 
-def taps(model: Model, layout: Layout, seed: int) -> dict[StreamId, Tap]:
-    """The guests of every stream."""
-    every = guests(model, layout, seed)
-    return {id_: Tap(spec, [every[vm] for vm in spec.vms]) for id_, spec in layout.streams.items()}
+def taps(model: Model, layout: Layout, seed: int) -> tuple[dict[StreamId, Tap], dict[Membered, Tap]]:
+    """The guests of every stream, and those that are not in a VPG at first and will be added to it."""
+    every = {vm: Writer(guest) for vm, guest in guests(model, layout, seed).items()}
+    tapped = {id_: Tap(spec, [every[vm] for vm in spec.vms]) for id_, spec in layout.streams.items()}
+    inside = {(spec.id.vpg, vm) for spec in layout.streams.values() for vm in spec.vms}
+    added = {(each.vpg, layout.vm_ids[each.vm]) for each in model.operations if isinstance(each, AddVm)}
+    return tapped, {(vpg, vm): Tap(untapped(vm), [every[vm]]) for vpg, vm in sorted(added - inside)}
 
 
-def spares(model: Model, layout: Layout, seed: int) -> dict[VmId, Tap]:
-    """The guests that are in no VPG at first and will be added to one."""
-    added = {layout.vm_ids[each.vm] for each in model.operations if isinstance(each, AddVm)}
-    inside = {vm for spec in layout.streams.values() for vm in spec.vms}
-    every = guests(model, layout, seed) if added - inside else {}
-    return {vm: Tap(untapped(vm), [every[vm]]) for vm in sorted(added - inside)}
+def absences(model: Model, layout: Layout) -> dict[str, list[Absent]]:
+    """When disks that each VM has at first are not there: detached, or removed for ever."""
+    index = {(vm, volume.name): n for vm, spec in layout.vms.items() for n, volume in enumerate(spec.volumes)}
+    found: dict[str, list[Absent]] = {vm: [] for vm in layout.vms}
+    since: dict[tuple[str, str], int] = {}
+    for operation in sorted(model.operations, key=lambda each: each.at):
+        match operation:
+            case DetachVolume(vm=vm, volume=volume):
+                since[vm, volume] = operation.at
+            case AttachVolume(vm=vm, volume=volume):
+                if (vm, volume) in index:
+                    found[vm].append(Absent(index[vm, volume], since[vm, volume], operation.at))
+                del since[vm, volume]
+            case RemoveVolume(vm=vm, volume=volume):
+                if (vm, volume) in index:  # another one may get its name
+                    found[vm].append(Absent(index.pop((vm, volume)), operation.at, FOREVER))
+    for (vm, volume), begin in since.items():
+        if (vm, volume) in index:
+            found[vm].append(Absent(index[vm, volume], begin, FOREVER))
+    return found
 
 
 def guests(model: Model, layout: Layout, seed: int) -> dict[VmId, GuestVm]:
@@ -99,6 +118,7 @@ def guests(model: Model, layout: Layout, seed: int) -> dict[VmId, GuestVm]:
     users: dict[Workload, int] = {}
     made: dict[VmId, GuestVm] = {}
     groups = {each: group for group, names in model.members().items() for each in names}
+    absent = absences(model, layout)
     for name, vm in layout.vms.items():
         index = users[vm.workload] = users.get(vm.workload, -1) + 1
         trace = traces.get(vm.workload)
@@ -112,9 +132,9 @@ def guests(model: Model, layout: Layout, seed: int) -> dict[VmId, GuestVm]:
         )
         made[id_] = GuestVm(
             id_,
-            tuple(v.id for v in layout.volumes[id_]),
+            tuple(v.id for v in layout.volumes(id_)),
             model.datastores[vm.datastore],
-            Warped(writes, found) if found else writes,
+            Warped(writes, found, absent[name]) if found or absent[name] else writes,
             mean_rate(vm.workload, trace)[0],
             vm.workload.compress_to,
             slow,
@@ -122,33 +142,42 @@ def guests(model: Model, layout: Layout, seed: int) -> dict[VmId, GuestVm]:
     return made
 
 
+def _until(world: World, until: int, stop: Callable[[World], bool]) -> int:
+    """Run until somebody has seen enough; when that was."""
+    now = 0
+    while now < until and not stop(world):
+        now = min(until, now + 60 * SECOND)
+        world.run_until(now)
+    return now
+
+
 def simulate(
     model: Model, *, seed: int | None = None, progress: Progress | None = None, keep_frames: bool = False,
-    trace: TraceDigest | None = None,
+    trace: TraceDigest | None = None, stop: Callable[[World], bool] | None = None,
 ) -> Run:  # fmt: skip
-    """Run a model. `progress(now, until)` is called about a hundred times. `trace` sees every step.
+    """Run a model with the core. `progress(now, until)` is called about a hundred times. `trace` sees every step.
 
-    Raises DrsimError.
+    `stop`: looked at every minute of the run, which ends when it says so. Raises DrsimError.
     """
     seed = model.run.seed if seed is None else seed
     until = model.run.until
     layout = Layout(model)
     recorder = Recorder(max(SECOND, until // SAMPLES))
     digest = trace or TraceDigest()
-    world = World(
-        model, layout, taps(model, layout, seed), recorder, seed=seed, trace=digest, keep_frames=keep_frames,
-        spares=spares(model, layout, seed),
-    )  # fmt: skip
+    tapped, spares = taps(model, layout, seed)
+    world = World(model, layout, tapped, recorder, seed=seed, trace=digest, keep_frames=keep_frames, spares=spares)
     recorder.attach(world)
     injector = Injector(world, recorder)
     injector.schedule(model.faults)
     Operator(world, recorder, injector.connections).schedule(model.operations, model.faults)
     world.start()
-    for part in range(1, 101):
+    if stop is not None:
+        until = _until(world, until, stop)
+    for part in range(1, 101) if stop is None else ():
         world.run_until(until * part // 100)
         if progress is not None:
             progress(until * part // 100, until)
     recorder.finish(until)
-    for feed in world.feeds:
-        world.mattered.update(feed.changed(until))
+    for writer in world.writers:
+        world.mattered.update(writer.changed(until))
     return Run(model, seed, until, layout, recorder, world, digest.hexdigest)

@@ -9,6 +9,7 @@ its clock goes on and its writes are thrown away: its users do not come back to 
     guest-burst                                  `factor` as fast    as they come
     guest-pause; its datastore is gone or hangs  stands still        later
     guest-crash; its host is lost                goes on             never
+    (a disk of it is detached or removed)        goes on             to this disk never
 
 Speeds are thousandths and times integers, so what a source gives does not depend on how the time is cut:
 Invariant: take(b) == take(a) + take(b) for every a < b, exactly.
@@ -49,6 +50,14 @@ class Span(NamedTuple):
     end: int
     speed: int = NORMAL
     off: bool = False
+
+
+class Absent(NamedTuple):
+    """A disk of a guest, by its index, is not there from `begin` to `end`."""
+
+    volume: int
+    begin: int
+    end: int
 
 
 class SlowSpan(NamedTuple):
@@ -126,10 +135,11 @@ def _pieces(found: Sequence[Span]) -> list[_Piece]:
 
 
 class Warped:
-    """A source whose guest suffers faults."""
+    """A source whose guest suffers faults, or loses disks."""
 
-    def __init__(self, source: Source, found: Sequence[Span]) -> None:
+    def __init__(self, source: Source, found: Sequence[Span], absent: Sequence[Absent] = ()) -> None:
         self._source, self._pieces, self._at = source, _pieces(found), 0
+        self._absent = tuple(absent)
         self._changed: list[tuple[str, Int64]] = []  # kind of the fault, times of writes that it changed
 
     def take(self, until: int) -> Writes:
@@ -140,7 +150,7 @@ class Warped:
             if piece.speed:
                 taken.append(self._take(piece, min(until, piece.end)))
             if until <= piece.end:
-                return Writes.join([part for part in taken if len(part.issued)] or [NOTHING])
+                return self._present(Writes.join([part for part in taken if len(part.issued)] or [NOTHING]))
             self._at += 1
 
     def _take(self, piece: _Piece, until: int) -> Writes:
@@ -153,6 +163,14 @@ class Warped:
             if len(local) and local[0] <= upto:
                 self._changed.append((kind, issued[local <= upto]))
         return NOTHING if piece.off else writes._replace(issued=issued)
+
+    def _present(self, writes: Writes) -> Writes:
+        """Without those to disks that are not there."""
+        for volume, begin, end in self._absent:
+            lost = (writes.volume == volume) & (writes.issued > begin) & (writes.issued <= end)
+            if lost.any():
+                writes = Writes(*(column[~lost] for column in writes))
+        return writes
 
     def changed(self, until: int) -> Counter[str]:
         """How many writes up to an instant the faults changed, by kind: more, later or never."""

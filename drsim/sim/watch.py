@@ -25,8 +25,12 @@ from drsim.core.facts import (
     CheckpointSkipped,
     CheckpointsRetired,
     Fact,
+    GenerationChanged,
+    OperationEnded,
     RecoverySideChanged,
     StateChanged,
+    StepBegun,
+    StepEnded,
     StoreChanged,
     VpgDeleted,
 )  # fmt: skip
@@ -45,15 +49,19 @@ def link_name(vpg: VpgLayout) -> str:
     return f"{vpg.source} – {vpg.target}"
 
 
+def terms(vpg: VpgLayout) -> Terms:
+    """What is promised for a VPG."""
+    journal = vpg.spec.journal
+    return Terms(vpg.spec.rpo_alert, journal.history, link_name(vpg), journal.fail_safe or None)
+
+
 class Watch:
     """The alerts of one run: `changes` in the order of time, and what stands (`alerts.raised`)."""
 
     def __init__(self, world: World, interval: int) -> None:
         self.world = world
         tweaks = world.model.tweaks
-        self.alerts = Alerts(
-            {v.name: Terms(v.spec.rpo_alert, v.spec.journal.history, link_name(v)) for v in world.layout.vpgs}
-        )
+        self.alerts = Alerts({vpg.name: terms(vpg) for vpg in world.layout.vpgs})
         self.changes: list[Change] = []
         self._margin = tweaks.limit_margin
         self._behind = 0 if world.per_write else world.model.run.slice  # what a slice brings at once is no latency
@@ -73,10 +81,19 @@ class Watch:
                 pass  # all is as it was
             case CheckpointsRetired(vpg):
                 self._journals(now, self.world.layout.vpg_of[vpg])  # one is full; aging makes room at once
-            case CheckpointSkipped(vpg) | StateChanged(vpg) | RecoverySideChanged(vpg) | VpgDeleted(vpg):
+            case (
+                CheckpointSkipped(vpg) | StateChanged(vpg) | RecoverySideChanged(vpg) | GenerationChanged(vpg)
+                | VpgDeleted(vpg)
+            ):  # fmt: skip
                 self._look_soon(vpg)
+            case StepBegun() | StepEnded() | OperationEnded():
+                pass
             case _:
                 self._look_soon(fact.stream.vpg)
+
+    def promised(self, vpg: VpgLayout) -> None:
+        """Something else is promised for a VPG now."""
+        self.alerts.terms[vpg.name] = terms(vpg)
 
     def finish(self, now: int) -> None:
         """The run is over."""

@@ -6,14 +6,14 @@ same event at every slice length. Only acknowledgements do not cut: they free me
 Fidelity `write` also pulls at every single write; `slice` once a slice, and cuts frames at once, because a slice has
 already collected them.
 
-What the world models and the core does not know: LAN delay, the WAN (`link.py`), the VRA's CPU when it compresses,
-datastores (`store.py`), and components that are down. A component that is down gets nothing but guest writes (the
-driver below it goes on marking), its timers and running effects are gone.
+What the world models and the core does not know: the network (`wire.py`, `link.py`), datastores (`store.py`), and
+components that are down. A component that is down gets nothing but guest writes (the driver below it goes on marking),
+its timers and running effects are gone.
 """
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import takewhile
 from typing import Protocol, assert_never
@@ -29,6 +29,7 @@ from drsim.core.effects import (
     FreezeGuests,
     HoldGuests,
     Keep,
+    Perform,
     Promote,
     Publish,
     ReadDigests,
@@ -39,7 +40,7 @@ from drsim.core.effects import (
     ThawGuests,
     UntapVolumes,
 )  # fmt: skip
-from drsim.core.errors import DrsimError
+from drsim.core.errors import DrsimError, PlatformError
 from drsim.core.events import (
     Connected,
     Done,
@@ -54,11 +55,12 @@ from drsim.core.events import (
     TagAsked,
 )
 from drsim.core.facts import CheckpointListed, CheckpointSealed, CheckpointsRetired, Fact, SyncEnded, SyncStarted
-from drsim.core.journal import Journal
+from drsim.core.journal import Journal, Stored
 from drsim.core.kernel import Kernel, Sink
+from drsim.core.machine import Machine
 from drsim.core.membership import Membership
-from drsim.core.messages import Ack, Checkpoint, Compare, ForceSync, Frame, Message, Nack, Resync, SyncDone, Where
-from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId, site_of
+from drsim.core.messages import Ack, Checkpoint, ForceSync, Message, Nack
+from drsim.core.names import Address, CheckpointId, StreamId, site_of
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.recovery_vra import RecoveryVra
@@ -66,26 +68,24 @@ from drsim.core.sender import Sender
 from drsim.core.status import Lifecycle
 from drsim.core.units import SECOND, SECTOR, Ns
 from drsim.core.vpg import Vpg
-from drsim.sim.clock import Clock, FifoServer, SiteClocks
-from drsim.sim.differences import Differences
-from drsim.sim.guest import NONE, Amount, Feed, Tap
+from drsim.sim.clock import Clock, SiteClocks
+from drsim.sim.differences import Differences, Membered
+from drsim.sim.guest import Writer
 from drsim.sim.layout import Earlier, Layout
-from drsim.sim.link import Direction
 from drsim.sim.placement import Places
 from drsim.sim.quiesce import Agents
+from drsim.sim.recovery import Recoveries
 from drsim.sim.rules import Rules, StoreEffect
 from drsim.sim.store import JournalStore, Store
 from drsim.sim.streams import Streams
+from drsim.sim.tap import NONE, Amount, Tap
+from drsim.sim.wire import Wire
 from drsim.spec.faults import HostLoss, VraCrash
 from drsim.spec.model import Model
-from drsim.spec.protect import clock as clock_time
+from drsim.spec.operations import RECOVERIES
+from drsim.spec.protect import Vpg as VpgSpec
 
-CONTROL_BYTES = 256  # a control message with its headers
-NOBODY: Mapping[VmId, Tap] = {}
-DIGEST_BYTES = 16  # of one region on the wire; a truncated SHA-256
-
-Shipped = Frame | Resync | SyncDone | Where | Compare
-"""Messages of a stream that go in its order."""
+NOBODY: Mapping[Membered, Tap] = {}
 
 
 class Observer(Protocol):
@@ -101,7 +101,7 @@ class World:
 
     def __init__(
         self, model: Model, layout: Layout, taps: dict[StreamId, Tap], observer: Observer, *, seed: int,
-        trace: Sink | None = None, keep_frames: bool = False, spares: Mapping[VmId, Tap] = NOBODY,
+        trace: Sink | None = None, keep_frames: bool = False, spares: Mapping[Membered, Tap] = NOBODY,
     ) -> None:  # fmt: skip
         self.model, self.layout, self.taps, self._observer = model, layout, taps, observer
         self.seed = seed
@@ -111,19 +111,13 @@ class World:
         self.kernel = Kernel(max_steps=tweaks.max_steps, trace=trace)
         for address, machine in layout.machines(tweaks).items():
             self.kernel.add(address, machine)
-        streams = Streams(seed)
-        start = clock_time(model.run.clock)
+        self.streams = streams = Streams(seed)
         self.mattered: Counter[str] = Counter()
         """How often faults of each kind changed something: messages, I/Os, writes, machines."""
         self.rules = Rules(self.clock, self.mattered)
         self.site_clocks = SiteClocks({name: site.clock_ahead for name, site in model.sites.items()})
-        self.links = {
-            (name, end): Direction(
-                self.clock, link, start_of_day=start, rng=streams.rng(f"link/{name}/{n}"), mattered=self.mattered
-            )
-            for name, link in model.links.items()
-            for n, end in enumerate(link.between)
-        }
+        self.wire = Wire(self.clock, layout, streams, self.mattered)
+        self.links = self.wire.links
         self.differences = Differences(tweaks.region_bytes)
         for vpg in layout.vpgs:
             if vpg.spec.sync == "preseeded":
@@ -131,19 +125,15 @@ class World:
                     self.differences.preseed(spec.id, vpg.spec.preseed_differs)
         self.stores = {name: Store(self.clock, spec, self.mattered) for name, spec in model.datastores.items()}
         self.journals = self._journals(keep_frames)
-        self._cpus = {layout.vras(host)[0]: FifoServer() for host in model.hosts}
-        self._vras = {layout.vras(host)[0]: spec.vra for host, spec in model.hosts.items()}
         self._awaited: dict[Tap, int] = {}  # how often the next write of a tap was looked for anew
         self.taps_of: dict[Address, list[Tap]] = {}
         for id_, tap in taps.items():
             self.taps_of.setdefault(id_.source, []).append(tap)
-        self._ratios = {id_: self._ratios_of(spec) for id_, spec in layout.streams.items()}
         self.places = Places(self, spares)
+        self.recoveries = Recoveries(self)
+        self.remembers = any(isinstance(operation, RECOVERIES) for operation in model.operations)
+        """Whether what older checkpoints hold is still asked for."""
         self.joined = {id_ for id_, spec in layout.streams.items() if id_.part == 1}  # streams that were in sync
-        self._lan = {site: streams.rng(f"lan/{site}") for site in model.sites}
-        self._routes: dict[tuple[Address, Address], Direction | None] = {}
-        self._arrivals: dict[tuple[Address, Address], int] = {}
-        self._ready: dict[StreamId, int] = {}
         self._timers: dict[tuple[Address, str], int] = {}
         self._lives: dict[Address, int] = dict.fromkeys(self.kernel.machines, 0)
         self._dying: set[Address] = set()  # crashed and still down: what they gave to a store may yet land
@@ -152,11 +142,12 @@ class World:
         self._losses: dict[frozenset[Address], int] = {}  # how often each was lost
         self.down: set[Address] = set()
         self.dead_sites: set[str] = set()
+        self.lost_hosts: set[str] = set()
+        self.last: dict[str, Amount] = {}  # what was acknowledged to the guests of VPGs whose site is lost
         self.included: dict[tuple[str, CheckpointId], Amount] = {}  # truth: what each checkpoint holds of its guests
         self.holds: dict[str, array[int]] = {vpg.name: array("q") for vpg in layout.vpgs}  # lengths, ns, one a VRA
         self._held_since: dict[tuple[Address, str], int] = {}
-        self.agents = Agents(self.clock, layout, self.taps_of, self.pull, streams)
-        self.uncompressed_frames = 0
+        self.agents = Agents(self.clock, layout, self.places.taps_of, self.places.vra, streams)
 
     def _journals(self, keep: bool) -> dict[StreamId, JournalStore]:
         made: dict[StreamId, JournalStore] = {}
@@ -182,8 +173,7 @@ class World:
         if self.per_write:
             for tap in self.taps.values():
                 self.await_write(tap)
-        else:
-            self.clock.call(self.model.run.slice, self._slice)
+        self.clock.call(self.model.run.slice, self._slice)
 
     def _quiesce_later(self, manager: Address, every: int, number: int = 1) -> None:
         """Ask for checkpoints with applications at rest; not for another one while one is asked for."""
@@ -191,7 +181,7 @@ class World:
         def ask() -> None:
             machine = self.kernel.machines[manager]
             assert isinstance(machine, Vpg)
-            if not machine.asked:
+            if not machine.asked and self.layout.vpg_of[machine.name].deleting is None:
                 self.post(manager, TagAsked(f"application consistent {number}", quiesce=True))
             self._quiesce_later(manager, every, number + 1)
 
@@ -202,7 +192,7 @@ class World:
         self.clock.env.run(until=time + 1)
 
     def _slice(self) -> None:
-        for vra in self.taps_of:
+        for vra in () if self.per_write else self.taps_of:
             self.pull(vra)
         self.places.pull()
         self.clock.call(self.model.run.slice, self._slice)
@@ -238,6 +228,15 @@ class World:
         for batch in tap.pull(self.clock.now):
             self.differences.wrote(id_, batch)
             self._step(id_.source, GuestWrote(id_, batch))
+
+    def apart(self, a: Address, b: Address) -> bool:
+        """Whether two machines know that they cannot reach each other."""
+        return frozenset((a, b)) in self._lost
+
+    def add(self, address: Address, machine: Machine) -> None:
+        """A machine more: a recovery operation."""
+        self.kernel.add(address, machine)
+        self._lives[address] = 0
 
     # -- events -----------------------------------------------------------------------------------------------
 
@@ -306,11 +305,15 @@ class World:
             case Promote(stream):
                 answer = self._answer(id_, effect)
                 self.journals[stream].promote(effect, lambda: answer(None), self._wanted(here))
+            case ReadRegions(_, batch) if self.places.missing.intersection(batch.volume.tolist()):
+                self._missing(id_, effect)
             case ReadRegions(_, batch):
                 vm = self.layout.streams[effect.stream].vms[0]
                 store = self.stores[self.layout.vm(vm).datastore]
                 answer = self._answer(id_, effect, batch)
                 store.io(batch.nbytes, len(batch), lambda: answer(None))
+            case ReadDigests(stream, _, extent) if here == stream.source and extent.volume in self.places.missing:
+                self._missing(id_, effect)
             case ReadDigests(stream, _, extent):
                 source = here == stream.source
                 digests = self.differences.digests(stream, extent, source=source)
@@ -319,7 +322,10 @@ class World:
                 self.stores[name].scan(extent.sectors * SECTOR, lambda: answer(None))
             case Publish(fact):
                 self._compare(fact)
+                self.recoveries.publish(fact)
                 self._observer.publish(self.clock.now, self._true(fact) if self.site_clocks.differ else fact)
+            case Perform():
+                self.recoveries.perform(id_, effect)
             case TapVolumes(spec):
                 self.places.tap(spec)
             case UntapVolumes(stream):
@@ -339,6 +345,10 @@ class World:
                 self.clock.call(0, lambda: answer(None))
             case _:
                 assert_never(effect)
+
+    def _missing(self, id_: EffectId, effect: Effect) -> None:
+        answer = self._answer(id_, effect)
+        self.clock.call(0, lambda: answer(PlatformError("a volume is missing")))
 
     def _recovery_store(self, stream: StreamId) -> str:
         return self.layout.vpg_of[stream.vpg].spec.recovery.datastore
@@ -443,9 +453,10 @@ class World:
         return [journal for receiver in self.receivers(vpg) for _, journal in receiver.owned]
 
     @property
-    def feeds(self) -> list[Feed]:
-        """Of all guests."""
-        return [feed for tap in (*self.taps.values(), *self.places.loose.values()) for feed in tap.feeds]
+    def writers(self) -> list[Writer]:
+        """All guests."""
+        taps = (*self.taps.values(), *self.places.loose.values())
+        return list(dict.fromkeys(feed.writer for tap in taps for feed in tap.feeds))
 
     def acknowledged(self, vpg: str) -> Amount:
         """Truth: what the guests of a VPG have been told is written."""
@@ -456,100 +467,34 @@ class World:
 
     # -- messages ---------------------------------------------------------------------------------------------
 
-    def _route(self, sender: Address, to: Address) -> Direction | None:
-        """The direction of the link that a message takes; None for the LAN.
-
-        Between sites always a link; within one, what goes between protected and recovery side uses the link as well.
-        """
-        if (sender, to) not in self._routes:
-            source, target = site_of(sender), site_of(to)
-            wan = source != target or self._recovers(sender) != self._recovers(to)
-            link = self.model.link_between(source, target) if wan else None
-            assert (link is not None) == wan, (source, target)
-            self._routes[sender, to] = None if link is None else self.links[link, source]
-        return self._routes[sender, to]
-
-    def _recovers(self, address: Address) -> bool:
-        return isinstance(self.kernel.machines[address], Catalog | RecoveryVra)
-
     def _send(self, sender: Address, to: Address, message: Message) -> None:
         """Carry a message over its connection, if there is one; what is on its way when that is lost is gone."""
         connection = frozenset((sender, to))
         if connection in self._lost or sender in self.down:
             return
         life, losses = self._lives[to], self._losses.get(connection, 0)
+        alive = self._wanted(sender)
 
         def deliver() -> None:
             if self._lives[to] == life and self._losses.get(connection, 0) == losses:
                 self.post(to, Received(sender, message))
 
         if self.rules.active:
-            self.rules.message(sender, to, message, lambda: self._carry(sender, to, message, deliver))
+            self.rules.message(sender, to, message, lambda: self.wire.carry(sender, to, message, deliver, alive))
         else:
-            self._carry(sender, to, message, deliver)
-
-    def _carry(self, sender: Address, to: Address, message: Message, deliver: Callable[[], None]) -> None:
-        direction = self._route(sender, to)
-        if direction is None:
-            self._over_lan(sender, to, deliver)
-        elif isinstance(message, Shipped):
-            self._ship(direction, message, deliver)
-        else:
-            direction.control(CONTROL_BYTES, deliver)
-
-    def _over_lan(self, sender: Address, to: Address, deliver: Callable[[], None]) -> None:
-        site = site_of(sender)
-        spec = self.model.sites[site]
-        jitter = int(self._lan[site].exponential(spec.lan_jitter)) if spec.lan_jitter else 0
-        arrives = max(self._arrivals.get((sender, to), 0), self.clock.now + spec.lan_latency + jitter)
-        self._arrivals[sender, to] = arrives
-        self.clock.call_at(arrives, deliver)
-
-    def _ship(self, direction: Direction, message: Shipped, deliver: Callable[[], None]) -> None:
-        """Put on the wire, a frame compressed as far as the CPU keeps up; a stream's messages keep their order."""
-        id_, spec = message.stream, self.layout.vpg_of[message.stream.vpg].spec
-        ready, wire, kind = int(self.clock.now), float(CONTROL_BYTES), "control"
-        if isinstance(message, Frame):
-            kind = "sync" if message.sync else "data"
-            wire = float(message.nbytes)
-            if spec.compression:
-                ready, wire = self._compress(message)
-        elif isinstance(message, Compare):
-            kind, wire = "sync", float(CONTROL_BYTES + DIGEST_BYTES * len(message.digests))
-        ready = self._ready[id_] = max(ready, self._ready.get(id_, 0))
-        life = self._lives[id_.source]
-
-        def carry() -> None:
-            if self._lives[id_.source] == life:
-                direction.carry(id_, spec.priority, wire, kind, deliver)
-
-        self.clock.call_at(ready, carry)
-
-    def _compress(self, frame: Frame) -> tuple[int, float]:
-        """When a frame is ready for the wire, and how many bytes it is then."""
-        id_, now = frame.stream, int(self.clock.now)
-        vra, cpu = self._vras[id_.source], self._cpus[id_.source]
-        if cpu.free_at - now > vra.compress_patience:
-            self.uncompressed_frames += 1
-            return now, float(frame.nbytes)
-        ready = cpu.serve(now, int(frame.nbytes * 8 * SECOND / (vra.compress_rate * vra.vcpus)))
-        return ready, sum(size * ratio for size, ratio in zip(frame.sizes, self._ratios[id_], strict=True))
+            self.wire.carry(sender, to, message, deliver, alive)
 
     # -- configuration ----------------------------------------------------------------------------------------
 
-    def _ratios_of(self, spec: StreamSpec) -> tuple[float, ...]:
-        return tuple(self.layout.vm(vm).workload.compress_to for vm in spec.vms)
-
-    def configure(self, vpg: str, members: Membership) -> None:
+    def configure(self, vpg: str, members: Membership, spec: VpgSpec | None = None) -> None:
         """A VPG consists of something else from now on; its manager has not been told yet."""
         known = set(self.layout.streams)
         store = self.journals[self.layout.vpg_of[vpg].ever[0]]
-        self.layout.configure(vpg, members)
-        for spec in members.streams:
-            if spec.id not in known:
-                self.journals[spec.id] = store
-                store.open(spec.id, spec.vms, spec.follows)
-                self._ratios[spec.id] = self._ratios_of(spec)
+        self.layout.configure(vpg, members, spec)
+        for stream in members.streams:
+            if stream.id not in known:
+                self.journals[stream.id] = store
+                store.open(stream.id, stream.vms, stream.follows)
 
     # -- faults -----------------------------------------------------------------------------------------------
 
@@ -578,11 +523,11 @@ class World:
 
     def end_life(self, address: Address) -> None:
         """A component is gone: nothing reaches it, and nothing it was doing comes back."""
+        self.agents.bury(address)
         self.down.add(address)
         self._lives[address] += 1
         for vra, vpg in [held for held in self._held_since if held[0] == address]:
             self._release(vra, vpg)
-        self.agents.bury(address)
 
     def crash(self, address: Address) -> None:
         """A component dies with its memory. A recovery VRA is built again when it comes back, the others at once:
@@ -606,10 +551,11 @@ class World:
                     self.differences.note(sender.spec, sender)
                 earlier = replace(earlier, joining=frozenset(self.layout.streams.keys() - self.joined))
             case RecoveryVra():
-                mine = [s for s in self.layout.streams if s.target == address and self.journals[s].files[s].exists]
-                earlier = replace(earlier, stored={s: self.journals[s].stored(s) for s in mine})
+                earlier = replace(earlier, stored=self._stored(s for s in self.layout.streams if s.target == address))
             case Catalog():
-                earlier = replace(earlier, kept=tuple(self._kept[old.vpg].values()))
+                vpg = self.layout.vpg_of[old.vpg]
+                left = {} if vpg.deleting is None else self._stored(vpg.ever)
+                earlier = replace(earlier, kept=tuple(self._kept[old.vpg].values()), stored=left)
             case Vpg():
                 creating = old.regions.lifecycle is Lifecycle.CREATING
                 earlier = replace(earlier, paused=old.paused, creating=creating)
@@ -618,6 +564,10 @@ class World:
         self.kernel.replace(address, self.layout.build(address, self._tweaks, earlier))
         if isinstance(old, ProtectedVra):
             self.places.tap_again(address)
+
+    def _stored(self, streams: Iterable[StreamId]) -> dict[StreamId, Stored]:
+        """Of those that have journals."""
+        return {s: self.journals[s].stored(s) for s in streams if self.journals[s].files[s].exists}
 
     def begin_life(self, address: Address) -> None:
         """A component is up again."""
@@ -628,6 +578,7 @@ class World:
 
     def lose_site(self, site: str) -> int:
         """Everything on a site stops, for ever: so many machines."""
+        self.last.update({vpg.name: self.acknowledged(vpg.name) for vpg in self.layout.vpgs if vpg.source == site})
         self.dead_sites.add(site)
         lost = [address for address in self.kernel.machines if site_of(address) == site]
         for address in lost:

@@ -1,28 +1,24 @@
 """A model: sites, hosts, datastores, links, VMs, VPGs, faults and how to run them. What a model file holds."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from drsim.spec.base import Name, Spec
 from drsim.spec.faults import PLACES, DatastoreEnlarged, Fault, HostLoss, LinkPartition, VraUpgrade
-from drsim.spec.operations import AddVm, Operation, RemoveVm, VMotion
+from drsim.spec.operations import RECOVERIES, Operation
 from drsim.spec.protect import Throttle, Vm, Vpg
 from drsim.spec.quantity import Bandwidth, Duration, Ratio, Size, format_size
+from drsim.spec.recovery import Hypervisor
+from drsim.spec.reference import Reference, closest
+from drsim.spec.timeline import check_operations
 from drsim.spec.tweaks import Tweaks
 
 MIB = 1 << 20
-Fidelity = Literal["write", "slice"]
-
-
-class Reference(ValueError):
-    """A name that nothing has; `path` is where it stands in the model, `others` are further ones."""
-
-    def __init__(self, message: str, path: tuple[str | int, ...], others: "Sequence[Reference]" = ()) -> None:
-        super().__init__(message)
-        self.path, self.others = path, tuple(others)
+MOST_VPGS = 3
+"""Of one VM, each with another recovery site ("one-to-many")."""
+Fidelity = Literal["write", "slice", "fluid"]
 
 
 class Site(Spec):
@@ -36,6 +32,10 @@ class Site(Spec):
     """Mean of the exponential delay on top. Our choice."""
     inventory_delay: Annotated[Duration, Field(gt=0, le=600 * 10**9)] = 5 * 10**9
     """Until the site's manager knows that a VM runs on another host. Our choice."""
+    networks: tuple[Name, ...] = ()
+    """Networks for recovered VMs."""
+    hypervisor: Hypervisor = Hypervisor()
+    """How long its platform takes for what recovery asks of it."""
     clock_ahead: Annotated[Duration, Field(ge=0, le=366 * 86400 * 10**9)] = 0
     """How far the site's clocks are ahead of the others' from the start; people see times by the true one."""
 
@@ -79,6 +79,10 @@ class Host(Spec):
 
     site: Name
     vra: Vra = Vra()
+    cpus: Annotated[int, Field(ge=1)] = 64
+    """Cores for recovered VMs. Our choice."""
+    memory: Annotated[Size, Field(ge=1 << 30)] = 512 << 30
+    """Memory for recovered VMs. Our choice."""
 
     @field_validator("vra", mode="before")
     @classmethod
@@ -112,9 +116,11 @@ class RunSpec(Spec):
     seed: Annotated[int, Field(ge=0)] = 1
     """Seed of all random streams."""
     fidelity: Fidelity = "slice"
-    """`write`: one event a write; `slice`: columns, one event a slice."""
+    """`write`: one event a write; `slice`: columns, one event a slice; `fluid`: rates, no events."""
     slice: Annotated[Duration, Field(ge=10**6, le=60 * 10**9)] = 10**9
     """Length of a slice; also the time scale on which `slice` agrees with `write`."""
+    tick: Annotated[Duration, Field(ge=10**8, le=600 * 10**9)] = 5 * 10**9
+    """Step of a fluid run: rates are constant within it. Our choice: a checkpoint interval."""
 
 
 class Model(Spec):
@@ -170,8 +176,9 @@ class Model(Spec):
         if wrong:
             raise Reference(str(wrong[0]), wrong[0].path, wrong[1:])
         self._check_protection()
+        self._check_vras()
         self._check_faults()
-        self._check_operations()
+        check_operations(self)
         return self
 
     def _all_references(self) -> Iterable[tuple[tuple[str | int, ...], str, str, Iterable[str]]]:
@@ -213,8 +220,11 @@ class Model(Spec):
             "to": ("host", self.hosts),
         }
         for n, operation in enumerate(self.operations):
+            if isinstance(operation, RECOVERIES):
+                for k, each in enumerate(getattr(operation, "vms", ())):
+                    yield ("operations", n, "vms", k), "VM", each, vms
             for field, (kind, names) in single.items():
-                if hasattr(operation, field):
+                if getattr(operation, field, None) is not None:
                     yield ("operations", n, field), kind, getattr(operation, field), names
 
     def _check_faults(self) -> None:
@@ -236,48 +246,45 @@ class Model(Spec):
                     text = f"datastore {name!r} has {format_size(self.datastores[name].capacity)} already"
                     raise Reference(text, ("faults", n, "to"))
 
-    def _check_operations(self) -> None:
-        """Operations, in the order of time, that name what exists and still cannot be; VMs need a VRA at first."""
-        if not self.operations and all(host.vra.installed for host in self.hosts.values()):
-            return
-        vms, vpgs = self.expand()
-        inside = {vm: name for name, vpg in vpgs.items() for vm in vpg.vms}
-        for name, vm in vms.items():
-            if name in inside and not self._has_vra(vm.host):
-                raise Reference(f"host {vm.host!r} of VM {name!r} in a VPG has no VRA", ("hosts", str(vm.host), "vra"))
+    def _check_vras(self) -> None:
+        """VMs in a VPG need a VRA on their host, at first, and on their recovery host."""
         for name, vpg in self.vpgs.items():
+            for group in vpg.vms:
+                hosts = self.vms[group].host
+                for host in (hosts,) if isinstance(hosts, str) else hosts:
+                    if not self.hosts[host].vra.installed:
+                        text = f"host {host!r} of VM {group!r} in a VPG has no VRA"
+                        raise Reference(text, ("hosts", host, "vra"))
             for n, host in enumerate(vpg.recovery.hosts):
-                if not self._has_vra(host):
+                if not self.hosts[host].vra.installed:
                     raise Reference(f"recovery host {host!r} has no VRA", ("vpgs", name, "recovery", "hosts", n))
-        for n, operation in sorted(enumerate(self.operations), key=lambda each: each[1].at):
-            here = ("operations", n)
-            match operation:
-                case VMotion(vm=name, to=to) if self.hosts[to].site != self._site_of(vms[name]):
-                    text = f"VM {name!r} runs on site {self._site_of(vms[name])!r}, and host {to!r} is on another one"
-                    raise Reference(text, (*here, "to"))
-                case AddVm(vm=name) if name in inside:
-                    raise Reference(f"VM {name!r} is in VPG {inside[name]!r} then", (*here, "vm"))
-                case AddVm(vm=name, vpg=vpg_name):
-                    if self._site_of(vms[name]) != self._site_of(vms[vpgs[vpg_name].vms[0]]):
-                        raise Reference(f"VM {name!r} is on another site than VPG {vpg_name!r}", (*here, "vm"))
-                    inside[name] = vpg_name
-                case RemoveVm(vm=name):
-                    if inside.pop(name, None) is None:
-                        raise Reference(f"VM {name!r} is in no VPG then", (*here, "vm"))
 
-    def _has_vra(self, host: str | tuple[str, ...]) -> bool:
-        return all(self.hosts[each].vra.installed for each in ((host,) if isinstance(host, str) else host))
-
-    def _site_of(self, vm: Vm) -> str:
+    def site_of(self, vm: Vm) -> str:
+        """The site on which a VM runs."""
         return self.hosts[vm.host if isinstance(vm.host, str) else vm.host[0]].site
 
+    def clash(self, vm: str, has: dict[str, Vpg], name: str, vpg: Vpg) -> str | None:
+        """Why a VM that is in some VPGs cannot be in this one too."""
+        if name in has:
+            return f"VM {vm!r} is already in VPG {name!r}"
+        if len(has) == MOST_VPGS:
+            return f"VM {vm!r} is in {MOST_VPGS} VPGs already ({', '.join(has)}), and no VM can be in more"
+        site = self._recovery_site(vpg)
+        same = next((each for each, other in has.items() if self._recovery_site(other) == site), None)
+        if same is None:
+            return None
+        return f"VM {vm!r} is already in VPG {same!r}, which recovers to site {site!r} too; name another site"
+
+    def _recovery_site(self, vpg: Vpg) -> str:
+        return self.hosts[vpg.recovery.hosts[0]].site
+
     def _check_protection(self) -> None:
-        seen: dict[str, str] = {}
+        seen: dict[str, dict[str, Vpg]] = {vm: {} for vm in self.vms}
         for name, vpg in self.vpgs.items():
             for n, vm in enumerate(vpg.vms):
-                if vm in seen:
-                    raise Reference(f"VM {vm!r} is already in VPG {seen[vm]!r}", ("vpgs", name, "vms", n))
-                seen[vm] = name
+                if clash := self.clash(vm, seen[vm], name, vpg):
+                    raise Reference(clash, ("vpgs", name, "vms", n))
+                seen[vm][name] = vpg
         for name, vpg in self.vpgs.items():
             here = ("vpgs", name, "recovery", "hosts")
             targets = {self.hosts[h].site for h in vpg.recovery.hosts}
@@ -308,12 +315,3 @@ class Model(Spec):
             if sorted(link.between) == sorted((one, other)):
                 return name
         return None
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """The tail of an error message: what the wrong name may have meant, and what there is."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
-    return f"{meant} (there is: {shown or 'none'})"

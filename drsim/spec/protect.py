@@ -9,7 +9,11 @@ from drsim.spec.quantity import DURATION_UNITS, Bandwidth, Duration, Ratio, Size
 from drsim.spec.workload import SECTOR, Workload
 
 HOUR, DAY = DURATION_UNITS["h"], DURATION_UNITS["d"]
+LONGEST_HISTORY = 30 * DAY
+"""Products.md 1.4."""
 GIB = 1 << 30
+VolumeSize = Annotated[Size, Field(ge=1 << 20, le=64 << 40, multiple_of=SECTOR)]
+Limit = Annotated[Size, Field(ge=8 * GIB)] | Literal["unlimited"]
 
 Priority = Literal["low", "medium", "high"]
 
@@ -19,7 +23,7 @@ class Volume(Spec):
 
     name: Name = "disk-1"
     """Unique within its VM."""
-    size: Annotated[Size, Field(ge=1 << 20, le=64 << 40, multiple_of=SECTOR)] = 100 * GIB
+    size: VolumeSize = 100 * GIB
     """Up to 64 TiB."""
 
 
@@ -39,6 +43,32 @@ class ApplicationConsistent(Spec):
     """Time between two. Hyper-V Replica takes them every 1 to 12 h (products.md 2.1)."""
 
 
+class Address(Spec):
+    """A network adapter of a recovered VM: its network, and a static address; without one it asks DHCP."""
+
+    network: Name
+    """A network of the recovery site."""
+    address: str | None = None
+    """Like 10.1.2.3."""
+    mask: str | None = None
+    """Like 255.255.255.0 or 24."""
+    gateway: str | None = None
+    """Within the subnet."""
+    dns: tuple[str, ...] = ()
+    """Name servers."""
+    new_mac: bool = False
+    """Not the MAC address that it has at the source."""
+
+
+class ReIp(Spec):
+    """What a network adapter becomes, separately for a failover test and in earnest."""
+
+    live: Address
+    """In a failover or move."""
+    test: Address
+    """In a failover test; its network should reach nobody."""
+
+
 class Vm(Spec):
     """A protected VM, or `count` equal ones."""
 
@@ -52,6 +82,18 @@ class Vm(Spec):
     """What it writes."""
     count: Annotated[int, Field(ge=1, le=5000)] = 1
     """How many equal VMs; named name-001, name-002 ... when more than one."""
+    cpus: Annotated[int, Field(ge=1, le=768)] = 2
+    """What it takes of its recovery host. Our choice."""
+    memory: Annotated[Size, Field(ge=1 << 20)] = 4 * GIB
+    """Likewise."""
+    boot: Annotated[Duration, Field(ge=0, le=DAY)] = 60 * 10**9
+    """Until its guest has booted. Our choice."""
+    application: Annotated[Duration, Field(ge=0, le=DAY)] = 60 * 10**9
+    """Until its application answers, after that. Our choice."""
+    tools: bool = True
+    """Whether its guest can be asked to shut down (products.md T19)."""
+    nics: tuple[ReIp, ...] | None = None
+    """Its network adapters at the recovery site; none: as they are, without a re-IP."""
     quiesce: Agent | None = None
     """Its agent; without one it takes no part in application-consistent checkpoints."""
 
@@ -66,10 +108,13 @@ class Vm(Spec):
 class Journal(Spec):
     """The journal of each VM of a VPG."""
 
-    history: Annotated[Duration, Field(ge=HOUR, le=30 * DAY)] = 24 * HOUR
+    history: Annotated[Duration, Field(ge=HOUR, le=LONGEST_HISTORY)] = 24 * HOUR
     """How far back checkpoints go: 1 h to 30 d, 24 h by default (products.md 1.4)."""
-    hard_limit: Annotated[Size, Field(ge=8 * GIB)] | Literal["unlimited"] = 150 * GIB
+    hard_limit: Limit = 150 * GIB
     """Most journal per VM: 150 GB by default, at least 8 GB (products.md 1.4)."""
+    fail_safe: Annotated[Duration, Field(ge=0, le=LONGEST_HISTORY)] = 0
+    """History that is kept at any price: a full journal stops replication rather than keep less. Off by default;
+    240 min is the field's value for it (products.md 1.4). What it does is our choice."""
     warning: Annotated[Ratio, Field(gt=0, le=1)] = 0.75
     """Share of the hard limit at which a warning is raised (products.md 1.4: 75 %)."""
     scratch: Annotated[Size, Field(ge=8 * GIB)] = 300 * GIB
@@ -79,6 +124,12 @@ class Journal(Spec):
     def limit_bytes(self) -> int | None:
         """Bytes, None when unlimited."""
         return None if self.hard_limit == "unlimited" else self.hard_limit
+
+    @model_validator(mode="after")
+    def _fail_safe_within_history(self) -> "Journal":
+        if self.fail_safe > self.history:
+            raise ValueError("a journal cannot keep more fail-safe history than history; lower fail_safe")
+        return self
 
 
 class Recovery(Spec):
@@ -101,6 +152,10 @@ class Vpg(Spec):
     """Make one VPG for each `split` VMs, named name-01, name-02 ..."""
     journal: Journal = Journal()
     """History and limits."""
+    boot_groups: tuple[tuple[Name, ...], ...] = ()
+    """Groups of its VMs that boot one after the other; those in none boot first."""
+    boot_delay: Annotated[Duration, Field(ge=0, le=HOUR)] = 0
+    """Between two groups (products.md 1.5: 0)."""
     priority: Priority = "medium"
     """Higher is served first on the WAN (products.md 1.6)."""
     checkpoint_interval: Annotated[Duration, Field(ge=10**9, le=HOUR)] = 5 * 10**9

@@ -12,10 +12,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from drsim.core.units import SECOND
+from drsim.sim.capacity import over_time
 from drsim.sim.run import Run
 from drsim.spec.faults import DatastoreFull, Fault, LinkDegraded, LinkDown, LinkFlapping, SiteLoss, VraRestart
 from drsim.study import style
-from drsim.study.figures import day
 
 Floats = NDArray[np.float64]
 WIDTH, LEFT, RIGHT = 11.04, 0.82, 1.72  # inches: 1060 px of page, room for ticks, room for names
@@ -188,21 +188,5 @@ def durations(axes: Axes, low: float, high: float, *, log: bool, which: str = "y
 
 def capacity(run: Run, link: str, at: Floats) -> Floats:
     """Bits a second that a link has at instants (seconds): its bandwidth, throttle windows and faults."""
-    model = run.model.links[link]
-    hours, minutes = map(int, run.model.run.clock.split(":"))
-    clock = (at + hours * 3600 + minutes * 60) % 86400
-    result = np.full(len(at), float(model.bandwidth))
-    for start, end, rate in day(model):
-        result[(clock >= start / SECOND) & (clock < end / SECOND)] = rate * 8
-    for fault in run.model.faults:
-        begin = fault.at / SECOND
-        match fault:
-            case LinkDegraded(link=name, lasts=lasts, bandwidth=int(bandwidth)) if name == link:
-                inside = (at >= begin) & (at < begin + lasts / SECOND)
-                result[inside] = np.minimum(result[inside], bandwidth)
-            case LinkDown(link=name, lasts=lasts) if name == link:
-                result[(at >= begin) & (at < begin + lasts / SECOND)] = 0
-            case LinkFlapping(link=name, lasts=lasts, down=down, up=up) if name == link:
-                phase = (at - begin) % ((down + up) / SECOND)
-                result[(at >= begin) & (at < begin + lasts / SECOND) & (phase < down / SECOND)] = 0
-    return result
+    times, rates = over_time(run.model, link, run.end)
+    return np.asarray(rates[np.searchsorted(times, at * SECOND, side="right") - 1] * 8)

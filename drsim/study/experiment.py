@@ -1,6 +1,8 @@
 """Experiments: a question, the models that answer it, and figures that must come out, each with where it comes from.
 
-An experiment is a folder with `expect.yaml`, the model it names and a README. `expect.yaml` says for each figure its
+An experiment is a folder with `expect.yaml`, the model it names and a README. What is no run of a model is measured by
+a function of `measure.py` beside it, which returns measures by name; its `draw(path)` makes the picture then.
+`expect.yaml` says for each figure its
 measure by name (`results.measures`), what is expected as a formula over given quantities, and how near it must be.
 Two checks need no line in it: the causes of missed service levels add up to all that was missed, and each of them is
 one that the experiment expects, so that no miss goes unexplained.
@@ -9,7 +11,9 @@ one that the experiment expects, so that no miss goes unexplained.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -19,15 +23,21 @@ from drsim.files.explain import dotted
 from drsim.files.merge import near
 from drsim.files.models import load_model
 from drsim.files.yaml_tree import Item, Place, fail, parse, read_text, shown, walk
-from drsim.sim.run import Run, simulate
+from drsim.sim.fluid.run import FluidRun
+from drsim.sim.run import Run
 from drsim.spec.base import Spec
 from drsim.spec.model import Model
 from drsim.spec.quantity import FROM_FILE, Ratio
 from drsim.study import style
+from drsim.study.design import read as read_study
 from drsim.study.formula import value
+from drsim.study.pool import processes
 from drsim.study.results import measures
+from drsim.study.runner import play
+from drsim.study.sampling import Results, sample
+from drsim.study.study_report import named
 
-FILE = "expect.yaml"
+FILE, PROGRAM = "expect.yaml", "measure.py"
 BEGIN, END = "<!-- figures: drsim experiment -->", "<!-- end of figures -->"
 Shown = Literal["rpo", "wan", "journal", "buffer", "history"]
 ROUNDING = 1e-6
@@ -36,6 +46,16 @@ ROUNDING = 1e-6
 
 class Arm(Spec):
     """One run of an experiment."""
+
+    measured: str | None = None
+    """A function of measure.py that returns the measures, in place of a run."""
+    study: bool = False
+    """Whether the quick runs of study.yaml beside it are measured (`study_report.named`), in place of a run."""
+
+    @property
+    def modelled(self) -> bool:
+        """Whether it is a run of a model."""
+        return self.measured is None and not self.study
 
     model: str = "model.yaml"
     """The model file, beside expect.yaml, or a shipped name."""
@@ -95,6 +115,8 @@ class Experiment:
     expectation: Expectation
     given: Mapping[str, float]
     models: Mapping[str, Model]
+    program: ModuleType | None
+    """measure.py, when an arm is measured by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +147,11 @@ class Outcome:
     """An experiment with its runs and verdicts."""
 
     experiment: Experiment
-    runs: Mapping[str, Run]
+    runs: Mapping[str, Run | FluidRun]
+    taken: Mapping[str, Mapping[str, float]]
+    """The measures of each arm."""
+    studied: Results | None
+    """What a study of it has found."""
     verdicts: Sequence[Verdict]
 
     @property
@@ -184,8 +210,28 @@ def read(folder: Path) -> Experiment:
             wrong.append((walk(tree, at).place, text))
     if wrong:
         raise fail(wrong, main=path)
-    models = {name: _model(folder, arm) for name, arm in expectation.arms.items()}
-    return Experiment(folder.resolve().name, folder, tree, expectation, given, models)
+    models = {name: _model(folder, arm) for name, arm in expectation.arms.items() if arm.modelled}
+    measured = {name: arm.measured for name, arm in expectation.arms.items() if arm.measured is not None}
+    program = _program(folder / PROGRAM) if measured else None
+    for name, function in measured.items():
+        if not callable(getattr(program, function, None)):
+            where = ("arms", name, "measured")
+            text = f"{dotted(where)}: {PROGRAM} has no function {function!r}"
+            raise fail([(walk(tree, where).place, text)], main=path)
+    return Experiment(folder.resolve().name, folder, tree, expectation, given, models, program)
+
+
+def _program(path: Path) -> ModuleType:
+    """An experiment's own measurements. Raises FileError."""
+    spec = spec_from_file_location(f"drsim_experiment_{path.parent.name.replace('-', '_')}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except FileNotFoundError:
+        raise FileError(f"an arm is `measured`, but there is no {PROGRAM}", place=shown(path.parent)) from None
+    return module
 
 
 def _model(folder: Path, arm: Arm) -> Model:
@@ -224,11 +270,23 @@ def _explained(error: ValidationError, tree: Item) -> Iterator[tuple[Place, str]
 # -- running and judging --------------------------------------------------------------------------------------------
 
 
-def run(experiment: Experiment, *, simulated: Callable[[Model], Run] = simulate) -> Outcome:
+def run(experiment: Experiment, *, simulated: Callable[[Model], Run | FluidRun] = play) -> Outcome:
     """Run every arm and judge every figure. Raises FileError for a measure that the run does not have."""
     runs = {name: simulated(model) for name, model in experiment.models.items()}
-    taken = {name: measures(each) for name, each in runs.items()}
-    return Outcome(experiment, runs, [*_judged(experiment, taken), *_attributed(experiment, taken)])
+    studied = None
+    if any(arm.study for arm in experiment.expectation.arms.values()):
+        studied = sample(read_study(experiment.folder, quick=True), processes())
+
+    def measured(name: str, arm: Arm) -> Mapping[str, float]:
+        if studied is not None and arm.study:
+            return named(studied)
+        found: Mapping[str, float] = (
+            measures(runs[name]) if arm.measured is None else getattr(experiment.program, arm.measured)()
+        )
+        return found
+
+    taken = {name: measured(name, arm) for name, arm in experiment.expectation.arms.items()}
+    return Outcome(experiment, runs, taken, studied, [*_judged(experiment, taken), *_attributed(experiment, taken)])
 
 
 def _judged(experiment: Experiment, taken: Mapping[str, Mapping[str, float]]) -> Iterator[Verdict]:
@@ -257,7 +315,8 @@ def _attributed(experiment: Experiment, taken: Mapping[str, Mapping[str, float]]
     for arm, found in taken.items():
         for name, missed in found.items():
             vpg = name.removesuffix(".sla.missed_s")
-            if vpg in (name, "all") or not experiment.expectation.arms[arm].drawn:
+            spec = experiment.expectation.arms[arm]
+            if vpg in (name, "all") or not (spec.drawn and spec.modelled):
                 continue
             causes = {key: s for key, s in found.items() if key.startswith(f"{vpg}.causes_s.")}
             of = vpg.removeprefix("vpgs.")
@@ -272,43 +331,20 @@ def _attributed(experiment: Experiment, taken: Mapping[str, Mapping[str, float]]
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
-def words(measure: str, number: float) -> str:
-    """A measured number with the unit that its name tells."""
-    parts = measure.split(".")
-    if any(part.endswith("_s") for part in parts):
-        return _duration(number)
-    if any(part.endswith("bytes") for part in parts):
-        return style.size(number)
-    if parts[-1].endswith("_bps"):
-        return style.rate(number)
-    if any(part.endswith("_share") for part in parts):
-        return style.percent(number)
-    return style.count(number)
-
-
-def _duration(seconds: float) -> str:
-    """A duration to the second from 100 s on: 8 min 21 s, 1 h 8 min 26 s."""
-    if seconds < 99.5:
-        return style.seconds(seconds)
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{n} {unit}" for n, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if n]
-    return " ".join(parts)
-
-
 def row(verdict: Verdict, *, arms: bool) -> tuple[str, str, str, str, str]:
     """A verdict as people read it: what, expected, measured, how far off, source."""
     what = f"{verdict.what} ({verdict.arm})" if arms else verdict.what
     off = "" if verdict.off is None else f"{100 * verdict.off:+.1f} %".replace("-", "−").replace("+0.0", "0.0")
     off = off.replace("−0.0", "0.0")
     return (
-        what, words(verdict.measure, verdict.expected), words(verdict.measure, verdict.measured), off, verdict.source,
+        what, style.words(verdict.measure, verdict.expected), style.words(verdict.measure, verdict.measured), off,
+        verdict.source,
     )  # fmt: skip
 
 
 def table(outcome: Outcome) -> str:
     """The README's table of figures, in Markdown."""
-    arms = len(outcome.runs) > 1
+    arms = len(outcome.taken) > 1
     lines = ["| figure | expected | measured | off | from |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {' | '.join(row(verdict, arms=arms))} |" for verdict in outcome.verdicts]
     return "\n".join(lines)

@@ -14,7 +14,9 @@ from drsim.core.units import SECOND
 from drsim.sim.run import Run
 from drsim.study import style
 from drsim.study.canvas import Floats, amounts, durations, frame, limit, names, short
+from drsim.study.experiment import Outcome
 from drsim.study.plots import gaps, reached
+from drsim.study.study_report import figure
 
 DPI = 96
 POINTS = 800
@@ -133,3 +135,18 @@ def draw(runs: Mapping[str, Run], shown: Sequence[str], out: Path) -> None:
             PANELS[key][1](axes, runs[arm])
             axes.set_xlim(0, longest.end / SECOND)
         figure.savefig(out, dpi=DPI, format="png", metadata={"Software": None})
+
+
+def picture(outcome: Outcome, out: Path) -> None:
+    """Write an experiment's picture: what its own program draws, or the panels that it names, for its drawn arms."""
+    experiment = outcome.experiment
+    if experiment.program is not None:
+        experiment.program.draw(out)
+        return
+    if outcome.studied is not None:
+        with mpl.rc_context(style.SETTINGS):
+            figure(outcome.studied).savefig(out, dpi=DPI * 0.8, format="png", metadata={"Software": None})
+        return
+    arms = experiment.expectation.arms
+    drawn = {arm: run for arm, run in outcome.runs.items() if arms[arm].drawn and isinstance(run, Run)}
+    draw(drawn, experiment.expectation.picture, out)

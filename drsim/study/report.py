@@ -8,10 +8,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from drsim.core.recovery.report import Outcome
 from drsim.core.units import SECOND
 from drsim.sim.run import Run
 from drsim.spec.faults import PLACES, LinkDegraded, LinkFlapping, SiteLoss
-from drsim.study import alerts, plots
+from drsim.study import alerts, operation, plots
 from drsim.study.canvas import fault_words, faults
 from drsim.study.style import count, percent, plural, rate, seconds, size, status
 
@@ -252,6 +253,16 @@ def fault_rows(run: Run) -> Iterator[tuple[int, str, str, str, str]]:
         yield n, fault_words(fault), seconds(begin), lasts, ", ".join(said)
 
 
+def operation_rows(run: Run) -> Iterator[tuple[str, str, tuple[str, ...], Markup]]:
+    """The recovery operations: when, what came of each, why or what is left to people, and a picture of its steps."""
+    for n, each in enumerate(run.world.recoveries.operations):
+        if each.report is not None:
+            found = operation.figures(each)
+            drawn = "" if each.report.outcome is Outcome.REFUSED else operation.gantt(each.report, f"steps-{n}")
+            said = (*each.report.reasons, *each.report.people)
+            yield seconds(found["asked_s"]), operation.answer(found), said, Markup(drawn)
+
+
 def model_rows(run: Run) -> list[tuple[str, str]]:
     """The model in a few lines."""
     model, layout = run.model, run.layout
@@ -317,6 +328,7 @@ def render(run: Run, summary: Summary) -> str:
         voided=[(*reason, count(skipped[reason[0]])) for reason in shares(skipped)],
         events=rows,
         more=max(0, total - len(rows)),
+        operations=list(operation_rows(run)),
         about_model=model_rows(run),
         glossary=GLOSSARY,
         plural=plural,

@@ -15,10 +15,11 @@ import pandas as pd
 from drsim import __version__
 from drsim.core.measure import Teeth, attribute, joined, time_in
 from drsim.core.units import SECOND
+from drsim.sim.fluid.run import FluidRun
 from drsim.sim.layout import VpgLayout
 from drsim.sim.run import Run
 from drsim.spec.model import Model
-from drsim.study import alerts
+from drsim.study import alerts, fluid, operation
 from drsim.study.stats import interval
 
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
@@ -152,8 +153,10 @@ def _wan(run: Run) -> dict[str, Any]:
     return links
 
 
-def figures(run: Run) -> dict[str, Any]:
-    """All figures of one run as plain numbers: "all", "vpgs", "wan", "buffers", "alerts", "disaster"."""
+def figures(run: Run | FluidRun) -> dict[str, Any]:
+    """All figures of one run as plain numbers: "all", "vpgs", "wan", "buffers", "alerts", "disaster", "operations"."""
+    if isinstance(run, FluidRun):
+        return fluid.figures(run)
     vpgs = {vpg.name: _vpg_figures(run, vpg) for vpg in run.layout.vpgs}
     lost = {
         name: {
@@ -175,22 +178,30 @@ def figures(run: Run) -> dict[str, Any]:
         },
         "alerts": alerts.figures(run),
         "disaster": lost or None,
+        "operations": [operation.figures(each) for each in run.world.recoveries.operations if each.report] or None,
     }
 
 
 # -- measures by name ----------------------------------------------------------------------------------------------
 
 
-def measures(run: Run) -> dict[str, float]:
+def measures(run: Run | FluidRun) -> dict[str, float]:
     """Every figure of one run as a number under a dotted name: "vpgs.crm.rpo_s.max", "wan.wan prod>dr.bytes.sync".
 
     Beside `figures`: of each VPG the seconds in each status ("status_s"), the missed seconds by cause ("causes_s"),
     its syncs ("sync"), what is dirty at the end ("dirty_bytes") and how often and when first it lost every checkpoint
-    ("withdrawn"); what never happened has no time. Of the estate how often each kind of fault mattered ("mattered").
+    ("withdrawn"); what never happened has no time. Of each operation that is over, by its number, its figures and
+    its "outcome". Of the estate how often each kind of fault mattered ("mattered").
     """
-    found = dict(_flat({"mattered": run.mattered, **figures(run)}))
-    for vpg in run.layout.vpgs:
-        found.update({f"vpgs.{vpg.name}.{name}": value for name, value in _more(run, vpg)})
+    each_figure = figures(run)
+    found = dict(_flat(each_figure))
+    if isinstance(run, Run):
+        found |= {f"mattered.{kind}": float(n) for kind, n in run.mattered.items()}
+        for vpg in run.layout.vpgs:
+            found.update({f"vpgs.{vpg.name}.{name}": value for name, value in _more(run, vpg)})
+    for n, each in enumerate(each_figure["operations"] or (), 1):
+        found.update({f"operations.{n}.{name}": value for name, value in _flat(each)})
+        found[f"operations.{n}.outcome.{each['outcome']}"] = 1.0
     for name, value in list(found.items()):
         before, part, cause = name.rpartition(".sla.causes.")
         if part:
@@ -230,11 +241,14 @@ def _more(run: Run, vpg: VpgLayout) -> Iterator[tuple[str, float]]:
 # -- frames -------------------------------------------------------------------------------------------------------
 
 
-def frames(run: Run, replication: int = 0) -> dict[str, pd.DataFrame]:
+def frames(run: Run | FluidRun, replication: int = 0) -> dict[str, pd.DataFrame]:
     """Tidy frames of one run: "timeseries", "checkpoints", "events"; times in seconds, sizes in bytes.
 
-    Alerts are events too; the columns "alert", "severity" and "entity" are empty for all others.
+    Alerts are events too; the columns "alert", "severity" and "entity" are empty for all others. A fluid run has the
+    frames "timeseries" and "missed".
     """
+    if isinstance(run, FluidRun):
+        return fluid.frames(run, replication)
     rows: list[tuple[float, str, str, str, float]] = []
     for s in run.recorder.samples:
         t = s.time / SECOND
@@ -336,6 +350,7 @@ def summarise(
         },
         "alerts": alerts.merge([p["alerts"] for p in parts]),
         "disaster": parts[0]["disaster"],
+        "operations": parts[0]["operations"],
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from drsim.sim.fluid.run import FluidRun, simulate_fluid
 from drsim.sim.run import Progress, Run, simulate
 from drsim.spec.model import Model
 from drsim.study.results import Replication, figures, frames
@@ -17,7 +18,7 @@ from drsim.study.results import Replication, figures, frames
 class Replications:
     """The first run itself, for pictures, and what is kept of all, in the order of their seeds."""
 
-    first: Run
+    first: Run | FluidRun
     parts: list[Replication]
 
     def figures(self) -> list[dict[str, Any]]:
@@ -30,12 +31,18 @@ class Replications:
         return {name: pd.concat([p.frames[name] for p in self.parts], ignore_index=True) for name in names}
 
 
-def _fold(run: Run, n: int) -> Replication:
+def play(model: Model, *, seed: int | None = None, progress: Progress | None = None) -> Run | FluidRun:
+    """Run a model with the fidelity that it asks for. Raises DrsimError."""
+    engine = simulate_fluid if model.run.fidelity == "fluid" else simulate
+    return engine(model, seed=seed, progress=progress)
+
+
+def _fold(run: Run | FluidRun, n: int) -> Replication:
     return Replication(run.seed, figures(run), frames(run, n))
 
 
 def _one(model: Model, seed: int, n: int) -> Replication:
-    return _fold(simulate(model, seed=seed), n)
+    return _fold(play(model, seed=seed), n)
 
 
 def replicate(
@@ -47,13 +54,13 @@ def replicate(
     """
     seed = model.run.seed
     if count == 1:
-        first = simulate(model, progress=progress)
+        first = play(model, progress=progress)
         return Replications(first, [_fold(first, 0)])
     make = executor or (lambda: ProcessPoolExecutor(mp_context=get_context("spawn")))
     with make() as pool:
         futures = [pool.submit(_one, model, seed + n, n) for n in range(1, count)]
         try:
-            first = simulate(model, progress=progress)
+            first = play(model, progress=progress)
             return Replications(first, [_fold(first, 0), *(future.result() for future in futures)])
         except BaseException:
             for future in futures:

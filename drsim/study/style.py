@@ -156,3 +156,27 @@ def status(label: str) -> str:
     said = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", part).lower() for part in (head, sub) if part]
     text = ": ".join(said).replace("sla", "SLA").replace("rpo", "RPO").replace("vm ", "VM ")
     return text[:1].upper() + text[1:]
+
+
+def words(measure: str, number: float) -> str:
+    """A measured number with the unit that its name tells."""
+    parts = measure.split(".")
+    if any(part.endswith("_s") or part == "seconds" for part in parts):
+        return _duration(number)
+    if any(part.endswith("bytes") for part in parts):
+        return size(number)
+    if parts[-1].endswith("_bps"):
+        return rate(number)
+    if any(part.endswith("_share") for part in parts):
+        return percent(number)
+    return count(number)
+
+
+def _duration(span: float) -> str:
+    """A duration to the second from 100 s on: 8 min 21 s, 1 h 8 min 26 s."""
+    if span < 99.5:
+        return seconds(span)
+    minutes, rest = divmod(round(span), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{n} {unit}" for n, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if n]
+    return " ".join(parts)

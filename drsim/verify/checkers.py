@@ -17,7 +17,7 @@ from drsim.core.facts import (
     SyncEnded,
     SyncStarted,
 )
-from drsim.core.messages import Ack, Checkpoint, Compared, Frame, Held, Hold, Listed, Message, Resync
+from drsim.core.messages import Ack, Checkpoint, Compared, Frame, Held, Hold, Lineage, Listed, Message, Position, Resync
 from drsim.core.names import Address, CheckpointId, StreamId, VmId
 from drsim.core.window import reaches
 from drsim.verify import linear
@@ -26,6 +26,7 @@ from drsim.verify.superset import Superset
 from drsim.verify.violation import Violation
 
 if TYPE_CHECKING:
+    from drsim.verify.estate import VpgEstate
     from drsim.verify.explorer import Explorer
 from drsim.verify.content import (
     capture,
@@ -38,6 +39,7 @@ from drsim.verify.content import (
     marked,
     not_aged_past,
     not_listed,
+    of_now,
     whole,
     within_limit,
     young,
@@ -57,11 +59,13 @@ class Checkers:
         self.cuts: dict[tuple[str, CheckpointId], dict[VmId, int]] = {}  # truth: writes of each VM in a checkpoint
         self.asked: dict[tuple[str, CheckpointId], int] = {}
         self.when: dict[tuple[str, int], int] = {}  # the time on a manager's clock at which it asked, in our time
+        self.tapped: dict[tuple[str, CheckpointId], dict[VmId, int]] = {}  # of the same
         self.newest_kept: dict[str, dict[VmId, int]] = {}  # of each VPG, the cut of the newest ever listed
         self.members: dict[str, set[VmId]] = {vpg.name: set() for vpg in x.estate.vpgs}  # VMs that checkpoints have
         self._control: dict[str, list[linear.Operation]] = {vpg.name: [] for vpg in x.estate.vpgs}
         self._start = {vpg.name: linear.Control(frozenset(vpg.vms)) for vpg in x.estate.vpgs}
-        self._newest = dict.fromkeys(x.guests, 0)
+        self.fences: dict[StreamId, tuple[int, Position]] = {}  # what a stream had taken when it heard of a generation
+        self._sealed: dict[str, CheckpointId] = {}  # of each VPG, the newest that had come when its generation began
         self._mirrors: dict[VmId, bytes] = {}
         self._sync_sent: dict[StreamId, int] = {}  # bytes of sync frames since a stream fell out of sync
         estate = x.estate
@@ -97,6 +101,18 @@ class Checkers:
                     superset.check()
         elif address in self._managers:
             honest(self.x, self._managers[address])
+        elif isinstance(event, Received) and isinstance(event.message, Lineage):
+            self._heard(address, event.message)
+
+    def _heard(self, vra: Address, lineage: Lineage) -> None:
+        """A recovery VRA was told of a generation, or was built by somebody who knows of it."""
+        for stream in [s for s in self.x.streams if s.target == vra and s.vpg == lineage.vpg and self.x.has(s)]:
+            if self.fences.get(stream, (1, ()))[0] < lineage.generation:
+                self.fences[stream] = lineage.generation, self.x.receiver(stream).accepted
+
+    def fenced(self, vpg: "VpgEstate") -> None:
+        """A generation begins."""
+        self._sealed[vpg.name] = self.x.catalog(vpg.name).newest_seen
 
     def sent(self, sender: Address, message: Message) -> None:
         """A machine sends."""
@@ -113,6 +129,7 @@ class Checkers:
             case Held(vpg=vpg, checkpoint=checkpoint):
                 cut = self.cuts.setdefault((vpg, checkpoint), {})
                 cut.update(self.x.note_held(sender, message))
+                self.tapped.setdefault((vpg, checkpoint), {}).update(self.x.note_tapped(message))
                 if self.enabled and any(unsynced(self.x.sender(s)) for s in message.cut):
                     raise Violation("P12", f"checkpoint {checkpoint}: {sender} answers although a VM is synchronizing")
                 if self.enabled:
@@ -155,10 +172,10 @@ class Checkers:
             case CheckpointSkipped(vpg=vpg, checkpoint=checkpoint, reason="configuration"):
                 if (vpg, checkpoint) in self.cuts and self.x.estate.vpg_of[vpg].version == 1:
                     raise Violation("P20", f"{vpg}: checkpoint {checkpoint} is given up for a change that never was")
-            case CheckpointsRetired(reason="history"):
-                young(self.x, fact)
             case CheckpointsRetired(before=None):
                 given_up(self.x, fact.vpg)
+            case CheckpointsRetired():
+                young(self.x, fact)
 
     def asked_for(self, vpg: str, what: linear.Edit | linear.Pause | linear.Tag) -> None:
         """A manager was told what somebody wants."""
@@ -178,6 +195,8 @@ class Checkers:
         """A component died, and what it counted died with it."""
         for stream in [s for s in self._sync_sent if s.source == address]:
             del self._sync_sent[stream]
+        for vpg in self.x.estate.vpgs:
+            self._heard(address, Lineage(vpg.name, vpg.generation))
 
     def acknowledged(self, write: Write) -> None:
         """A guest was told that a write is done."""
@@ -191,7 +210,7 @@ class Checkers:
     def appended(self, frame: Frame) -> None:
         """A frame is durable."""
         if self.enabled:
-            fidelity(self.x, frame, self._newest)
+            fidelity(self.x, frame)
             within_limit(self.x, frame.stream)
 
     def kept(self, checkpoint: Checkpoint) -> None:
@@ -201,6 +220,7 @@ class Checkers:
         if self.enabled:
             images(self.x, checkpoint, "P5")
             claimed(self.x, checkpoint, cut)
+            of_now(self.x, checkpoint, self._sealed.get(checkpoint.vpg, CheckpointId(0)))
             if before and any(cut.get(vm, k) < k for vm, k in before.items()):
                 raise Violation("P5", f"checkpoint {checkpoint.id} has less of a VM than one listed before it")
         self.newest_kept[checkpoint.vpg] = cut

@@ -11,7 +11,6 @@ from drsim.core.errors import CoreError
 from drsim.core.facts import CheckpointsRetired
 from drsim.core.messages import Checkpoint, Cut, Frame, Position, Resync
 from drsim.core.names import CheckpointId, StreamId, VmId
-from drsim.core.units import SECTOR
 from drsim.core.window import reaches
 from drsim.verify.disks import StreamDisks
 from drsim.verify.guests import NEVER, Guest, Write
@@ -33,13 +32,25 @@ def capture(write: Write) -> None:
         raise Violation("P1", f"VM {guest.vm}: its disk is not what its writes make in the order of their capture")
 
 
+# -- P16: generations ----------------------------------------------------------------------------------------
+
+
+def of_now(x: "Explorer", checkpoint: Checkpoint, newest: CheckpointId) -> None:
+    """P16, when a checkpoint is listed. `newest`: of those that had come when its VPG's generation began."""
+    generation = x.estate.vpg_of[checkpoint.vpg].generation
+    if checkpoint.generation < generation and checkpoint.id > newest:
+        said = f"checkpoint {checkpoint.id} of generation {checkpoint.generation} was listed in {generation}"
+        raise Violation("P16", f"{checkpoint.vpg}: {said}")
+
+
 # -- P2, P9, P16, P11: the journals -------------------------------------------------------------------------------
 
 
-def fidelity(x: "Explorer", frame: Frame, newest: dict[VmId, int]) -> None:
+def fidelity(x: "Explorer", frame: Frame) -> None:
     """P2, P9, P16, when a frame is durable. Compares order and completeness; content is P3's matter."""
-    if frame.generation != 1:
-        raise Violation("P16", f"a frame of generation {frame.generation} was applied ({frame.stream})")
+    generation, taken = x.checks.fences.get(frame.stream, (1, None))
+    if frame.generation < generation and (taken is None or not reaches(taken, frame.upto)):
+        raise Violation("P16", f"a frame of generation {frame.generation} was applied in {generation} ({frame.stream})")
     disks = x.disks[frame.stream]
     counts, sizes = frame.batch.per_vm(disks.spec.vms)
     if any(a + c != u for a, c, u in zip(frame.after, counts, frame.upto, strict=True)):
@@ -52,12 +63,13 @@ def fidelity(x: "Explorer", frame: Frame, newest: dict[VmId, int]) -> None:
     for row in frame.batch.issued.tolist():
         write = writes[row]
         vm = write.guest.vm
-        last = disks.vms[vm].last
-        if write.index <= newest[vm]:
-            raise Violation("P9", f"VM {vm}: write {write.index} was applied after write {newest[vm]}")
-        if last and write.index != last + 1:
+        journal = disks.vms[vm]
+        last = journal.last
+        if write.index <= journal.newest:
+            raise Violation("P9", f"VM {vm}: write {write.index} was applied after write {journal.newest}")
+        if last and any(between.heard for between in write.guest.writes[last : write.index - 1]):
             raise Violation("P2", f"VM {vm}: write {write.index} follows write {last} in the journal")
-        disks.vms[vm].last = newest[vm] = write.index
+        journal.last = journal.newest = write.index
 
 
 def fresh(x: "Explorer", message: Resync) -> None:
@@ -79,12 +91,15 @@ def _beyond(x: "Explorer", message: Resync, last: Position) -> bool:
 
 
 def within_limit(x: "Explorer", stream: StreamId) -> None:
-    """P11: a journal never passes its hard limit. Compares the store's bytes, not the core's account of them."""
-    limit = x.shape.limit
-    if limit is None:
+    """P11: a journal never passes its hard limit. Compares the store's bytes, not the core's account of them.
+
+    Of a limit that was changed it compares the largest: nobody knows when the VRA heard of it.
+    """
+    limit = x.limits[stream.vpg]
+    if not limit:
         return
     for vm in x.specs[stream].vms:
-        if x.disks[stream].nbytes(vm) > limit * SECTOR:
+        if x.disks[stream].nbytes(vm) > limit:
             raise Violation("P11", f"the journal of VM {vm} has passed its hard limit")
 
 
@@ -122,11 +137,17 @@ def not_listed(x: "Explorer", stream: StreamId, vms: tuple[VmId, ...]) -> None:
 
 
 def young(x: "Explorer", fact: CheckpointsRetired) -> None:
-    """P11: for its age a checkpoint leaves the list only when the history does without it."""
+    """P11: for its age a checkpoint leaves the list only when the history does without it; never a fail-safe one.
+
+    Of a history that was changed it compares the shortest: nobody knows when the catalogue heard of it.
+    """
     taken = [c.taken for c in x.kept[fact.vpg].values()]
     lost = [c.taken for c in x.kept[fact.vpg].values() if fact.before is not None and c.id < fact.before]
-    if lost and max(lost) >= max(taken) - x.shape.history:
+    if lost and fact.reason == "history" and max(lost) >= max(taken) - x.histories[fact.vpg]:
         raise Violation("P11", f"{fact.vpg}: a checkpoint leaves the list for its age, younger than the history")
+    fail_safe = x.catalog(fact.vpg).retention.fail_safe
+    if lost and fail_safe and max(lost) >= max(taken) - fail_safe:
+        raise Violation("P11", f"{fact.vpg}: a checkpoint of the fail-safe history leaves the list")
 
 
 def given_up(x: "Explorer", vpg: str) -> None:
@@ -136,6 +157,8 @@ def given_up(x: "Explorer", vpg: str) -> None:
         return
     if x.estate.vpg_of[vpg].deleting is not None:
         return
+    if x.catalog(vpg).retention.fail_safe:
+        raise Violation("P11", f"{vpg}: all checkpoints are withdrawn, and the fail-safe history with them")
     moved = [s for s in x.opened if s.vpg == vpg and s not in newest.cut and x.specs[s].follows is not None]
     if not moved and all(x.disks[stream].epoch <= cut.epoch for stream, cut in newest.cut.items()):
         raise Violation("P11", f"{vpg}: all checkpoints are withdrawn, and no sync asks for it")
@@ -144,9 +167,11 @@ def given_up(x: "Explorer", vpg: str) -> None:
 def images(x: "Explorer", checkpoint: Checkpoint, blame: str) -> None:
     """P3, P5, P11: each VM's image at a kept checkpoint is its disk after the writes of the cut.
 
-    Compares content, byte for byte; not how it would be booted. `blame` is the property when it is another point.
+    Compares content, byte for byte; not how it would be booted, nor volumes that had left, or had not come. `blame` is
+    the property when it is another point.
     """
     truth = x.checks.cuts.get((checkpoint.vpg, checkpoint.id), {})
+    tapped = x.checks.tapped.get((checkpoint.vpg, checkpoint.id), {})
     for stream, cut in checkpoint.cut.items():
         disks = x.disks[stream]
         ends = dict(zip(disks.vms, disks.end, strict=True))
@@ -159,11 +184,16 @@ def images(x: "Explorer", checkpoint: Checkpoint, blame: str) -> None:
                 said = f"checkpoint {checkpoint.id} has VM {vm}, which it was not taken of"
                 raise Violation("P23", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, vm=vm)
             image = disks.image(vm, upto)
-            if image != guest.images[truth[vm]]:
-                known = image in guest.images
+            if image != guest.images[truth[vm]] and not _same(image, guest.images[truth[vm]], tapped[vm]):
+                known = any(_same(image, other, tapped[vm]) for other in guest.images)
                 say = "those of another point" if known else "no past state of it"
                 said = f"checkpoint {checkpoint.id}: VM {vm}'s disks are {say}"
                 raise Violation(blame if known else "P3", said, vpg=checkpoint.vpg, checkpoint=checkpoint.id, vm=vm)
+
+
+def _same(image: bytes, other: bytes, where: int) -> bool:
+    """Whether two disks are the same in these `bits`."""
+    return not (int.from_bytes(image, "little") ^ int.from_bytes(other, "little")) & where
 
 
 def marked(x: "Explorer", checkpoint: Checkpoint) -> None:

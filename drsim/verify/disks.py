@@ -36,6 +36,7 @@ class VmDisks:
     end: int = 0
     parts: list[tuple[int, int]] = field(default_factory=list)
     last: int = 0  # the last captured write that came as a record in this epoch, 0 for none yet
+    newest: int = 0  # the same, in any epoch
 
 
 class StreamDisks:
@@ -113,7 +114,11 @@ class StreamDisks:
     def cut_through(self, cut: Cut) -> list[tuple[VmId, int]]:
         """The VMs that a cut goes through, and where: all but those whose volumes had left the stream."""
         places = zip(self.vms, cut.position, strict=True)
-        return [(vm, k) for vm, k in places if not {v.id for v in self._guests[vm].volumes} <= {*cut.without}]
+        if not cut.without:
+            return list(places)
+        ever = (*self.spec.volumes, *self.spec.left)
+        vms = {volume.vm for volume in ever if volume.id not in cut.without}
+        return [(vm, k) for vm, k in places if vm in vms]
 
     def discard(self, vms: tuple[VmId, ...], *, keep_disks: bool = False) -> None:
         """Journals and mirrors of these VMs are deleted; or the mirrors stay, with what the journals had."""

@@ -5,14 +5,14 @@ writes, and the disks of a VM fit a short byte string.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 from drsim.core.catalog import Catalog
 from drsim.core.events import Reconfigured
 from drsim.core.journal import Stored
 from drsim.core.machine import Machine
-from drsim.core.messages import Checkpoint, Start
+from drsim.core.messages import Checkpoint, Retention, Start
 from drsim.core.names import (
     Address,
     CheckpointId,
@@ -60,6 +60,7 @@ class Shape:
     history: int = 10_000
     start: Start = Start.EQUAL
     spares: int = 0  # VMs that may be added
+    room: int = 0  # sectors by which the first volume of a VM may grow; with any, it may get another volume as well
     tweaks: Tweaks = field(default=TINY, hash=False)
 
 
@@ -78,8 +79,12 @@ class VpgEstate:
     version: int = 1
     starts: Mapping[StreamId, Start] = field(default_factory=dict)
     unprotected: tuple[VmId, ...] = ()
-    last: Mapping[VmId, StreamId] = field(default_factory=dict)  # of unprotected VMs, the stream that had them
+    last: Mapping[VmId, StreamSpec] = field(default_factory=dict)  # of unprotected VMs, the stream that had them
     deleting: bool | None = None
+    retention: Retention | None = None  # another than the shape's, and then
+    limit: int | None = None  # likewise, of each journal, in bytes
+    generation: int = 1
+    fenced: bool = False
 
     @property
     def sources(self) -> tuple[Address, ...]:
@@ -102,7 +107,7 @@ class VpgEstate:
         """What its manager was last told to consist of."""
         if self.version == 1:
             return None
-        return Reconfigured(self.version, self.streams, dict(self.starts), self.unprotected)
+        return Reconfigured(self.version, self.streams, dict(self.starts), self.unprotected, self.retention)
 
     @property
     def wan(self) -> list[tuple[Address, Address]]:
@@ -163,8 +168,15 @@ class Estate:
         return VpgEstate(name, vpg_address("west", name), catalog_address("east", name), specs)
 
     def volumes(self, vm: VmId) -> tuple[VolumeInfo, ...]:
-        """The disks of a VM."""
+        """The disks of a VM, as they are in the beginning."""
         return tuple(VolumeInfo(VolumeId(vm * 10 + n), vm, s) for n, s in enumerate(self.shape.volumes))
+
+    def room(self, vm: VmId) -> tuple[VolumeInfo, ...]:
+        """All that the disks of a VM may become."""
+        first, *rest = self.volumes(vm)
+        more = self.shape.room
+        another = (VolumeInfo(VolumeId(vm * 10 + 9), vm, more + 1),) if more else ()
+        return (replace(first, sectors=first.sectors + more), *rest, *another)
 
     @cached_property
     def regions(self) -> dict[int, tuple[VmId, int]]:
@@ -172,7 +184,7 @@ class Estate:
         table, size = {}, self.shape.tweaks.region_bytes // SECTOR
         for vm in [*(vm for spec in self.streams.values() for vm in spec.vms), *self.spares]:
             base = 0
-            for volume in self.volumes(vm):
+            for volume in self.room(vm):
                 for first in range(0, volume.sectors, size):
                     key = volume.id << 40 | first // size
                     table[key] = vm, bits(base + first, min(size, volume.sectors - first))
@@ -194,8 +206,10 @@ class Estate:
             pool = shape.recovery_pool * SECTOR
             durable = None if earlier is None else {s.id: d for s, d in earlier.stored.items()}
             mine = mine if earlier is None else list(earlier.stored)
-            return RecoveryVra(address, self.catalogs, mine, pool_bytes=pool, tweaks=tweaks, durable=durable)
-        history = Ns(shape.history)
+            generations = {vpg.name: vpg.generation for vpg in self.vpgs}
+            return RecoveryVra(address, self.catalogs, mine, pool_bytes=pool, tweaks=tweaks, durable=durable,
+                               generations=generations)  # fmt: skip
+        history = Ns(shape.history) if vpg.retention is None else vpg.retention.history
         if address == vpg.manager:
             first = CheckpointId(1 if earlier is None else 1 + LIFE * earlier.lives)
             return Vpg(address, vpg.name, list(vpg.sources), vpg.catalog, interval=INTERVAL, rpo_alert=RPO_ALERT,
@@ -204,8 +218,9 @@ class Estate:
                        deleting=vpg.deleting)  # fmt: skip
         kept, pins = (earlier.kept, earlier.pins) if earlier else (None, ())
         streams = [s.id for s in (earlier.stored if earlier and vpg.deleting is not None else vpg.streams)]
-        return Catalog(address, vpg.name, vpg.manager, streams, history=history, tweaks=tweaks, kept=kept, pins=pins,
-                       deleting=vpg.deleting)  # fmt: skip
+        retention = vpg.retention or Retention(history)
+        return Catalog(address, vpg.name, vpg.manager, streams, retention=retention, tweaks=tweaks, kept=kept,
+                       pins=pins, deleting=vpg.deleting, generation=vpg.generation, fenced=vpg.fenced)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

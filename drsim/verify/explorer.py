@@ -22,7 +22,7 @@ survives. Never injected here, because the specification calls them unrecoverabl
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from drsim.core.batch import Columns, WriteBatch
@@ -48,6 +48,7 @@ from drsim.core.errors import DrsimError, PlatformError, StoreFull
 from drsim.core.events import (
     DeleteAsked,
     Event,
+    FenceAsked,
     GuestWrote,
     PauseAsked,
     PinAsked,
@@ -57,11 +58,13 @@ from drsim.core.events import (
     TagAsked,
     VmArrived,
     VmLeft,
+    VolumeFound,
+    VolumeLost,
 )  # fmt: skip
 from drsim.core.facts import CheckpointSealed, Fact, SyncEnded
 from drsim.core.kernel import Sink
 from drsim.core.messages import Checkpoint, Frame, Held, Message, Start
-from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec, VmId
+from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.recovery_vra import RecoveryVra
@@ -76,6 +79,9 @@ from drsim.verify.estate import Earlier, Shape, VpgEstate, estate_of
 from drsim.verify.frames import merged, split
 from drsim.verify.guests import Guest, Rows, Write, digests, sector_bytes
 from drsim.verify.quiesce import Freezer
+
+Word = VmLeft | VmArrived | VolumeLost | VolumeFound
+"""What the platform tells a VRA."""
 
 REMEMBERED = 8  # frames that may come back from an earlier connection
 
@@ -102,8 +108,9 @@ class Tap:
         for write in writes:
             write.guest.capture(write)
         for stream in dict.fromkeys(write.guest.stream for write in writes):
-            if stream is not None:
-                self.explorer.captured(stream, [write for write in writes if write.guest.stream == stream])
+            heard = [write for write in writes if write.guest.stream == stream and write.heard]
+            if stream is not None and heard:
+                self.explorer.captured(stream, heard)
 
 
 class Explorer(Bags):
@@ -117,10 +124,12 @@ class Explorer(Bags):
         super().__init__(machines, max_steps=shape.tweaks.max_steps, trace=trace)
         self.shape, self.tap = shape, tap(self)
         self.guests = {
-            vm: Guest(vm, estate.volumes(vm), id_.source, id_) for id_, s in estate.streams.items() for vm in s.vms
+            vm: Guest(vm, estate.volumes(vm), estate.room(vm), id_.source, id_)
+            for id_, s in estate.streams.items()
+            for vm in s.vms
         }
         for vm in estate.spares:
-            self.guests[vm] = Guest(vm, estate.volumes(vm), estate.addresses[0], None)
+            self.guests[vm] = Guest(vm, estate.volumes(vm), estate.room(vm), estate.addresses[0], None)
         self.vms = list(self.guests)
         self.rows = {id_: Rows(spec) for id_, spec in estate.streams.items()}
         self.disks = {id_: StreamDisks(s, self.guests, self.rows[id_]) for id_, s in estate.streams.items()}
@@ -131,7 +140,12 @@ class Explorer(Bags):
         self.streams = list(estate.streams)  # all that ever were
         self.specs = dict(estate.streams)  # likewise, as they are or were in the end
         self.opened = set(estate.streams)  # those whose journals exist
-        self.unheard: dict[Address, list[VmLeft | VmArrived]] = {}  # for VRAs that are down
+        self.unheard: dict[Address, list[Word]] = {}  # for VRAs that are down
+        self.gone: set[VolumeId] = set()  # volumes that were removed for ever
+        self.missing: set[VolumeId] = set()  # protected volumes that are not there
+        most = (shape.limit or 0) * SECTOR
+        self.limits = {vpg.name: most for vpg in estate.vpgs}  # the largest that a journal ever might be, in bytes
+        self.histories = {vpg.name: shape.history for vpg in estate.vpgs}  # the shortest that one ever was to be
         self.joined: set[StreamId] = set()  # those that have been in sync
         self.links = [*estate.wan, *estate.lan]
         self.full: set[tuple[Address, str]] = set()  # recovery VRAs, and VPGs whose store there takes nothing
@@ -150,6 +164,15 @@ class Explorer(Bags):
         self.checks = Checkers(self, enabled=checking)
         for address in estate.addresses:
             self.post(address, Started())
+
+    def inherit(self, left: Mapping[VmId, tuple[bytes, bytes]]) -> None:
+        """Of each VM what its disks hold in the beginning, and what the mirrors hold."""
+        for vm, (disk, mirror) in left.items():
+            guest = self.guests[vm]
+            guest.disk[:] = guest.image[:] = disk
+            guest.images[0] = disk
+            for disks in (d.vms[vm] for d in self.disks.values() if vm in d.vms):
+                disks.mirror[:] = disks.tip[:] = mirror
 
     # -- looking in -------------------------------------------------------------------------------------------
 
@@ -265,6 +288,8 @@ class Explorer(Bags):
 
     def _read(self, effect: ReadRegions) -> object:
         batch, parts = effect.batch, []
+        if self.missing and not self.missing.isdisjoint(batch.volume.tolist()):
+            return PlatformError("a volume is missing")
         for vm, volume, lba, n in zip(
             batch.vm.tolist(), batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True
         ):
@@ -275,8 +300,10 @@ class Explorer(Bags):
         payload = sector_bytes(b"".join(parts))
         return WriteBatch(Columns(c.vm, c.volume, c.lba, c.sectors, c.issued, c.end, payload), batch.lo, batch.hi)
 
-    def _digest(self, stream: StreamId, extent: Extent, *, here: bool) -> bytes:
+    def _digest(self, stream: StreamId, extent: Extent, *, here: bool) -> object:
         guest = self.guests[extent.vm]
+        if here and extent.volume in self.missing:
+            return PlatformError("a volume is missing")
         disk = guest.disk if here else self.disks[stream].vms[extent.vm].tip
         start = guest.offset[extent.volume] + extent.lba
         return digests(disk[2 * start : 2 * (start + extent.sectors)], self.shape.tweaks.region_bytes // SECTOR)
@@ -300,8 +327,12 @@ class Explorer(Bags):
         self.tap.landed([write])
 
     def new_write(self, vm: VmId, index: int, lba: int, sectors: int, *, discard: bool = False) -> Write:
-        """A write that a guest issues now."""
-        return self.guests[vm].issue(self.now + 1, index, lba, sectors, discard=discard)
+        """A write that a guest issues now; cut where what is tapped of its volume ends."""
+        guest = self.guests[vm]
+        write = guest.issue(self.now + 1, index, lba, sectors, discard=discard)
+        while write.sectors > 1 and write.mask & guest.tapped and write.mask & ~guest.tapped:
+            write = guest.issue(self.now + 1, index, lba, write.sectors - 1, discard=discard)
+        return write
 
     def captured(self, stream: StreamId, writes: Sequence[Write]) -> None:
         """The tap has captured these writes: the VRA gets them."""
@@ -399,12 +430,21 @@ class Explorer(Bags):
             self.checks.asked_for(vpg, linear.Pause(paused))
             self.post(address, PauseAsked(paused))
 
-    def force(self, vpg: str) -> None:
+    def force(self, vpg: str, *, full: bool = False, volumes: tuple[VolumeId, ...] = ()) -> None:
         """An operator distrusts the other side."""
         address = self.estate.managers[vpg]
         if address not in self.down:
             self.now += 1
-            self.post(address, SyncAsked())
+            self.post(address, SyncAsked(full, volumes))
+
+    def fence(self, vpg: VpgEstate, *, fenced: bool) -> None:
+        """An operation moves the right to accept guest writes to the recovery side, or back."""
+        if vpg.catalog not in self.down:
+            self.now += 1
+            vpg = replace(vpg, generation=vpg.generation + 1, fenced=fenced)
+            self.estate = self.estate.configured(vpg)
+            self.checks.fenced(vpg)
+            self.post(vpg.catalog, FenceAsked(vpg.generation, fenced))
 
     def pin(self, vpg: str, checkpoint: CheckpointId, pinned: bool) -> None:
         """An operation needs a checkpoint, or no longer."""
@@ -520,7 +560,7 @@ class Explorer(Bags):
             self.now += 1
             self.start(address, self.links)
             for word in self.unheard.pop(address, ()):
-                self.post(address, word)
+                self._tell_host(address, word)
 
     def _role(self, address: Address) -> str:
         match self.kernel.machines[address]:
@@ -574,6 +614,10 @@ class Explorer(Bags):
         """Truth: what a VRA had captured of a VPG's guests when it held."""
         return {guest.vm: guest.captured for guest in self.guests.values() if guest.stream in held.cut}
 
+    def note_tapped(self, held: Held) -> dict[VmId, int]:
+        """Truth: where in their disks it heard of these guests' writes then."""
+        return {guest.vm: guest.tapped for guest in self.guests.values() if guest.stream in held.cut}
+
     # -- configuration ----------------------------------------------------------------------------------------
 
     def configure(self, vpg: VpgEstate) -> None:
@@ -581,7 +625,10 @@ class Explorer(Bags):
         self.now += 1
         for spec in vpg.streams:
             self.specs[spec.id] = spec
-            if spec.id not in self.disks:
+            self.limits[vpg.name] = max(self.limits.get(vpg.name, 0), spec.limit or 0)
+            if spec.id in self.disks:
+                self.disks[spec.id].spec = spec
+            else:
                 self.streams.append(spec.id)
                 self.rows[spec.id] = Rows(spec)
                 follows = None if spec.follows is None else self.disks[spec.follows]
@@ -590,6 +637,8 @@ class Explorer(Bags):
         known = set(self.links)
         self.links = list(dict.fromkeys([*self.links, *self.estate.wan, *self.estate.lan]))
         self.cut.update(link for link in self.links if link not in known and self.down.intersection(link))
+        if vpg.retention is not None:
+            self.histories[vpg.name] = min(self.histories[vpg.name], vpg.retention.history)
         self.checks.configured()
         configured = vpg.configured
         assert configured is not None
@@ -621,23 +670,57 @@ class Explorer(Bags):
         if host is not None:
             self._tell_host(host, VmArrived(vm))
 
+    def lose_volume(self, volume: VolumeInfo) -> None:
+        """A volume of a VM is not there; the VM cannot write it, and its host's VRA is told."""
+        self.now += 1
+        self.probes.add("a volume went missing")
+        self.missing.add(volume.id)
+        guest = self.guests[volume.vm]
+        guest.tapped &= ~guest.space([volume])
+        if guest.host is not None:
+            self._tell_host(guest.host, VolumeLost(volume.id))
+
+    def find_volumes(self) -> None:
+        """All volumes are there again, and something was written to them elsewhere."""
+        self.now += 1
+        found, self.missing = self.missing, set()
+        for guest in self.guests.values():
+            for index, volume in enumerate(guest.volumes):
+                if volume.id in found:
+                    if guest.vm not in self.freezer.frozen:
+                        self.write([guest.issue(self.now, index, 0, 1)])
+                    if guest.host is not None:
+                        self._tell_host(guest.host, VolumeFound(volume.id))
+
     def _tap(self, spec: StreamSpec) -> None:
         """A VRA wants what is written to the stream's volumes, as far as their VMs run on its host."""
         self._untap(spec.id)
         members = self.estate.vpg_of[spec.id.vpg].vms
         for vm in sorted({volume.vm for volume in spec.volumes}):
-            if self.guests[vm].host == spec.id.source:
+            guest = self.guests[vm]
+            if guest.host == spec.id.source:
                 if vm in members:  # it may be another VPG's by now
-                    self.guests[vm].stream = spec.id
+                    guest.stream = spec.id
+                    there = (v for v in spec.volumes if v.vm == vm and v.id not in self.missing)
+                    guest.tapped = guest.space(there)
             else:
                 self._tell_host(spec.id.source, VmLeft(vm))
+        for volume in spec.volumes:
+            if volume.id in self.missing:
+                self._tell_host(spec.id.source, VolumeLost(volume.id))
 
-    def _tell_host(self, vra: Address, word: VmLeft | VmArrived) -> None:
+    def _tell_host(self, vra: Address, word: Word) -> None:
         """A VRA that is down hears it when it starts."""
         if vra in self.down:
             self.unheard.setdefault(vra, []).append(word)
-        else:
-            self.post(vra, word)
+            return
+        if isinstance(word, VolumeFound):
+            for guest in self.guests.values():
+                if guest.stream is not None and guest.stream.source == vra:
+                    spec = self.sender(guest.stream).spec  # what it was told of the volume's size
+                    here = [v for v in spec.volumes if v.vm == guest.vm and v.id == word.volume]
+                    guest.tapped |= guest.space(v for v in here if v.id not in self.missing)
+        self.post(vra, word)
 
     def _untap(self, stream: StreamId) -> None:
         for guest in self.guests.values():

@@ -177,7 +177,8 @@ def play(program: bytes) -> Run:
     """Run the model of a program. Raises Violation when a figure is not the truth."""
     model, seed, watch = model_of(program), program[11], Watch()
     layout, recorder, until = Layout(model), Recorder(SECOND), model.run.until
-    world = World(model, layout, taps(model, layout, seed), recorder, seed=seed, trace=watch)
+    tapped, _ = taps(model, layout, seed)
+    world = World(model, layout, tapped, recorder, seed=seed, trace=watch)
     rng, start = Streams(seed), clock_time(model.run.clock)
     links = {
         (name, end): Counted(world.clock, link, start_of_day=start, rng=rng.rng(f"link/{name}/{n}"))

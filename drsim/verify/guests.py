@@ -9,6 +9,7 @@ A write in flight has been issued and has not landed. The tap passes it to the d
 overlapping ones, and captures in that order (PROTOCOL 2.1).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +37,7 @@ class Write:
     discard: bool = False
     opens: bool | None = None  # a transaction of its application; False: it closes one, None: neither
     index: int = 0  # from 1, once captured
+    heard: bool = False  # handed to the VRA: it lies in what is tapped
     data: bytes = b""
     mask: int = 0  # its `bits`
     row: int = -1  # number among its stream's captured writes
@@ -49,22 +51,27 @@ def bits(start: int, sectors: int) -> int:
 class Guest:
     """One VM: its disks as one sector space, its writes in capture order, and its disk after each of them.
 
-    `host`: the VRA of the host that it runs on, None without one. `stream`: the one that its writes go to, None while
-    nobody hears of them.
+    `volumes`: what it has, out of the `room` that there may come to be. `host`: the VRA of the host that it runs on,
+    None without one. `stream`: the one that its writes go to, None while nobody hears of them; `tapped`: those within
+    these `bits`.
     """
 
-    __slots__ = ("acked", "disk", "extents", "host", "image", "images", "in_flight", "issued", "offset", "open",
-                 "stream", "vm", "volumes", "writes")  # fmt: skip
+    __slots__ = ("acked", "disk", "host", "image", "images", "in_flight", "issued", "offset", "open", "stream",
+                 "tapped", "vm", "volumes", "writes")  # fmt: skip
 
-    def __init__(self, vm: VmId, volumes: tuple[VolumeInfo, ...], host: Address, stream: StreamId | None) -> None:
+    def __init__(
+        self, vm: VmId, volumes: tuple[VolumeInfo, ...], room: tuple[VolumeInfo, ...], host: Address,
+        stream: StreamId | None,
+    ) -> None:  # fmt: skip
         self.vm, self.volumes = vm, volumes
         self.host: Address | None = host
         self.stream = stream
         self.offset: dict[int, int] = {}
         total = 0
-        for volume in self.volumes:
+        for volume in room:
             self.offset[volume.id] = total
             total += volume.sectors
+        self.tapped = self.space(volumes)
         self.disk = bytearray(2 * total)  # as it landed
         self.image = bytearray(2 * total)  # as it was captured: apply(L, n)
         self.images = [bytes(2 * total)]  # apply(L, k) for every k
@@ -74,12 +81,16 @@ class Guest:
         self.writes: list[Write] = []
         self.in_flight: list[Write] = []
 
+    def space(self, volumes: Iterable[VolumeInfo]) -> int:
+        """The bits of these volumes."""
+        return sum(bits(self.offset[volume.id], volume.sectors) for volume in volumes)
+
     def issue(self, now: int, index: int, lba: int, sectors: int, *, discard: bool = False) -> Write:
         """The guest issues a write to its volume number `index`."""
         volume = self.volumes[index]
         assert 0 <= lba < lba + sectors <= volume.sectors
         start = self.offset[volume.id] + lba
-        return Write(self, volume.id, lba, sectors, start, start + sectors, now, discard)
+        return Write(self, volume.id, lba, sectors, start, start + sectors, now, discard, mask=bits(start, sectors))
 
     def land(self, write: Write) -> None:
         """The local disk has it, over whatever landed before. Its stamp is its place in the landing order."""
@@ -88,11 +99,11 @@ class Guest:
         self.writes.append(write)
         write.index = len(self.writes)
         write.data = (0 if write.discard else write.index).to_bytes(2, "little") * write.sectors
-        write.mask = bits(write.start, write.sectors)
         self.disk[2 * write.start : 2 * write.stop] = write.data
 
     def capture(self, write: Write) -> None:
         """The tap has it: the next of L."""
+        write.heard = not write.mask & ~self.tapped
         self.image[2 * write.start : 2 * write.stop] = write.data
         self.images.append(bytes(self.image))
         self.open.append(self.open[-1] if write.opens is None else write.opens)

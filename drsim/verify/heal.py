@@ -8,14 +8,14 @@ back. Anything else is a stuck system (P20); if another VPG was left broken, it 
 
 from drsim.core.catalog import AGE
 from drsim.core.facts import VpgDeleted
-from drsim.core.messages import Refusal
+from drsim.core.messages import Refusal, Retention
 from drsim.core.names import StreamId, site_of
 from drsim.core.sender import SendState
 from drsim.core.status import Health, Peer, Sync
 from drsim.core.vpg import TICK
 from drsim.verify.estate import VpgEstate
 from drsim.verify.explorer import Explorer
-from drsim.verify.membership import relocate
+from drsim.verify.membership import keeping, relocate
 from drsim.verify.reports import leaks
 from drsim.verify.violation import Violation
 
@@ -53,6 +53,7 @@ def heal(x: Explorer, choice: int = 0) -> None:
 
 
 def _stop_faults(x: Explorer, core: tuple[VpgEstate, ...]) -> None:
+    x.find_volumes()
     for guest in x.guests.values():
         while guest.in_flight:
             x.land(guest.in_flight[0])
@@ -63,6 +64,12 @@ def _stop_faults(x: Explorer, core: tuple[VpgEstate, ...]) -> None:
             x.move(vm, x.estate.addresses[0])
     while relocate(x):
         pass
+    for name in [vpg.name for vpg in x.estate.vpgs]:
+        vpg = x.estate.vpg_of[name]
+        if vpg.retention is not None and vpg.retention.fail_safe and vpg.deleting is None:
+            x.configure(keeping(vpg, Retention(vpg.retention.history), vpg.limit))  # it may hold up replication
+        if vpg.fenced:
+            x.fence(x.estate.vpg_of[name], fenced=False)
     core = tuple(x.estate.vpg_of[vpg.name] for vpg in core)
     names = {vpg.name for vpg in core}
     wan = {(id_.source, id_.target) for id_ in x.streams if id_.vpg in names}
@@ -102,7 +109,7 @@ def _press(x: Explorer, vpg: VpgEstate) -> None:
     for spec in [spec for spec in vpg.streams if x.has(spec.id)]:
         sender, vms = x.sender(spec.id), [vm for vm in spec.vms if x.guests[vm].stream == spec.id]
         while vms and sender.refused is Refusal.LIMIT and sender.state is SendState.IN_SYNC:
-            x.write([x.new_write(vms[0], 0, 0, 6)])
+            x.write([x.new_write(vms[0], 0, 0, min(6, x.guests[vms[0]].volumes[0].sectors))])
 
 
 def _well(x: Explorer, vpg: VpgEstate, began: int) -> bool:
@@ -112,6 +119,7 @@ def _well(x: Explorer, vpg: VpgEstate, began: int) -> bool:
         return VpgDeleted(vpg.name) in x.facts and not _left(x, vpg.name)
     return (
         all(x.has(s.id) for s in vpg.streams)
+        and catalog.retention == (vpg.retention or catalog.retention)
         and all(x.sender(s.id).state is SendState.IN_SYNC and not x.sender(s.id).used for s in vpg.streams)
         and bool(catalog.listed)
         and catalog.listed[-1].taken > since

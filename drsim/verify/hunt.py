@@ -7,14 +7,19 @@ Hypothesis strategies know nothing else of it.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 
 from drsim.core.kernel import Sink
-from drsim.core.trace import TraceDigest
+from drsim.core.trace import TraceDigest, text
 from drsim.verify.figures import LENGTH as FIGURES_LENGTH
 from drsim.verify.figures import play as play_figures
 from drsim.verify.figures import random_figures
 from drsim.verify.probes import reached
 from drsim.verify.program import HEAD, LENGTH, random_program, run, weighed
+from drsim.verify.recovery_programs import LENGTH as RECOVERY_LENGTH
+from drsim.verify.recovery_programs import random_recovery, rehearsal_of
+from drsim.verify.reverse import LENGTH as REVERSE_LENGTH
+from drsim.verify.reverse import random_reverse, run_reverse
 from drsim.verify.store_programs import HEAD as STORE_HEAD
 from drsim.verify.store_programs import LENGTH as STORE_LENGTH
 from drsim.verify.store_programs import random_store_program, run_store_program
@@ -98,6 +103,36 @@ def _figured(program: bytes) -> str:
     return play_figures(program).trace_digest
 
 
+def _recovery(program: bytes) -> Played:
+    rehearsal = rehearsal_of(program)
+    report = rehearsal.play()
+    return Played(rehearsal.performed, frozenset({f"{report.plan.kind}: {report.outcome}"}))
+
+
+def _recovered(program: bytes) -> str:
+    rehearsal = rehearsal_of(program)
+    with suppress(Violation):
+        rehearsal.play()
+    return sha256(text(rehearsal.history).encode()).hexdigest()[:32]
+
+
+def _reverse(program: bytes) -> Played:
+    runs = run_reverse(program)
+    steps = sum(x.kernel.steps for x in runs)
+    return Played(steps, frozenset(name for x in runs for name in x.probes | reached(x)))
+
+
+def _trace_reverse(program: bytes, sink: Sink) -> None:
+    with suppress(Exception):
+        run_reverse(program, trace=sink)
+
+
+def _reversed(program: bytes) -> str:
+    digest = TraceDigest()
+    _trace_reverse(program, digest)
+    return digest.hexdigest
+
+
 HUNTERS = {
     "explorer": Hunter(
         "explorer", LENGTH, HEAD, 3, random_program, _explore, _explored, share=12, batch=50, trace=_trace,
@@ -108,6 +143,13 @@ HUNTERS = {
     ),
     "figures": Hunter(
         "figures", FIGURES_LENGTH, FIGURES_LENGTH, 1, random_figures, _figures, _figured, share=1, batch=10
+    ),
+    "reverse": Hunter(
+        "reverse", REVERSE_LENGTH, HEAD, 3, random_reverse, _reverse, _reversed, share=1, batch=25,
+        trace=_trace_reverse, weighed=weighed
+    ),
+    "recovery": Hunter(
+        "recovery", RECOVERY_LENGTH, RECOVERY_LENGTH, 1, random_recovery, _recovery, _recovered, share=1, batch=50
     ),
     "store": Hunter(
         "store", STORE_LENGTH, STORE_HEAD, 3, random_store_program, _store, _stored, share=1, batch=25

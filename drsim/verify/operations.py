@@ -13,13 +13,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from drsim.core.catalog import AGE
-from drsim.core.messages import Ack, Frame, Nack, Start
+from drsim.core.messages import Ack, Frame, Nack
 from drsim.core.names import Address, VmId
 from drsim.core.vpg import DEADLINE, TICK
 from drsim.verify.explorer import Explorer
 from drsim.verify.frames import neighbours, stream_of
 from drsim.verify.guests import Write
-from drsim.verify.membership import added, relocate, removed
+from drsim.verify.operators import (
+    add_volume,
+    delete,
+    dismiss,
+    enlist,
+    fence,
+    force,
+    force_some,
+    grow,
+    inventory,
+    keep,
+    pause,
+    remove_volume,
+    retarget,
+    vmotion,
+    volume_lost,
+)
 
 Step = Callable[[Explorer, int, int], None]
 
@@ -46,8 +62,11 @@ def _rows(x: Explorer, a: int, b: int, count: int) -> list[Write]:
     for n in range(count):
         vm = first if n == 0 else mine[(a + n) % len(mine)]
         seed = b + 37 * n
-        index = int(seed % 5 == 4) % len(x.shape.volumes)
-        size = x.shape.volumes[index]
+        volumes = x.guests[vm].volumes
+        index = int(seed % 5 == 4) % len(volumes) if len(volumes) < 3 else seed % 5 % len(volumes)
+        size = volumes[index].sectors
+        if volumes[index].id in x.missing:
+            continue
         sectors = 1 + seed // 5 % min(6, size)
         made.append(x.new_write(vm, index, seed * 7 % (size - sectors + 1), sectors, discard=seed % 8 == 7))
     return made
@@ -79,9 +98,12 @@ def _follow(x: Explorer, cause: Write, b: int) -> None:
         vpg = next((v for v in x.estate.vpgs if cause.guest.vm in v.vms), x.estate.vpgs[0])
         others = [vm for vm in vpg.vms if x.guests[vm].host != cause.guest.host]
         vm = others[b % len(others)] if others else cause.guest.vm
-        index = [v.id for v in cause.guest.volumes].index(cause.volume)  # type: ignore[arg-type]
-        if vm not in x.freezer.frozen:
-            x.write([x.new_write(VmId(vm), index, cause.lba, cause.sectors)])
+        volumes = x.guests[vm].volumes
+        index = [v.id for v in cause.guest.volumes].index(cause.volume) % len(volumes)  # type: ignore[arg-type]
+        sectors = min(cause.sectors, volumes[index].sectors)
+        lba = min(cause.lba, volumes[index].sectors - sectors)
+        if vm not in x.freezer.frozen and volumes[index].id not in x.missing:
+            x.write([x.new_write(VmId(vm), index, lba, sectors)])
 
 
 def issue(x: Explorer, a: int, b: int) -> None:
@@ -92,7 +114,7 @@ def issue(x: Explorer, a: int, b: int) -> None:
 
 def land(x: Explorer, a: int, b: int) -> None:
     """A write in flight lands, not necessarily the oldest."""
-    waiting = [w for guest in x.guests.values() for w in guest.in_flight]
+    waiting = [w for guest in x.guests.values() for w in guest.in_flight if w.volume not in x.missing]
     if waiting:
         one = waiting[a % len(waiting)]
         if one is not one.guest.in_flight[0]:
@@ -159,7 +181,7 @@ def age(x: Explorer, a: int, b: int) -> None:
     name = x.estate.vpgs[a % len(x.estate.vpgs)].name
     x.age(name)
     listed = x.catalog(name).listed
-    if x.pins[name] and listed and listed[0].taken < listed[-1].taken - x.shape.history:
+    if x.pins[name] and listed and listed[0].taken < listed[-1].taken - x.catalog(name).retention.history:
         x.probes.add("pin held the history")
 
 
@@ -356,64 +378,6 @@ def clock(x: Explorer, a: int, b: int) -> None:
         x.probes.add("a clock jumped")
 
 
-def pause(x: Explorer, a: int, b: int) -> None:
-    """An operator pauses replication of a VPG, or resumes it."""
-    x.pause(x.estate.vpgs[a % len(x.estate.vpgs)].name, bool(b % 2))
-
-
-def force(x: Explorer, a: int, b: int) -> None:
-    """An operator has everything compared with the other side."""
-    x.force(x.estate.vpgs[a % len(x.estate.vpgs)].name)
-
-
-def _host(x: Explorer, pick: int) -> Address:
-    hosts = [address for address in x.estate.addresses if address in x.estate.sources]
-    return hosts[pick % len(hosts)]
-
-
-def vmotion(x: Explorer, a: int, b: int) -> None:
-    """A VM moves to another host; one in four to one without a VRA. The manager may learn of it at once, or later."""
-    protected = [vm for vpg in x.estate.vpgs for vm in vpg.vms]
-    vm = protected[a % len(protected)] if protected else x.vms[0]
-    host = None if b % 4 == 3 else _host(x, b // 4)
-    if host != x.guests[vm].host:
-        x.move(vm, host)
-        if host is None:
-            x.probes.add("a VM moved to a host without a VRA")
-        else:
-            x.probes.add("a VM moved to another host")
-        if b // 64 % 2:
-            inventory(x, 0, 0)
-
-
-def inventory(x: Explorer, a: int, b: int) -> None:
-    """The managers learn where their VMs run."""
-    relocate(x)
-
-
-def enlist(x: Explorer, a: int, b: int) -> None:
-    """An operator adds a VM to a VPG."""
-    vpgs = [vpg for vpg in x.estate.vpgs if vpg.deleting is None]
-    if not vpgs:
-        return
-    vpg = vpgs[a % len(vpgs)]
-    taken = {vm for each in x.estate.vpgs for vm in each.vms}
-    free = [vm for vm in x.estate.spares if vm not in taken]
-    host = x.guests[free[b % len(free)]].host if free else None
-    if host is not None and vpg.manager not in x.down:
-        start = Start.PRESEEDED if b // 16 % 2 else Start.INITIAL
-        x.configure(added(vpg, free[b % len(free)], host, x.estate, start))
-        x.probes.add("a VM was added")
-
-
-def dismiss(x: Explorer, a: int, b: int) -> None:
-    """An operator takes a VM out of a VPG."""
-    vpg = x.estate.vpgs[a % len(x.estate.vpgs)]
-    if len(vpg.vms) > 1 and vpg.manager not in x.down:
-        x.configure(removed(vpg, vpg.vms[b % len(vpg.vms)]))
-        x.probes.add("a VM was removed")
-
-
 def transaction(x: Explorer, a: int, b: int) -> None:
     """An application opens a transaction, or closes the one that is open."""
     for one in _rows(x, a, b, 1):
@@ -444,19 +408,11 @@ def freeze_fails(x: Explorer, a: int, b: int) -> None:
     (x.freezer.failing.add if b % 2 else x.freezer.failing.discard)(vm)
 
 
-def delete(x: Explorer, a: int, b: int) -> None:
-    """An operator deletes a VPG, and keeps its disks or not; not the last one."""
-    vpgs = [vpg for vpg in x.estate.vpgs if vpg.deleting is None]
-    if len(vpgs) > 1 and vpgs[a % len(vpgs)].manager not in x.down:
-        x.delete(vpgs[a % len(vpgs)], keep_disks=bool(b % 2))
-        x.probes.add("a VPG was deleted")
-
-
 OPERATIONS = (
-    Operation("deliver", 35, deliver),
-    Operation("write", 31, write),
+    Operation("deliver", 29, deliver),
+    Operation("write", 29, write),
     Operation("pair", 20, pair),
-    Operation("perform", 34, perform),
+    Operation("perform", 31, perform),
     Operation("drain", 8, drain),
     Operation("tick", 14, tick),
     Operation("flush", 10, flush),
@@ -497,6 +453,14 @@ OPERATIONS = (
     Operation("freeze ends", 3, freeze_ends, "slow"),
     Operation("freeze fails", 1, freeze_fails, "effects"),
     Operation("delete", 1, delete, "edits"),
+    Operation("force some", 1, force_some),
+    Operation("add volume", 1, add_volume, "edits"),
+    Operation("grow", 1, grow, "edits"),
+    Operation("remove volume", 1, remove_volume, "edits"),
+    Operation("retarget", 2, retarget, "edits"),
+    Operation("keep", 1, keep, "edits"),
+    Operation("volume lost", 2, volume_lost, "effects"),
+    Operation("fence", 2, fence, "pauses"),
 )
 """An operation's place is its code in programs, and so in tokens: append only, never reorder, never remove."""
 TABLE = tuple(code for code, op in enumerate(OPERATIONS) for _ in range(op.weight))

@@ -35,6 +35,7 @@ from drsim.core.events import (
     Done,
     Event,
     Failed,
+    FenceAsked,
     Fired,
     GuestWrote,
     Lost,
@@ -189,7 +190,7 @@ class _Chooser(Bags):
             case Started() as event:
                 self.down.discard(address)
                 self.post(address, event)
-            case GuestWrote() | TagAsked() | PinAsked() as event:
+            case GuestWrote() | TagAsked() | PinAsked() | FenceAsked() as event:
                 self.post(address, event)
 
     def _bring_forward(self, link: Link, message: Message) -> None:

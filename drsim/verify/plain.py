@@ -4,7 +4,7 @@ VMs, sectors and writes are numbered as the truth has them (`guests.py`): write 
 took. A machine's own numbers, of epochs and journals, are told only where nothing else says it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,10 @@ from drsim.core.facts import (
     CheckpointsRetired,
     Fact,
     FrameRefused,
+    GenerationChanged,
     RecoverySideChanged,
     StoreChanged,
+    SyncDropped,
     SyncEnded,
     SyncStarted,
     VpgDeleted,
@@ -44,6 +46,7 @@ from drsim.core.messages import (
     Held,
     Hold,
     JournalLimit,
+    Lineage,
     Listed,
     Marks,
     Members,
@@ -77,6 +80,13 @@ if TYPE_CHECKING:
 
 FOLLOWED = (Held, Released, Aborted, Hold, Release, Ack, Nack, Resync, Age, Sealed)
 """Messages that are told when they are sent; all are told when they arrive."""
+PLAINLY: Mapping[type, str] = {
+    Marks: "the marks of what is listed",
+    StoreState: "the state of a store",
+    JournalLimit: "the word that a journal is nearly full",
+    Withdrawn: "the word that there is no recovery point",
+}
+"""Messages that need no more than a name."""
 
 
 def runs(numbers: Iterable[int]) -> str:
@@ -211,6 +221,8 @@ class Words:
                 return f"the word that stream {stream} is needed no more"
             case Pause(paused=paused):
                 return f"the word to {'pause' if paused else 'resume'} replication"
+            case Lineage(generation=generation, fenced=fenced):
+                return f"the word that it is in generation {generation}, {'fenced' if fenced else 'and goes on'}"
             case Delete():
                 return "the word to delete the VPG"
             case Members(streams=streams):
@@ -226,12 +238,7 @@ class Words:
             case Age(checkpoint=None):
                 return "the leave to age everything"
             case Marks() | StoreState() | JournalLimit() | Withdrawn():
-                return {
-                    Marks: "the marks of what is listed",
-                    StoreState: "the state of a store",
-                    JournalLimit: "the word that a journal is nearly full",
-                    Withdrawn: "the word that there is no recovery point",
-                }[type(message)]
+                return PLAINLY[type(message)]
             case _:
                 return f"{self._control(message)} {message.checkpoint}"
 
@@ -332,10 +339,15 @@ class Words:
             case CheckpointsRetired(vpg=vpg, before=before, reason=reason):
                 which = "all checkpoints" if before is None else f"the checkpoints before {before}"
                 return f"{which}{self.of(vpg)} left the list: {reason}"
+            case GenerationChanged(vpg=vpg, generation=generation, fenced=fenced):
+                what = "is fenced" if fenced else "goes on"
+                return f"the source{self.of(vpg)} {what} in generation {generation}"
             case SyncStarted(stream=stream, sync=sync, trigger=trigger):
                 return f"{self.place(stream.source)} fell out of sync: {trigger} ({sync})"
             case SyncEnded(stream=stream):
                 return f"{self.place(stream.source)} is in sync"
+            case SyncDropped(stream=stream):
+                return f"{self.place(stream.source)} ended before it was in sync"
             case RecoverySideChanged(vpg=vpg, peer=peer):
                 return f"the recovery site says{self.of(vpg)}: {peer}"
             case VpgDeleted(vpg=vpg):

@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
 TRIGGERS = (
     Trigger.NETWORK_CONGESTION, Trigger.PROTECTED_VRA, Trigger.RECOVERY_STORAGE_ERROR, Trigger.RECOVERY_CONGESTION,
-    Trigger.COMMUNICATION, Trigger.CONFIGURATION, Trigger.FORCE_SYNC, Trigger.PAUSE,
+    Trigger.COMMUNICATION, Trigger.CONFIGURATION, Trigger.FORCE_SYNC, Trigger.PAUSE, Trigger.MISSING_VOLUME,
 )  # fmt: skip
 SKIPPED = (
     "peer unreachable", "synchronizing", "hold budget", "manager restart", "VRA stops", "broken",
     "history withdrawn", "journal limit", "sync window fills the journal", "paused", "VM left", "VM not protected",
-    "configuration", "deleted",
+    "configuration", "deleted", "fenced",
 )  # fmt: skip
-KINDS = (Sync.BITMAP, Sync.FORCED_DELTA, Sync.VOLUME_DELTA, Sync.DELTA, Sync.INITIAL)
+KINDS = (
+    Sync.BITMAP, Sync.FORCED_DELTA, Sync.VOLUME_DELTA, Sync.DELTA, Sync.VOLUME_INITIAL, Sync.VOLUME_FULL, Sync.FULL,
+    Sync.INITIAL,
+)  # fmt: skip
 RETIRED = ("history", "journal limit", "sync window fills the journal", "deleted")
 
 PROBES = {
@@ -45,8 +48,17 @@ PROBES = {
     "a region was found equal": "digests said that a region need not be sent",
     "a VM moved to another host": "a VM that is protected runs on another host, with a VRA",
     "a VM moved to a host without a VRA": "a VM that is protected runs where nobody hears of its writes",
+    "the source was fenced": "an operation gave the right to accept guest writes to the recovery side",
+    "a fenced source went on": "an operation gave it back",
     "a VM was added": "an operator added a VM to a VPG",
     "a VM was removed": "an operator took a VM out of a VPG",
+    "a volume was added": "a VM got another volume, and wrote to it before anybody heard of it",
+    "a volume grew": "a volume of a VM grew, and the VM wrote there before anybody heard of it",
+    "a volume was removed": "a volume was taken out of a VPG",
+    "a volume went missing": "a protected volume was not there",
+    "a VM got another recovery VRA": "an operator had a VM recovered elsewhere",
+    "a journal was changed": "an operator changed how much history a VPG keeps, or how large its journals may be",
+    "status: volume missing": "a manager showed that a protected volume is missing",
     "a VPG was deleted": "an operator deleted a VPG while another one stayed",
     "journals were discarded": "a recovery VRA deleted what no checkpoint has any more",
     "status: VM not protected": "a manager showed that a VM of its VPG is not protected",
@@ -139,6 +151,7 @@ def _shown(fact: StateChanged) -> set[str]:
         "status: journal storage": regions.health is Health.JOURNAL_STORAGE,
         "status: VM not protected": regions.health is Health.VM_NOT_PROTECTED,
         "status: paused by the user": regions.sync is Sync.PAUSED_USER,
+        "status: volume missing": regions.sync is Sync.PAUSED_MISSING,
         "status: paused": regions.sync is Sync.PAUSED_SYSTEM,
         "status: RPO missed": not regions.rpo_ok,
     }

@@ -46,12 +46,17 @@ def shape_of(program: bytes) -> Shape:
         recovery_pool=(64, 16)[c // 4 % 2], limit=(None, None, 60, 30)[d % 4], history=(10_000, 60, 20)[e % 3],
         start=(Start.EQUAL, Start.EQUAL, Start.EQUAL, Start.EQUAL, Start.INITIAL, Start.PRESEEDED)[f % 6],
         tweaks=(TINY, TINY, TINY, TIGHT)[f // 6 % 4], spares=program[9] % 4 // 2,
+        room=5 * (program[9] // 4 % 2),
     )  # fmt: skip
 
 
 def run(program: bytes, *, trace: Sink | None = None, explorer: type[Explorer] = Explorer) -> Explorer:
     """Play a program: faults, then healing. Raises Violation when a property does not hold."""
-    x = explorer(shape_of(program), trace=trace)
+    return follow(explorer(shape_of(program), trace=trace), program)
+
+
+def follow(x: Explorer, program: bytes, *, ends: bool = True) -> Explorer:
+    """Let an estate suffer a program's operations; then, if it `ends`, heal it."""
     mask = program[6] | program[7] << 8
     without = {fault for n, fault in enumerate(FAULTS) if mask >> n & 1}
     for at in range(HEAD, len(program) - 2, 3):
@@ -61,6 +66,7 @@ def run(program: bytes, *, trace: Sink | None = None, explorer: type[Explorer] =
         if at % SAMPLE == HEAD % SAMPLE:
             x.note_state()
     x.checks.whole()
-    heal(x, program[8])
-    x.checks.ordered()
+    if ends:
+        heal(x, program[8])
+        x.checks.ordered()
     return x

@@ -114,6 +114,11 @@ def account(x: "Explorer", spec: StreamSpec) -> None:
     held = sum(f.batch.nbytes for f in frames) + sum(p.nbytes for p in sender._open.parts)
     if sender.used != held:
         raise Violation("P22", f"{spec.id}: the sender says it holds {sender.used} bytes, it holds {held}")
+    for _, journal in receiver.owned:
+        if not sender.syncing and journal.limit != sender.spec.limit:
+            raise Violation(
+                "P22", f"{spec.id}: a journal's limit is {journal.limit}, it ought to be {sender.spec.limit}"
+            )
     for vm, journal in receiver.journals.items():
         there = x.disks[spec.id].nbytes(vm)
         if journal.durable_total - journal.base_total < there:

@@ -1,7 +1,10 @@
 """Story: a run of the explorer told step by step, and why it is wrong, with the very writes that show it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
+from drsim.core.effects import Perform
+from drsim.core.events import Decided, Done, Failed, Started
 from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.window import reaches
 from drsim.verify.complaint import demand
@@ -10,6 +13,8 @@ from drsim.verify.hunt import HUNTERS, judge
 from drsim.verify.plain import listing
 from drsim.verify.program import run
 from drsim.verify.recorder import Recorder
+from drsim.verify.recovery_programs import rehearsal_of
+from drsim.verify.reverse import run_reverse
 from drsim.verify.spans import Step
 from drsim.verify.store_programs import HEAD, MASKED, TABLE
 from drsim.verify.violation import Violation
@@ -80,9 +85,15 @@ class Tale:
 def tell(kind: str, program: bytes) -> Tale:
     """Play a program of a hunter's kind, and tell what it did."""
     verdict = judge(HUNTERS[kind], program)
+    story, said = None, "Every property held"
     if kind == "store":
-        cast, lines, story = "A journal store on a disk that breaks.", _operations(program), None
-        said = "Every property held"
+        cast, lines = "A journal store on a disk that breaks.", _operations(program)
+    elif kind == "figures":
+        cast, lines = "A simulated estate, whose figures are compared with what closed forms say.", []
+    elif kind == "recovery":
+        cast, lines = _rehearsed(program)
+    elif kind == "reverse":
+        cast, lines = _both_ways(program)
     else:
         story = record(program)
         cast, lines, said = story.cast, story.lines(), story.verdict
@@ -92,6 +103,42 @@ def tell(kind: str, program: bytes) -> Tale:
         seen = verdict.message[0].upper() + verdict.message[1:]
         said = f"{verdict.prop} does not hold: {demand(verdict.prop)}. {seen}"
     return Tale(cast, lines, said.rstrip(".") + ".", holds=verdict is None, story=story)
+
+
+def _rehearsed(program: bytes) -> tuple[str, list[str]]:
+    """A recovery operation: its plan, and what it had carried out, in order."""
+    rehearsal = rehearsal_of(program)
+    with suppress(Violation, AssertionError):
+        rehearsal.play()
+    plan, lines = rehearsal.plan, []
+    for _, event in rehearsal.history:
+        match event:
+            case Done(_, Perform(action=action)):
+                lines.append(f"{action}: done.")
+            case Failed(_, Perform(action=action), error):
+                lines.append(f"{action}: failed ({error.message}).")
+            case Decided(verdict=verdict):
+                lines.append(f"Somebody decides: {verdict}.")
+            case Started() if lines:
+                lines.append("The operation's manager dies, and is built again from its history.")
+    vms = listing([vm.name for vm in plan.vms]) if plan.vms else f"volume {plan.volume}"
+    return f"A {plan.kind} of {vms}.", [line[0].upper() + line[1:] for line in lines]
+
+
+def _both_ways(program: bytes) -> tuple[str, list[str]]:
+    """A run that is cut off, and the one that protects the other way."""
+    made: list[Recorder] = []
+
+    class Mine(Recorder):
+        def __init__(self, *args: object, **options: object) -> None:
+            made.append(self)
+            super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    with suppress(Exception):
+        run_reverse(program, explorer=Mine)
+    first, *second = [[told(step) for step in x.steps] for x in made]
+    turn = "The VMs run at the other site from their newest checkpoints, and are protected the other way."
+    return Story(made[0], None).cast, [*first, *([turn, *second[0]] if second else [])]
 
 
 def _operations(program: bytes) -> list[str]:
@@ -229,7 +276,9 @@ def _other_image(x: Recorder, seen: Violation, checkpoint: CheckpointId, vm: VmI
     stream = next(s for s, cut in parts.items() if vm in dict(x.disks[s].cut_through(cut)))
     cut, disks, k = parts[stream], x.disks[stream], x.checks.cuts[seen.vpg, checkpoint][vm]
     image, expected = disks.image(vm, cut.position[list(disks.vms).index(vm)]), guest.images[k]
-    sector = next(n for n in range(len(image) // 2) if image[2 * n : 2 * n + 2] != expected[2 * n : 2 * n + 2])
+    unlike = int.from_bytes(image, "little") ^ int.from_bytes(expected, "little")
+    unlike &= x.checks.tapped[seen.vpg, checkpoint][vm]
+    sector = ((unlike & -unlike).bit_length() - 1) // 16
     found, wanted = _holder(guest, image, sector), _holder(guest, expected, sector)
     holds = f"the data of {x.words.write(found)}" if found else "nothing"
     ought = f"the data of {x.words.write(wanted)}" if wanted else "nothing"

@@ -38,12 +38,13 @@ class Superset:
         """P12: sectors that differ are dirty, in flight or queued.
 
         Compares the content that is durable at the other side; not how much more is marked than differs, and no VM
-        whose writes nobody hears of at present.
+        or volume of whose writes nobody hears at present.
         """
         differ: dict[VmId, int] = {}
         for guest, disk, tip in self._pairs:
             if disk != tip and guest.stream == self._id:
-                differ[guest.vm] = int.from_bytes(disk, "little") ^ int.from_bytes(tip, "little")
+                unlike = int.from_bytes(disk, "little") ^ int.from_bytes(tip, "little")
+                differ[guest.vm] = unlike & guest.tapped
         if not differ:
             return
         machine = self._machines[self._id.source]

@@ -4,7 +4,8 @@ Programs are numbered by seeds: seed n of a kind is the same program everywhere,
 spread over processes or machines, and what it finds is independent of both. Seeds are handed out in batches; a batch
 comes back as a `Tally`, and tallies add up.
 
-One batch in seventeen is played again by an interpreter with another hash seed, and must give the same digests (P27).
+One batch in seventeen of each kind is played again by an interpreter with another hash seed, and must give the same
+digests (P27); which one is such that each kind has its turn in the first round of shares.
 """
 
 import gc
@@ -23,7 +24,7 @@ from drsim.verify.hunt import HUNTERS, Hunter, Verdict, judge, watch
 from drsim.verify.shrink import shrink
 from drsim.verify.token import Token
 
-TWICE = 17  # every so many batches are played again elsewhere; prime to the sum of the shares: each kind has its turn
+TWICE = 17  # of each kind, every so many batches one is played again elsewhere
 SHARES = {name: hunter.share for name, hunter in HUNTERS.items()}
 
 
@@ -163,7 +164,7 @@ def swarm(
     An interrupt ends it early; the tally says so. Raises PlatformError when a worker dies.
     """
     tally, began = Tally(), time.monotonic()
-    source, handed, number = batches(seed), 0, 0
+    source, handed, rounds = batches(seed), 0, Counter[str]()
     running: set[Future[Tally]] = set()
 
     def wanted() -> bool:
@@ -176,8 +177,10 @@ def swarm(
             while wanted() and len(running) < 2 * workers:
                 kind, first = next(source)
                 count = HUNTERS[kind].batch if programs is None else min(HUNTERS[kind].batch, programs - handed)
-                running.add(executor.submit(play_batch, kind, first, count=count, twice=number % TWICE == TWICE - 1))
-                handed, number = handed + count, number + 1
+                rounds[kind] += 1
+                twice = rounds[kind] % TWICE == SHARES[kind] % TWICE
+                running.add(executor.submit(play_batch, kind, first, count=count, twice=twice))
+                handed += count
             done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
                 tally += future.result()

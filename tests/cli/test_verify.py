@@ -31,7 +31,7 @@ runner = CliRunner()
 CLEAN = str(Token("explorer", random_program(3)))
 DOCUMENT = [
     "programs", "kinds", "steps", "steps_per_s", "steps_per_s_per_core", "seconds", "workers", "first_seed",
-    "distinct_states", "played_twice", "interrupted", "properties", "properties_later", "probes_hit", "probes",
+    "distinct_states", "played_twice", "interrupted", "properties", "probes_hit", "probes",
     "probes_missed", "violations",
 ]  # fmt: skip
 VIOLATION = ["property", "message", "kind", "seed", "operations", "token"]
@@ -73,7 +73,6 @@ def test_a_run_on_processes_is_told_as_json() -> None:
     assert 0 < document["probes_hit"] < document["probes"]
     assert (document["probes_missed"], document["violations"]) == ([], [])
     assert document["properties"][:3] == ["P1", "P2", "P3"]
-    assert not set(document["properties"]) & set(document["properties_later"])
 
 
 def test_a_clean_run_is_told_in_a_few_lines(here: Callable[..., Result]) -> None:

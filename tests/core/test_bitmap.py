@@ -113,6 +113,17 @@ def test_a_full_bitmap_is_swept_in_order_and_what_is_written_again_comes_next_ro
     assert len(bitmap) == 0
 
 
+def test_what_became_dirty_as_a_whole_waits_no_longer_than_one_round() -> None:
+    """In whatever order it did: regions written again are not sent a second time before it."""
+    bitmap = of()
+    bitmap.fill()
+    bitmap.fill([VolumeId(3), VolumeId(8)])
+    sent = [row[:3] for _ in range(9) for row in taken(bitmap, 0)]
+    bitmap.mark(writes(*((vm, volume, lba, 1) for vm, volume, lba in sent)))
+    rest = [row[:3] for _ in range(16) for row in taken(bitmap, 0)]
+    assert not set(rest) & set(sent)
+
+
 def test_a_full_bitmap_of_a_large_disk_takes_no_room() -> None:
     bitmap = DirtyBitmap(SECTOR, [VolumeInfo(VolumeId(1), VmId(1), 1 << 40)])
     bitmap.fill()

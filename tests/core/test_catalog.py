@@ -18,9 +18,11 @@ from drsim.core.messages import (
     JournalLimit,
     Listed,
     Marks,
+    Members,
     Missed,
     Reached,
     Release,
+    Retention,
     Sealed,
     StoreState,
     Withdrawn,
@@ -43,7 +45,7 @@ class Rig:
     """A catalogue over two streams to two recovery VRAs; checkpoint n is taken at time 10 n."""
 
     def __init__(self, kept: Sequence[Checkpoint] | None = None, pins: Iterable[int] = ()) -> None:
-        self.catalog = Catalog(HERE, "crm", MANAGER, STREAMS, history=Ns(HISTORY), tweaks=TINY, kept=kept,
+        self.catalog = Catalog(HERE, "crm", MANAGER, STREAMS, retention=Retention(Ns(HISTORY)), tweaks=TINY, kept=kept,
                                pins=map(CheckpointId, pins))  # fmt: skip
         self.asked: list[Keep | Forget] = []
         self.began = self(Started())
@@ -102,9 +104,9 @@ def marks(effects: Iterable[Effect]) -> list[tuple[str, list[int]]]:
     return [(to, list(message.marks)) for to, message in found]
 
 
-def word(newest: int, oldest: int, count: int) -> Send:
+def word(newest: int, oldest: int, count: int, *, limited: bool = False) -> Send:
     """What the protected manager is told of the list."""
-    return Send(MANAGER, Listed("crm", CheckpointId(newest), Ns(10 * newest), Ns(10 * oldest), count))
+    return Send(MANAGER, Listed("crm", CheckpointId(newest), Ns(10 * newest), Ns(10 * oldest), count, limited))
 
 
 def retired(before: int | None, reason: str) -> Publish:
@@ -203,7 +205,11 @@ def test_a_pin_keeps_it_and_everything_after_it() -> None:
     rig.done()
     assert rig.age() == []
     assert rig.limit(40) == []
-    assert rig(PinAsked(2, False)) == [retired(40, "journal limit"), word(40, 40, 1), Forget("crm", CheckpointId(40))]
+    assert rig(PinAsked(2, False)) == [
+        retired(40, "journal limit"),
+        word(40, 40, 1, limited=True),
+        Forget("crm", CheckpointId(40)),
+    ]
 
 
 def test_only_what_is_listed_can_be_pinned() -> None:
@@ -220,9 +226,52 @@ def test_only_what_is_listed_can_be_pinned() -> None:
 
 def test_the_limit_retires_the_oldest_as_far_as_needed() -> None:
     rig = Rig().lists(1, 2, 3, 4)
-    assert rig.limit(3) == [retired(3, "journal limit"), word(4, 3, 2), Forget("crm", CheckpointId(3))]
+    assert rig.limit(3) == [retired(3, "journal limit"), word(4, 3, 2, limited=True), Forget("crm", CheckpointId(3))]
     assert rig.listed == [3, 4]
     assert ages(rig.done()) == [("east/r1", 3), ("east/r2", 3)]
+
+
+def test_the_protected_manager_is_told_that_a_limit_took_history_until_it_is_whole_again() -> None:
+    rig = Rig().lists(1, 2, 3, 4)
+    rig.limit(3)
+    rig.done()
+    rig.sealed(5)
+    rig.reached(5)
+    assert word(5, 3, 3, limited=True) in rig.done()
+    rig.sealed(13)
+    rig.reached(13)
+    assert word(13, 3, 4) in rig.done()
+
+
+# -- fail-safe history ----------------------------------------------------------------------------------------------
+
+
+def keeping(fail_safe: int, *listed: int) -> Rig:
+    rig = Rig().lists(*listed)
+    rig.hears(Members("crm", tuple(STREAMS), Retention(Ns(HISTORY), Ns(fail_safe))))
+    return rig
+
+
+@pytest.mark.parametrize(
+    ("fail_safe", "kept"), [(0, [5]), (10, [4, 5]), (15, [4, 5]), (20, [3, 4, 5]), (99, [1, 2, 3, 4, 5])]
+)
+def test_the_limit_takes_no_fail_safe_history(fail_safe: int, kept: list[int]) -> None:
+    rig = keeping(fail_safe, 1, 2, 3, 4, 5)
+    rig.limit(None)
+    assert rig.listed == kept
+
+
+def test_with_fail_safe_history_a_sync_window_withdraws_nothing() -> None:
+    rig = keeping(1, 1)
+    assert ages(rig.limit(None, syncing=True)) == [("east/r1", 1)]
+    assert rig.listed == [1]
+    assert rig.hears(Members("crm", tuple(STREAMS), Retention(Ns(HISTORY)))) == [], "the limit was taken as met"
+    assert rig.limit(None, syncing=True)[0] == retired(None, "sync window fills the journal")
+
+
+def test_history_that_is_older_than_asked_for_goes_whatever_is_fail_safe() -> None:
+    rig = keeping(50, 1, 2, 12)
+    assert rig.age()[0] == retired(2, "history")
 
 
 def test_data_before_the_oldest_goes_without_retiring_it() -> None:
@@ -239,7 +288,7 @@ def test_a_limit_that_cannot_be_met_now_is_met_when_the_next_is_listed() -> None
     assert rig.limit(None) == []
     rig.sealed(2)
     rig.reached(2)
-    assert rig.done()[2:] == [retired(2, "journal limit"), word(2, 2, 1), Forget("crm", CheckpointId(2))]
+    assert rig.done()[2:] == [retired(2, "journal limit"), word(2, 2, 1, limited=True), Forget("crm", CheckpointId(2))]
 
 
 def test_limits_of_two_journals_do_not_hide_each_other() -> None:
@@ -261,7 +310,11 @@ def test_a_sync_window_that_fills_the_journal_withdraws_all() -> None:
 
 def test_a_sync_window_retires_down_to_the_newest_first() -> None:
     rig = Rig().lists(1, 2)
-    assert rig.limit(None, syncing=True) == [retired(2, "journal limit"), word(2, 2, 1), Forget("crm", CheckpointId(2))]
+    assert rig.limit(None, syncing=True) == [
+        retired(2, "journal limit"),
+        word(2, 2, 1, limited=True),
+        Forget("crm", CheckpointId(2)),
+    ]
     rig.done()
     assert rig.listed == [2]
 

@@ -34,6 +34,7 @@ from drsim.core.messages import (
     Frame,
     Hold,
     Reached,
+    Retention,
     Sealed,
     StoreState,
     Where,
@@ -74,7 +75,7 @@ class List:
     """A catalogue with one listed checkpoint."""
 
     def __init__(self, *, listed: bool = True) -> None:
-        self.catalog = Catalog(CATALOG, "crm", MANAGER, [STREAM], history=Ns(1000), tweaks=TINY)
+        self.catalog = Catalog(CATALOG, "crm", MANAGER, [STREAM], retention=Retention(Ns(1000)), tweaks=TINY)
         self(Started())
         if listed:
             checkpoint = Checkpoint("crm", CheckpointId(1), Ns(0), {STREAM: Cut(1, (3,))})

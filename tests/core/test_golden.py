@@ -117,8 +117,16 @@ PICTURES = {
     "sync-delta": ("crash_of_a_protected_vra", 1, "Delta sync: a frame is on its way, and the protected VRA dies"),
     "sync-volume-delta": ("vmotion", 2, "Volume delta sync: the inventory says that a VM has moved"),
     "sync-forced": ("forced_delta_sync", 1, "Forced sync: an operator distrusts the other side"),
+    "sync-full": ("forced_full_sync", 1, "Full sync: an operator wants everything sent"),
+    "sync-volume-added": ("volume_added", 1, "Volume initial sync: a VM has another disk"),
+    "sync-retargeted": ("another_recovery_host", 1, "Volume initial sync: another recovery host"),
+    "volume-missing": ("volume_missing", 1, "A protected disk goes missing"),
+    "volume-found": ("volume_missing", 2, "and is back"),
     "sync-paused": ("pause_and_resume", 1, "An operator pauses replication"),
     "sync-resumed": ("pause_and_resume", 2, "and resumes it"),
+    "fence": ("back_from_the_dead", 0, "The source is fenced and cannot be told"),
+    "back-from-the-dead": ("back_from_the_dead", 1, "It is back from the dead"),
+    "rolled-back": ("back_from_the_dead", 2, "and goes on, if the operation is rolled back"),
     "application-consistent": ("application_consistent", 1, "A checkpoint with applications at rest"),
 }
 """Of each picture, the golden conversation, its chapter, and a title if the chapter's own will not do."""

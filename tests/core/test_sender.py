@@ -201,6 +201,22 @@ def test_it_is_asked_again_over_each_new_connection() -> None:
     assert messages(rig(Started()), Where) == [Where(ONE, 1, rig.one.spec)]
 
 
+def test_what_was_answered_over_an_earlier_connection_counts_only_once_an_epoch_has_begun() -> None:
+    """Meanwhile the other side may have taken what was on its way, and then the epoch began before it."""
+    rig = Rig(start=Start.CRASHED)
+    rig(Started())
+    rig.hears(Standing(ONE, 1, 4, (70,)))
+    rig(Lost(THERE))
+    assert rig.one.state is S.ASKING
+    assert messages(rig(Connected(THERE)), Where) == [Where(ONE, 1, rig.one.spec)]
+    rig.hears(Standing(ONE, 1, 5, (75,)))
+    rig.hears(Resynced(ONE, 1, 6))
+    rig(Lost(THERE))
+    again = rig(Connected(THERE))
+    assert messages(again, Where) == []
+    assert messages(again, Resync) == [Resync(ONE, 1, 7, (75,), rig.one.spec)]
+
+
 def test_while_asking_nothing_of_an_earlier_life_counts() -> None:
     rig = Rig(start=Start.CRASHED)
     for message in (

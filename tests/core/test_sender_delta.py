@@ -32,7 +32,7 @@ from drsim.core.units import SECTOR, Ns
 
 SENT = (S.IN_SYNC, S.SWEEP, S.TAIL)
 """States in whose epoch something may have been sent."""
-UNKNOWN = [sync for sync in Sync if sync not in (Sync.IN_SYNC, Sync.BITMAP, Sync.PAUSED_USER, Sync.PAUSED_SYSTEM)]
+UNKNOWN = [sync for sync in Sync if sync not in (Sync.IN_SYNC, Sync.BITMAP) and not sync.value.startswith("Paused")]
 
 
 def stretch(lba: int, sectors: int = 8) -> Extent:

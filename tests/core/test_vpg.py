@@ -14,6 +14,7 @@ from drsim.core.events import (
     Lost,
     PauseAsked,
     Received,
+    Reconfigured,
     Started,
     Stopped,
     SyncAsked,
@@ -29,16 +30,18 @@ from drsim.core.messages import (
     Held,
     Hold,
     Listed,
+    Members,
     Pause,
     Release,
     Released,
+    Retention,
     Sealed,
     StoreState,
     SyncChanged,
     Trigger,
     Withdrawn,
 )
-from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.names import Address, CheckpointId, StreamId, VolumeId
 from drsim.core.status import Health, Lifecycle, Peer, Regions, Status, Sync, project
 from drsim.core.units import Ns
 from drsim.core.vpg import DEADLINE, REST, TICK, Vpg
@@ -91,8 +94,10 @@ class Rig:
         self.held(n, 0, 1)
         return self.released(n, 0, 1)
 
-    def listed(self, n: int, taken: int, oldest: int, *, at: int, count: int = 1000) -> list[Effect]:
-        return self.hears(Listed("crm", CheckpointId(n), Ns(taken), Ns(oldest), count), at=at)
+    def listed(
+        self, n: int, taken: int, oldest: int, *, at: int, count: int = 1000, limited: bool = False
+    ) -> list[Effect]:
+        return self.hears(Listed("crm", CheckpointId(n), Ns(taken), Ns(oldest), count, limited), at=at)
 
     def syncs(self, trigger: Trigger = Trigger.COMMUNICATION, on: bool = True, waiting: bool = False) -> list[Effect]:
         sync, trigger = (Sync.BITMAP, trigger) if on else (Sync.IN_SYNC, Trigger.NONE)
@@ -389,8 +394,37 @@ def test_history_is_what_the_list_spans_or_what_there_can_be() -> None:
     assert rig.vpg.regions.history_ok, "a new VPG fills its history"
     rig.listed(2, 20_000, 9_800, at=20_000)
     assert rig.vpg.regions.history_ok
-    assert states(rig.listed(3, 20_010, 10_500, at=20_010)) == [(Regions(history_ok=False), "journal limit")]
+    short = rig.listed(3, 20_010, 10_500, at=20_010, limited=True)
+    assert states(short) == [(Regions(history_ok=False), "journal limit")]
     assert states(rig.listed(4, 20_900, 10_500, at=20_900)) == [(Regions(), "")]
+
+
+def test_a_history_that_no_limit_cut_short_is_not_full_yet() -> None:
+    """After every checkpoint was withdrawn, say, or when more history is asked for than before."""
+    rig = Rig()
+    rig.listed(1, 20_000, 9_800, at=20_000)
+    assert states(rig.listed(2, 20_010, 19_000, at=20_010)) == [(Regions(history_ok=False), "history not full yet")]
+
+
+def test_how_much_history_there_should_be_can_change() -> None:
+    rig = Rig()
+    rig.listed(1, 40_000, 29_900, at=40_000)
+    effects = rig(Reconfigured(2, (), {}, retention=Retention(Ns(2 * HISTORY), Ns(7))))
+    assert [m.retention for m in sent(effects, Members)] == [Retention(Ns(2 * HISTORY), Ns(7))]
+    assert not rig.vpg.regions.history_ok
+    rig(Reconfigured(3, (), {}, retention=Retention(Ns(HISTORY))))
+    assert rig.vpg.regions.history_ok
+
+
+def test_a_missing_volume_is_shown_and_said_to_be_the_cause() -> None:
+    rig = Rig()
+    lost = SyncChanged(STREAMS[0], Sync.BITMAP, False, Trigger.MISSING_VOLUME, missing=True)
+    assert states(rig.hears(lost)) == [(Regions(sync=Sync.PAUSED_MISSING), "protected volume missing")]
+    assert project(rig.vpg.regions) == (Status.MEETING_SLA, "ReplicationPausedForMissingVolume")
+    graver = SyncChanged(STREAMS[1], Sync.DELTA, False, Trigger.PROTECTED_VRA)
+    assert rig.hears(graver) == [], "another stream's sync does not hide it"
+    rig(PauseAsked(True))
+    assert rig.vpg.regions.sync is Sync.PAUSED_USER
 
 
 def test_messages_for_others_are_refused() -> None:
@@ -513,6 +547,16 @@ def test_a_force_sync_is_told_again_until_a_vra_answers_that_it_compares_everyth
     assert forces(rig(Connected(VRAS[1]))) == [VRAS[1]], "the other has not said so"
     rig.hears(Forced("crm", VRAS[1]))
     assert forces(rig(Connected(VRAS[1]))) == []
+
+
+def test_a_second_wish_for_a_sync_does_not_lose_the_first() -> None:
+    rig = Rig()
+    rig(SyncAsked(full=True, volumes=(VolumeId(3),)))
+    rig.hears(Forced("crm", VRAS[1]))
+    effects = rig(SyncAsked(volumes=(VolumeId(4),)))
+    some = ForceSync("crm", False, (VolumeId(4),))
+    assert effects == [Send(VRAS[0], ForceSync("crm", True, (VolumeId(3), VolumeId(4)))), Send(VRAS[1], some)]
+    assert Send(VRAS[1], some) in rig(Connected(VRAS[1]))
 
 
 @pytest.mark.parametrize("sync", [Sync.INITIAL, Sync.FULL])

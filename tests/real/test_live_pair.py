@@ -101,7 +101,7 @@ def test_many_cuts_at_any_time_with_concurrent_guests(tmp_path: Path) -> None:
         guests = Guests(pair, rng)
 
         async def cuts() -> None:
-            for _ in range(12):
+            while pair.link.breaks < 6:
                 await asyncio.sleep(rng.random() * 0.05)
                 if rng.random() < 0.5:
                     pair.link.break_off()  # it comes back by itself
@@ -117,7 +117,6 @@ def test_many_cuts_at_any_time_with_concurrent_guests(tmp_path: Path) -> None:
         await in_sync(pair)
         checkpoint, expected = await pair.checkpoint("at last"), guests.snapshot()
         assert await guests.rebuilt(checkpoint, tmp_path / "images") == expected
-        assert pair.link.breaks >= 6
 
     live(tmp_path / "pair", check, settings=quick(sync_bytes=65536, window_bytes=262144, frame_bytes=65536))
 

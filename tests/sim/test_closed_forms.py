@@ -190,7 +190,7 @@ def test_g8_two_hundred_megabytes_at_forty_percent_compression_need_120() -> Non
     )  # fmt: skip
     sent = run.recorder.samples[-1].wan["wan london>leeds"]["data"] / 30
     assert sent == pytest.approx(120 * MB, rel=0.05)
-    assert run.world.uncompressed_frames == 0
+    assert run.world.wire.uncompressed == 0
 
 
 def test_compression_gives_up_when_the_cpu_is_too_slow() -> None:
@@ -201,7 +201,7 @@ def test_compression_gives_up_when_the_cpu_is_too_slow() -> None:
             vra={"compress_rate": "20 MB/s"}, store={"bandwidth": "10 Gbit/s"}, run={"until": "30 s"},
         )
     )  # fmt: skip
-    assert run.world.uncompressed_frames > 10
+    assert run.world.wire.uncompressed > 10
     assert len(run.record("crm").listed) >= 4
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from drsim.sim.faults import describe
 from drsim.spec.faults import PLACES, Fault
-from drsim.spec.model import Reference
+from drsim.spec.reference import Reference
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = sorted(each.model_fields["kind"].default for each in get_args(get_args(Fault)[0]))

@@ -7,8 +7,8 @@ from estates import MIB, SECOND, two_site
 
 from drsim.core.batch import WriteBatch
 from drsim.core.catalog import Catalog
-from drsim.sim.guest import Tap
 from drsim.sim.run import Run, simulate
+from drsim.sim.tap import Tap
 from drsim.spec.model import Model
 from drsim.spec.protect import Volume
 
@@ -35,6 +35,21 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "add": [{"kind": "add-vm", "at": "60 s", "vm": "more", "vpg": "crm"}],
     "remove": [{"kind": "remove-vm", "at": "60 s", "vm": "app-001"}],
+    "add volume": [{"kind": "add-volume", "at": "60 s", "vm": "app-001", "volume": "more", "size": "8 MiB"}],
+    "grow volume": [{"kind": "grow-volume", "at": "60 s", "vm": "app-003", "volume": "disk-1", "size": "24 MiB"}],
+    "add volume to one that moves": [
+        {"kind": "vmotion", "at": "58 s", "vm": "app-003", "to": "london-2"},
+        {"kind": "add-volume", "at": "60 s", "vm": "app-003", "volume": "more", "size": "8 MiB"},
+    ],
+    "grow where nobody protects": [
+        {"kind": "vmotion", "at": "60 s", "vm": "app-001", "to": "bare"},
+        {"kind": "grow-volume", "at": "80 s", "vm": "app-001", "volume": "disk-1", "size": "24 MiB"},
+        {"kind": "vmotion", "at": "110 s", "vm": "app-001", "to": "london-1"},
+    ],
+    "retarget": [{"kind": "retarget", "at": "60 s", "vm": "app-001", "to": "leeds-2"}],
+    "change journal": [{"kind": "change-journal", "at": "60 s", "vpg": "crm", "history": "2 h", "hard_limit": "9 GiB"}],
+    "full sync": [{"kind": "force-sync", "at": "60 s", "vpg": "crm", "full": True}],
+    "sync of one VM": [{"kind": "force-sync", "at": "60 s", "vpg": "crm", "vms": ["app-001"]}],
     "add, move, remove": [
         {"kind": "add-vm", "at": "60 s", "vm": "more", "vpg": "crm"},
         {"kind": "vmotion", "at": "80 s", "vm": "more", "to": "london-3"},
@@ -48,7 +63,7 @@ def model(operations: list[dict[str, Any]], *, rate: float = 20, until: str = "2
     run = {"until": until, "fidelity": more.pop("fidelity", "slice")}
     made = two_site(rate=rate, vms=4, hosts=2, run=run, tweaks={"age_interval": "20 s"}, **more)
     app = made.vms["app"].model_copy(update={"volumes": (Volume(size=16 * MIB),)})
-    hosts = {**made.hosts, "london-3": made.hosts["london-1"]}
+    hosts = {**made.hosts, "london-3": made.hosts["london-1"], "leeds-2": made.hosts["leeds-1"]}
     spare = app.model_copy(update={"count": 1, "host": "london-2"})
     whole = made.model_copy(update={"vms": {"app": app, "more": spare}, "hosts": hosts}).model_dump()
     whole["hosts"]["bare"] = {"site": "london", "vra": "none"}

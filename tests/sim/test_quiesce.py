@@ -8,9 +8,9 @@ from estates import SECOND, two_site
 
 from drsim.core.batch import WriteBatch
 from drsim.core.names import VmId
-from drsim.sim.guest import Amount
 from drsim.sim.layout import Layout
 from drsim.sim.run import Run, simulate, taps
+from drsim.sim.tap import Amount
 from drsim.spec.model import Model
 
 TAKES, SLOW = 2 * SECOND, 10 * SECOND + SECOND // 1000  # the agents have 10 s
@@ -111,7 +111,7 @@ def test_what_is_postponed_is_neither_captured_nor_acknowledged() -> None:
     """Truth of a loss: a write that was never issued cannot be lost. Beside a tap that nobody froze."""
     spec = model(agent={}, vms=4)
     layout = Layout(spec)
-    tap, other = (next(iter(taps(spec, layout, 1).values())) for _ in range(2))
+    tap, other = (next(iter(taps(spec, layout, 1)[0].values())) for _ in range(2))
     first, second = tap.spec.vms
     for each in (tap, other):
         each.pull(10 * SECOND)

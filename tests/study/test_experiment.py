@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from drsim.core.errors import FileError
-from drsim.study.experiment import BEGIN, END, Outcome, experiments, find, read, run, table, with_table, words
+from drsim.study.experiment import BEGIN, END, Outcome, experiments, find, read, run, table, with_table
 from drsim.study.formula import quantity, value
-from drsim.study.panels import draw
+from drsim.study.panels import picture
 from drsim.study.results import measures
+from drsim.study.style import words
 
 ROOT = Path(__file__).parents[2] / "experiments"
 FOLDERS = experiments(ROOT)
@@ -30,7 +31,7 @@ def outcome(name: str, kept: dict[str, Outcome]) -> Outcome:
     return kept[name]
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in FOLDERS])
 class TestEachOfTheFolder:
     def test_holds(self, name: str, outcomes: dict[str, Outcome]) -> None:
         verdicts = outcome(name, outcomes).verdicts
@@ -49,8 +50,7 @@ class TestEachOfTheFolder:
     def test_has_its_picture(self, name: str, outcomes: dict[str, Outcome], tmp_path: Path) -> None:
         made, kept = tmp_path / "picture.png", FOLDERS[name] / "picture.png"
         done = outcome(name, outcomes)
-        arms = done.experiment.expectation.arms
-        draw({a: r for a, r in done.runs.items() if arms[a].drawn}, done.experiment.expectation.picture, made)
+        picture(done, made)
         assert made.read_bytes()[:8] == kept.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert kept.stat().st_size < 120_000
         assert kept.read_bytes()[16:24] == made.read_bytes()[16:24]  # width and height: the same panels

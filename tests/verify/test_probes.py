@@ -139,7 +139,7 @@ def test_each_trigger_that_begins_a_synchronization_has_its_probe() -> None:
     """What is given to `fold` or `lost`; a protected disk that cannot be read only prolongs one."""
     (lost,) = functions("core", "lost")
     given = [n for n in nodes("core") if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
-             and n.func.attr in ("fold", "lost", "distrust", "_begin")]  # fmt: skip
+             and n.func.attr in ("fold", "lost", "distrust", "_begin", "_rest")]  # fmt: skip
     triggers = {
         Trigger[n.attr] for one in (*given, lost.args) for n in ast.walk(one)
         if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "Trigger"

@@ -33,7 +33,7 @@ def test_an_old_mistake_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     sealed = Catalog._sealed
 
     def forgetful(self: Catalog, checkpoint: Checkpoint) -> list[Effect]:
-        self._seen = max([*(c.id for c in self.listed), *self._arriving, *self._keeping], default=0)
+        self.newest_seen = max([*(c.id for c in self.listed), *self._arriving, *self._keeping], default=0)
         return sealed(self, checkpoint)
 
     monkeypatch.setattr(Catalog, "_sealed", forgetful)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from drsim.core.events import TagAsked
 from drsim.real.replay import Content, Cuts, Step, replay
-from drsim.sim.guest import GuestVm, Tap
+from drsim.sim.guest import GuestVm, Writer
 from drsim.sim.layout import Layout
 from drsim.sim.record import Recorder
+from drsim.sim.tap import Tap
 from drsim.sim.workload import Writes
 from drsim.sim.world import World
 
@@ -46,12 +47,12 @@ def simulated(script: list[Step], fidelity: str) -> tuple[Cuts, Content]:
     layout = Layout(model)
     (spec,) = layout.streams.values()
     store = model.datastores["san-1"]
-    guests = [
-        GuestVm(vm, (volume.id,), store, Scripted(script, vm), rate=50.0, compress_to=1.0)
+    writers = [
+        Writer(GuestVm(vm, (volume.id,), store, Scripted(script, vm), rate=50.0, compress_to=1.0))
         for vm, volume in zip(spec.vms, spec.volumes, strict=True)
     ]
     recorder = Recorder(3600 * SECOND)
-    world = World(model, layout, {spec.id: Tap(spec, guests)}, recorder, seed=1, keep_frames=True)
+    world = World(model, layout, {spec.id: Tap(spec, writers)}, recorder, seed=1, keep_frames=True)
     recorder.attach(world)
     world.start()
     (vpg,) = layout.vpgs

@@ -221,7 +221,7 @@ def history_by_the_wall_clock() -> Patch:
         return handle(self, now, event)
 
     def mutated(self: Catalog) -> list[Effect]:
-        horizon = clock[0] - self.history
+        horizon = clock[0] - self.retention.history
         old = [c.id for c in self.listed if c.taken >= horizon] or [c.id for c in self.listed][-1:]
         return self._retire(old[0], "history") if old else retire(self)
 

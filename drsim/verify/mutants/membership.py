@@ -8,8 +8,8 @@ from drsim.core.catalog import Catalog
 from drsim.core.effects import Effect, Send
 from drsim.core.events import Reconfigured
 from drsim.core.journal import Journal
-from drsim.core.messages import Checkpoint, Close, Configure, Cut, Frame, Standing, Start, Where
-from drsim.core.names import Address, StreamId, VmId
+from drsim.core.messages import Checkpoint, Configure, Cut, Frame, Standing, Start, Where
+from drsim.core.names import StreamId, VmId
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.sender import Sender
@@ -181,17 +181,6 @@ def tag_sealed_again() -> Patch:
         return seal(self, now, attempt)
 
     return patched(Vpg, "_seal", mutated)
-
-
-@mutant(by=("P20",))
-def told_once_to_close() -> Patch:
-    """A recovery VRA that did not hear that a stream has ended is not told again when it is back."""
-    ask = Catalog._ask_again
-
-    def mutated(self: Catalog, peer: Address) -> list[Effect]:
-        return [e for e in ask(self, peer) if not (isinstance(e, Send) and isinstance(e.message, Close))]
-
-    return patched(Catalog, "_ask_again", mutated)
 
 
 @mutant(by=("P20",))

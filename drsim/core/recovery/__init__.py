@@ -1,0 +1,1 @@
+"""Recovery: failover test and live, planned move, clone, restore and reverse, as workflows."""
