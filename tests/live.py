@@ -206,9 +206,9 @@ class Captured:
     def record(self, now: Ns, address: Address, event: Event, effects: Sequence[Effect]) -> None:
         """See Sink."""
         if isinstance(event, GuestWrote):
-            assert len(event.batch) == 1
-            batch, data = event.batch, bytes(event.batch.payload or b"")
-            self.rows.setdefault(int(batch.vm[0]), []).append((int(batch.volume[0]), int(batch.lba[0]), data))
+            for row in (event.batch.rows(n, n + 1) for n in range(len(event.batch))):
+                written = int(row.volume[0]), int(row.lba[0]), bytes(row.payload or b"")
+                self.rows.setdefault(int(row.vm[0]), []).append(written)
 
     def image(self, cut: dict[int, int]) -> dict[int, bytes]:
         """The volumes after the first writes of each VM."""

@@ -1,10 +1,11 @@
 """Envelope: one sealed piece of bytes, on the wire and on disk, in which any flipped bit is seen.
 
-    magic 4 | version 2 | zero 2 | header length 4 | body length 4 | crc of header and body 4 | crc of these 20 bytes 4
+    magic 4 | version 2 | flags 2 | header length 4 | body length 4 | crc of header and body 4 | crc of these 20 bytes 4
     header (JSON) | body (raw little-endian columns, then payload)
 
 The fixed part has its own checksum, so that a broken length is seen before anybody waits for, or allocates, what it
-claims. CRC-32 sees every single flipped bit and every burst of up to 32 bits; it is no defence against an adversary.
+claims. The one flag says that the body is compressed (zstd). CRC-32 sees every single flipped bit and every burst of up
+to 32 bits; it is no defence against an adversary.
 """
 
 import struct
@@ -40,6 +41,7 @@ class Prelude:
     header: int
     body: int
     crc: int
+    compressed: bool = False
 
     @property
     def rest(self) -> int:
@@ -52,13 +54,13 @@ class Prelude:
         return PRELUDE + self.rest
 
 
-def seal(magic: bytes, header: bytes, body: Iterable[Payload] = ()) -> bytes:
-    """An envelope around a header and a body."""
+def seal(magic: bytes, header: bytes, body: Iterable[Payload] = (), *, compressed: bool = False) -> bytes:
+    """An envelope around a header and a body; `compressed`: it was, by the caller."""
     parts = [header, *body]
     crc = 0
     for part in parts:
         crc = crc32(part, crc)
-    fixed = _FIXED.pack(magic, VERSION, 0, len(header), sum(len(p) for p in parts) - len(header), crc)
+    fixed = _FIXED.pack(magic, VERSION, int(compressed), len(header), sum(len(p) for p in parts) - len(header), crc)
     return b"".join([fixed, _CRC.pack(crc32(fixed)), *parts])
 
 
@@ -67,14 +69,14 @@ def prelude(magic: bytes, data: Payload) -> Prelude:
     if len(data) < PRELUDE:
         raise Unreadable(f"{len(data)} bytes, the fixed part has {PRELUDE}")
     fixed = bytes(data[: _FIXED.size])
-    found, version, zero, header, body, crc = _FIXED.unpack(fixed)
+    found, version, flags, header, body, crc = _FIXED.unpack(fixed)
     if found != magic:
         raise Unreadable(f"begins with {found!r}, not {magic!r}")
     if _CRC.unpack(data[_FIXED.size : PRELUDE])[0] != crc32(fixed):
         raise Unreadable("checksum of the fixed part is wrong")
-    if version != VERSION or zero:
-        raise Unreadable(f"version {version}, this side speaks {VERSION}")
-    return Prelude(header, body, crc)
+    if version != VERSION or flags > 1:
+        raise Unreadable(f"version {version} with flags {flags}, this side speaks {VERSION}")
+    return Prelude(header, body, crc, bool(flags))
 
 
 def opened(start: Prelude, rest: Payload) -> tuple[bytes, memoryview]:

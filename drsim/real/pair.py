@@ -31,7 +31,7 @@ from drsim.core.vpg import Vpg
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.journal_store import JournalStore
 from drsim.real.tap import MAX_WRITE
-from drsim.real.transport import Connector, Listener
+from drsim.real.transport import Connector, Listener, Terms
 from drsim.real.world import News, Site
 from drsim.spec.tweaks import Tweaks
 
@@ -172,7 +172,7 @@ async def protect(
     specs = _specs(settings, volumes, hosts)
     most = max(tweaks.frame_bytes, tweaks.sync_bytes) + MAX_WRITE
     queue = len(specs) * 2 * (tweaks.window_bytes + most) + (1 << 20)
-    silence = tweaks.peer_timeout / SECOND
+    terms = Terms(tweaks.peer_timeout / SECOND, queue)
     async with (
         Site(settings.recovery, directory / settings.recovery, tweaks=tweaks, news=news, trace=trace) as recovery,
         Site(settings.protected, directory / settings.protected, tweaks=tweaks, news=news, trace=trace) as protected,
@@ -182,12 +182,10 @@ async def protect(
             protected.open_tap(spec)
         recovery.journals = JournalStore(recovery.directory / "journals", specs, segment_bytes=settings.segment_bytes)
         recovery.catalogs[settings.vpg] = CatalogStore(recovery.directory / "catalogs" / f"{settings.vpg}.json")
-        listener = Listener(recovery.name, protected.name, recovery, silence=silence, queue_bytes=queue)
+        listener = Listener(recovery.name, protected.name, recovery, terms)
         recovery.end = listener
         port = await listener.listen()
-        connector = Connector(
-            protected.name, recovery.name, protected, "127.0.0.1", port, silence=silence, queue_bytes=queue
-        )
+        connector = Connector(protected.name, recovery.name, protected, "127.0.0.1", port, terms)
         protected.end = connector
         await connector.wait(connected=True)
         await listener.wait(connected=True)

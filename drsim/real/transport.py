@@ -15,23 +15,43 @@ is bounded instead: the writer drains the socket's buffer before it takes the ne
 `queue_bytes` wait behind it the connection is given up. The core's window is far below that, so a peer that is
 merely slow never gets there.
 
-Not here yet: TLS between sites.
+With `tls` both sides show a certificate, and one that is not the expected site's ends the connection (`pki.py`). What
+carries no data goes first (order is kept for each stream, and among what belongs to none; PROTOCOL 3 needs holds to be
+fast on a busy link). `rate` limits what is written, in bytes per second. While data waits, bodies are compressed, if
+that makes them smaller: the link is what is slow then; what did not shrink is tried again after some more.
 """
 
 import asyncio
+import ssl
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from drsim.core.errors import DrsimError, PeerError, PlatformError
-from drsim.core.messages import Message
+from drsim.core.messages import Frame, Message
 from drsim.core.names import Address
-from drsim.real.envelope import PRELUDE
-from drsim.real.wire import Hello, KeepAlive, Letter, Wired, encode, expect, finish
+from drsim.real.envelope import PRELUDE, prelude
+from drsim.real.pki import check_peer
+from drsim.real.wire import MAGIC, Hello, KeepAlive, Letter, Wired, encode, expect, finish
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 2.0  # seconds between attempts to connect; doubles from the first to the last
 _MOST_CALLERS = 8  # connections that a listener serves at once; all but one wait for their hello
 _KEEP_ALIVE = encode(KeepAlive())
+_SMALL = 4096  # bytes of a frame that is never compressed
+_SPARED = 16  # frames that are not tried after one that did not shrink
+_BURST = 0.05  # seconds' worth of the rate that may be written at once
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a connection is used. `silence` in seconds, `rate` in bytes per second, None for no limit."""
+
+    silence: float
+    queue_bytes: int
+    rate: float | None = None
+    compress: bool = False
+    tls: ssl.SSLContext | None = None
 
 
 class Post(Protocol):
@@ -55,16 +75,20 @@ class Post(Protocol):
 
 
 class End:
-    """One site's end of the connection. `site` and `peer` are site names; `silence` in seconds."""
+    """One site's end of the connection. `site` and `peer` are site names."""
 
-    def __init__(self, site: str, peer: str, post: Post, *, silence: float, queue_bytes: int) -> None:
+    def __init__(self, site: str, peer: str, post: Post, terms: Terms) -> None:
         self.site, self.peer = site, peer
         self.error: DrsimError | None = None
         """Why the last connection broke, or could not be made."""
         self.breaks = 0
-        self._post, self._silence, self._queue_bytes = post, silence, queue_bytes
-        self._queue: deque[bytes] = deque()
+        self.sent = 0
+        """Bytes written to sockets, keep-alives left out."""
+        self._post, self._terms, self._silence = post, terms, terms.silence
+        self._control: deque[bytes] = deque()
+        self._data: deque[bytes] = deque()
         self._queued = 0
+        self._spared = 0  # frames that will not be tried
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
@@ -79,14 +103,25 @@ class End:
         """Put a message on the connection; dropped while there is none."""
         if not self.connected:
             return
-        data = encode(Letter(sender, to, message))
-        if self._queued + len(data) > self._queue_bytes:
-            self.error = PeerError(f"more than {self._queue_bytes} bytes wait for the peer", place=self._place)
+        carries = isinstance(message, Frame)
+        data = self._encode(Letter(sender, to, message), message.nbytes if isinstance(message, Frame) else 0)
+        if self._queued + len(data) > self._terms.queue_bytes:
+            most = self._terms.queue_bytes
+            self.error = PeerError(f"more than {most} bytes wait for the peer", place=self._place)
             self.break_off()
             return
-        self._queue.append(data)
+        (self._data if carries or hasattr(message, "stream") else self._control).append(data)
         self._queued += len(data)
         self._wake.set()
+
+    def _encode(self, letter: Letter, size: int) -> bytes:
+        if not self._terms.compress or not self._data or size < _SMALL:
+            return encode(letter)
+        self._spared = max(0, self._spared - 1)
+        data = encode(letter, compress=not self._spared)
+        if not self._spared and not prelude(MAGIC, data).compressed:
+            self._spared = _SPARED
+        return data
 
     @property
     def queued(self) -> int:
@@ -111,6 +146,8 @@ class End:
         """Serve one connection until it breaks; never raises for what a network or a peer may do."""
         try:
             async with asyncio.timeout(self._silence):
+                if self._terms.tls is not None:
+                    check_peer(writer.get_extra_info("peercert"), self.peer, place=self._place)
                 writer.write(encode(Hello(self.site)))
                 await writer.drain()
                 await self._greet(reader)
@@ -159,18 +196,31 @@ class End:
                     raise PeerError("a second hello", place=self._place)
 
     async def _write(self, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        free = loop.time()  # when what was written has gone out at the limited rate
         while True:
-            if not self._queue:
+            if not (self._control or self._data):
                 self._wake.clear()
                 try:
                     async with asyncio.timeout(self._silence / 3):
                         await self._wake.wait()
                 except TimeoutError:
                     writer.write(_KEEP_ALIVE)
+            elif not self._control and free > loop.time() + _BURST:
+                self._wake.clear()
+                try:  # a message without data need not wait
+                    async with asyncio.timeout(min(free - loop.time() - _BURST, self._silence / 3)):
+                        await self._wake.wait()
+                except TimeoutError:
+                    if free > loop.time() + _BURST:
+                        writer.write(_KEEP_ALIVE)
             else:
-                data = self._queue.popleft()
+                data = (self._control or self._data).popleft()
                 self._queued -= len(data)
+                self.sent += len(data)
                 writer.write(data)
+                if self._terms.rate is not None:
+                    free = max(free, loop.time()) + len(data) / self._terms.rate
             await writer.drain()
 
     def _set_up(self, writer: asyncio.StreamWriter) -> None:
@@ -183,7 +233,8 @@ class End:
     def _set_down(self) -> None:
         self._writer = None
         self.breaks += 1
-        self._queue.clear()
+        self._control.clear()
+        self._data.clear()
         self._queued = 0
         self._changed.set()
         self._post.down()
@@ -192,10 +243,8 @@ class End:
 class Connector(End):
     """The end that connects, and connects again, with pauses that double."""
 
-    def __init__(
-        self, site: str, peer: str, post: Post, host: str, port: int, *, silence: float, queue_bytes: int
-    ) -> None:
-        super().__init__(site, peer, post, silence=silence, queue_bytes=queue_bytes)
+    def __init__(self, site: str, peer: str, post: Post, host: str, port: int, terms: Terms) -> None:
+        super().__init__(site, peer, post, terms)
         self._target = host, port
         self._wanted = asyncio.Event()
         self._wanted.set()
@@ -216,7 +265,7 @@ class Connector(End):
             await self._wanted.wait()
             try:
                 async with asyncio.timeout(self._silence):
-                    reader, writer = await asyncio.open_connection(*self._target)
+                    reader, writer = await asyncio.open_connection(*self._target, ssl=self._terms.tls)
             except OSError as error:
                 self.error = PlatformError(f"cannot connect: {error}", place=self._place)
             else:
@@ -237,15 +286,15 @@ class Connector(End):
 class Listener(End):
     """The end that waits to be connected to. The newest connection wins."""
 
-    def __init__(self, site: str, peer: str, post: Post, *, silence: float, queue_bytes: int) -> None:
-        super().__init__(site, peer, post, silence=silence, queue_bytes=queue_bytes)
+    def __init__(self, site: str, peer: str, post: Post, terms: Terms) -> None:
+        super().__init__(site, peer, post, terms)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Begin; returns the port. Raises PlatformError when it is taken."""
         try:
-            self._server = await asyncio.start_server(self._accept, host, port)
+            self._server = await asyncio.start_server(self._accept, host, port, ssl=self._terms.tls)
         except OSError as error:
             raise PlatformError(f"cannot listen on {host}:{port}: {error}", place=self.site) from error
         return int(self._server.sockets[0].getsockname()[1])

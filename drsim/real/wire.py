@@ -3,14 +3,18 @@
 A frame is an envelope (`envelope.py`). Its header is JSON: the kind, sender, receiver and fields of a message; a
 batch travels as raw columns and payload in the body. Two kinds belong to the connection and carry no message:
 `Hello`, the first frame each way, and `KeepAlive`, which says that a silent peer is alive.
+
+A body may be compressed by zstd; each frame says so. Whether that pays is the sender's business.
 """
 
 import json
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import get_args
 
 from drsim.core.batch import Payload, WriteBatch
-from drsim.core.errors import CoreError, PeerError
+from drsim.core.errors import CoreError, PeerError, PlatformError
 from drsim.core.messages import Message
 from drsim.core.names import Address
 from drsim.real.codec import build, hints, plain
@@ -19,6 +23,8 @@ from drsim.real.envelope import PRELUDE, Prelude, Unreadable, batch_of, columns,
 MAGIC = b"DRSW"
 MAX_HEADER = 8 << 20
 """Largest header that is taken: the digests of 128 Ki regions, and addresses."""
+PAYS = 0.9
+"""A body is sent compressed when it is smaller than this share of itself."""
 MAX_BODY = 256 << 20
 """Largest body that is taken: the largest legal frame (64 MiB) with one large write on top, and columns."""
 
@@ -55,8 +61,8 @@ def batch_fields(cls: type) -> list[str]:
     return [name for name, type_ in hints(cls).items() if type_ is WriteBatch]
 
 
-def encode(wired: Wired) -> bytes:
-    """One frame. Raises CoreError when it is larger than a peer takes."""
+def encode(wired: Wired, *, compress: bool = False) -> bytes:
+    """One frame; with `compress` its body as zstd, if that is smaller. Raises CoreError when no peer takes it."""
     value = wired.message if isinstance(wired, Letter) else wired
     cls: type = type(value)
     carried = batch_fields(cls)
@@ -72,7 +78,9 @@ def encode(wired: Wired) -> bytes:
     raw = json.dumps(header, separators=(",", ":")).encode()
     if len(raw) > MAX_HEADER:
         raise CoreError(f"a header of {len(raw)} bytes, a peer takes {MAX_HEADER}")
-    data = seal(MAGIC, raw, body)
+    packed = _zstd().ZstdCompressor(level=1).compress(b"".join(body)) if compress and body else b""
+    smaller = bool(packed) and len(packed) < PAYS * sum(map(len, body))
+    data = seal(MAGIC, raw, [packed] if smaller else body, compressed=smaller)
     if len(data) > MAX_BODY:
         raise CoreError(f"a frame of {len(data)} bytes, a peer takes {MAX_BODY}")
     return data
@@ -99,9 +107,31 @@ def finish(start: Prelude, rest: Payload, *, place: str = "") -> Wired:
     """The content of a frame whose fixed part has been read. Raises PeerError."""
     try:
         raw, body = opened(start, rest)
+        if start.compressed:
+            body = _expanded(body)
         return _content(json.loads(raw), body)
     except (ValueError, RecursionError) as error:
         raise PeerError(f"a frame that cannot be: {error}", place=place) from error
+
+
+@cache
+def _zstd() -> ModuleType:
+    try:
+        import zstandard  # of the extra `live`; who only simulates and verifies does without
+    except ImportError as error:
+        raise PlatformError("compression needs zstandard", hint="install drsim[live]") from error
+    return zstandard
+
+
+def _expanded(body: memoryview) -> memoryview:
+    zstd = _zstd()
+    try:
+        size = zstd.frame_content_size(body)
+        if not 0 <= size <= MAX_BODY:
+            raise Unreadable(f"a compressed body of {size} bytes")
+        return memoryview(zstd.ZstdDecompressor().decompress(body))
+    except zstd.ZstdError as error:
+        raise Unreadable(f"the body cannot be expanded: {error}") from error
 
 
 def _content(header: object, body: memoryview) -> Wired:

@@ -8,13 +8,17 @@ lane (`lane.py`), one for each target, and comes back as an event.
     ----------------------------  -----------------------------------------------------------------------------
     Send                          the queue, for an address of this site; the connection, for another
     Arm                           the event loop's timers
-    HoldGuests, ReleaseGuests     the gates of the taps
+    HoldGuests, ReleaseGuests     the gates of the taps; closed before a VRA hears of the hold (below)
     FreezeGuests, ThawGuests      nobody: there are no agents in the guests yet, so no VM takes part
     Append, Promote               the journal store, in the stream's lane
-    ReadRegions                   the tap, in its host's lane
-    ReadDigests                   the tap, or the journal store, as above
+    ReadRegions                   the tap, in its host's lane; answered through the tap's queue
+    ReadDigests                   likewise, or the journal store, as above
     Keep, Forget                  the catalogue store, in the VPG's lane
     Publish                       the observers
+
+Guests are pulled: before a VRA hears of anything, it hears of all that its taps have captured. Before it hears of a
+hold the gates are closed as well, so that nothing is acknowledged that will not be in its answer; if it does not hold
+after all, they open again.
 
 Time is the machine's monotonic clock in nanoseconds; two sites on two machines would need a common clock.
 
@@ -24,7 +28,8 @@ handled, guests get an error, and `check`, `wait` and leaving the site's context
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic_ns
 from types import TracebackType
@@ -56,7 +61,7 @@ from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Recei
 from drsim.core.facts import Fact
 from drsim.core.kernel import Kernel, Sink
 from drsim.core.machine import Machine
-from drsim.core.messages import Message
+from drsim.core.messages import Hold, Message
 from drsim.core.names import Address, StreamId, StreamSpec, site_of
 from drsim.core.units import SECOND, Ns
 from drsim.real.catalog_store import CatalogStore
@@ -109,9 +114,10 @@ class Site:
         self.peers: list[tuple[Address, Address]] = []
         """Which machines here (first) talk to which there (second): who is told of loss and return."""
         self.failure: BaseException | None = None
-        self._events: deque[tuple[Address, Event]] = deque()
+        self._events: deque[tuple[Address, Event | None]] = deque()
         self._handling = False
         self._started = self._closed = False
+        self._held: set[tuple[Address, str]] = set()  # VRAs that hold a VPG's guests
         self._timers: dict[tuple[Address, str], asyncio.TimerHandle] = {}
         self._lanes: dict[str, Lane] = {}
 
@@ -121,9 +127,16 @@ class Site:
         """Put a machine on the site."""
         self.kernel.add(address, machine)
 
-    def open_tap(self, spec: StreamSpec) -> Tap:
-        """Serve the volumes of a stream to its guests."""
-        tap = Tap(self.directory / "disks", spec, self.lane(f"disk {spec.id.source}"), self.post)
+    def open_tap(self, spec: StreamSpec, paths: Mapping[int, Path] | None = None) -> Tap:
+        """Tap the volumes of a stream. `paths`: their disks, by number; else files in the site's directory."""
+        disks: dict[int, Path] = {v.id: self.directory / "disks" / f"volume-{v.id}.disk" for v in spec.volumes}
+        loop, vra = asyncio.get_running_loop(), spec.id.source
+
+        def captured() -> None:
+            with suppress(RuntimeError):  # the loop is over: nobody is left to hear of it
+                loop.call_soon_threadsafe(self._captured, vra)
+
+        tap = Tap(spec, paths or disks, self.lane(f"disk {vra}"), captured)
         self.taps[spec.id] = tap
         return tap
 
@@ -149,18 +162,44 @@ class Site:
         if self.failure is not None or self._closed:
             return
         self._events.append((address, event))
+        self._handle()
+
+    def _captured(self, vra: Address) -> None:
+        """A VRA's taps have something to pull."""
+        if self._started and self.failure is None and not self._closed:
+            self._events.append((vra, None))
+            self._handle()
+
+    def _handle(self) -> None:
         if self._handling:
             return
         self._handling = True
         try:
             while self._events:
-                to, next_ = self._events.popleft()
-                for id_, effect in self.kernel.post(Ns(monotonic_ns()), to, next_):
-                    self._perform(id_, effect)
+                self._deliver(*self._events.popleft())
         except Exception as error:
             self.failed(error)
         finally:
             self._handling = False
+
+    def _deliver(self, to: Address, event: Event | None) -> None:
+        """One event to its machine, after all that the machine's guests did before; None: only that."""
+        taps = self._taps_of(to) if self.taps else []
+        hold = event.message if taps and isinstance(event, Received) and isinstance(event.message, Hold) else None
+        held = self._taps_of(to, hold.vpg) if hold is not None else []
+        for tap in held:
+            tap.hold()
+        for heard in [heard for tap in taps for heard in tap.pull()]:
+            self._step(to, heard)
+        if event is not None:
+            self._step(to, event)
+        if hold is not None and (to, hold.vpg) not in self._held:
+            for tap in held:
+                tap.release()
+
+    def _step(self, to: Address, event: Event) -> None:
+        for id_, effect in self.kernel.post(Ns(monotonic_ns()), to, event):
+            self._perform(id_, effect)
 
     def failed(self, error: BaseException) -> None:
         """Our own mistake: stop."""
@@ -202,9 +241,9 @@ class Site:
             case Arm(timer, delay):
                 self._arm(here, timer, delay)
             case HoldGuests(vpg, _):
-                for tap in self._taps_of(here, vpg):
-                    tap.hold()
+                self._held.add((here, vpg))
             case ReleaseGuests(vpg, _):
+                self._held.discard((here, vpg))
                 for tap in self._taps_of(here, vpg):
                     tap.release()
             case FreezeGuests():
@@ -217,12 +256,10 @@ class Site:
             case Promote(stream, _, upto):
                 journals = self._journals(effect)
                 self._work(id_, effect, f"journal {stream}", lambda: journals.promote(stream, upto))
-            case ReadRegions(stream, batch):
-                tap = self.taps[stream]
-                self._work(id_, effect, f"disk {here}", lambda: tap.read(batch))
-            case ReadDigests(stream, _, extent) if here == stream.source:
-                tap, region = self.taps[stream], self.tweaks.region_bytes
-                self._work(id_, effect, f"disk {here}", lambda: tap.digests(extent, region))
+            case ReadRegions(stream) | ReadDigests(stream) if here == stream.source:
+                self._read(id_, effect, self.taps[stream])
+            case ReadRegions():
+                raise CoreError("the disks of a stream are read at its source only", place=here)
             case ReadDigests(stream, _, extent):
                 journals, region = self._journals(effect), self.tweaks.region_bytes
                 self._work(id_, effect, f"journal {stream}", lambda: journals.digests(stream, extent, region))
@@ -248,8 +285,17 @@ class Site:
             raise CoreError(f"{type(effect).__name__} on a site without journals", place=self.name)
         return self.journals
 
-    def _taps_of(self, vra: Address, vpg: str) -> list[Tap]:
-        return [tap for id_, tap in self.taps.items() if id_.source == vra and id_.vpg == vpg]
+    def _taps_of(self, vra: Address, vpg: str | None = None) -> list[Tap]:
+        return [tap for id_, tap in self.taps.items() if id_.source == vra and vpg in (None, id_.vpg)]
+
+    def _read(self, id_: EffectId, effect: ReadRegions | ReadDigests, tap: Tap) -> None:
+        """The tap answers; a mistake stops the site."""
+
+        def done(outcome: Outcome[None]) -> None:
+            if outcome.error is not None:
+                self.failed(outcome.error)
+
+        self.lane(f"disk {id_.address}").submit(lambda: tap.answer(id_, effect, self.tweaks.region_bytes), done)
 
     def _send(self, sender: Address, to: Address, message: Message) -> None:
         if site_of(to) == self.name:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from time import sleep
 
@@ -11,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live import SPEC, STREAM, VOLUMES, contents, dying_disk, frame, frames_of, full_disk, some_rows
 
-from drsim.core.batch import WriteBatch
-from drsim.core.effects import Append, Effect, ReadDigests
+from drsim.core.effects import Append, Effect, EffectId, ReadDigests
 from drsim.core.errors import PeerError, PlatformError
-from drsim.core.events import Done, Event, Started
+from drsim.core.events import Done, Event, Failed, Started
 from drsim.core.messages import Frame
 from drsim.core.names import Address, Extent, StreamId, VmId, VolumeId
 from drsim.core.units import SECTOR, Ns
@@ -206,18 +206,24 @@ def test_a_stream_that_is_not_here_is_the_peers_mistake(tmp_path: Path) -> None:
 
 def test_the_tap_digests_what_its_files_hold(tmp_path: Path) -> None:
     async def run() -> None:
-        rng, captured = random.Random(3), list[WriteBatch]()
-        lane = Lane("disk")
-        tap = Tap(tmp_path, SPEC, lane, lambda address, event: captured.append(event.batch))
+        rng, lane = random.Random(3), Lane("disk")
+        paths = {v.id: tmp_path / f"volume-{v.id}.disk" for v in SPEC.volumes}
+        tap = Tap(SPEC, paths, lane, lambda: None)
+        ids = count()
+
+        async def digests(extent: Extent) -> Event:
+            asked, id_ = ReadDigests(STREAM, 1, extent), EffectId(STREAM.source, next(ids))
+            await lane.call(lambda: tap.answer(id_, asked, REGION))
+            return tap.pull()[-1]
+
         for vm, volume, lba, data in (row for _ in range(10) for row in some_rows(rng)):
             assert vm == VOLUMES[volume].vm
             await tap.write(volume, lba * SECTOR, data)
         for extent in stretches(rng, 20):
             content = (tmp_path / f"volume-{extent.volume}.disk").read_bytes()
-            assert await lane.call(lambda e=extent: tap.digests(e, REGION)) == naive(content, extent)
+            assert (await digests(extent)).value == naive(content, extent)  # type: ignore[union-attr]
         (tmp_path / "volume-0.disk").write_bytes(b"short")
-        with pytest.raises(PlatformError):
-            await lane.call(lambda: tap.digests(whole(0), REGION))
+        assert isinstance(await digests(whole(0)), Failed)
         await lane.close()
         tap.close()
 

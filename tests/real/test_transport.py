@@ -1,15 +1,20 @@
 """The transport: order, loss and return, hello, silence, and queues with an end."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from drsim.core.errors import PeerError, PlatformError
-from drsim.core.messages import Message, Release
-from drsim.core.names import Address, CheckpointId
-from drsim.real.transport import Connector, Listener
+from drsim.core.batch import WriteBatch
+from drsim.core.errors import FileError, PeerError, PlatformError
+from drsim.core.messages import Frame, Message, Release
+from drsim.core.names import Address, CheckpointId, StreamId
+from drsim.core.units import SECTOR
+from drsim.real import pki
+from drsim.real.transport import Connector, Listener, Terms
 from drsim.real.wire import Hello, KeepAlive, encode
 
 A, B = Address("london/vpg/crm"), Address("leeds/catalog/crm")
@@ -52,9 +57,10 @@ def with_ends(check: Callable[[Ends], Awaitable[None]], *, silence: float = 5, q
 
     async def run() -> None:
         boxes = Box(), Box()
-        far = Listener("leeds", "london", boxes[1], silence=silence, queue_bytes=queue_bytes)
+        terms = Terms(silence, queue_bytes)
+        far = Listener("leeds", "london", boxes[1], terms)
         port = await far.listen()
-        near = Connector("london", "leeds", boxes[0], "127.0.0.1", port, silence=silence, queue_bytes=queue_bytes)
+        near = Connector("london", "leeds", boxes[0], "127.0.0.1", port, terms)
         try:
             async with asyncio.timeout(20):
                 await near.wait(connected=True)
@@ -199,7 +205,7 @@ def test_a_peer_that_does_not_read_costs_a_bounded_queue() -> None:
 def test_bits_that_flip_on_the_way_break_the_connection_and_nothing_wrong_arrives() -> None:
     async def run() -> None:
         boxes = Box(), Box()
-        far = Listener("leeds", "london", boxes[1], silence=5, queue_bytes=1 << 20)
+        far = Listener("leeds", "london", boxes[1], Terms(5, 1 << 20))
         port, flips, proxied = await far.listen(), [0], set[asyncio.Task[None]]()
 
         async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, flip: bool) -> None:
@@ -229,7 +235,7 @@ def test_bits_that_flip_on_the_way_break_the_connection_and_nothing_wrong_arrive
 
         server = await asyncio.start_server(proxy, "127.0.0.1", 0)
         at = server.sockets[0].getsockname()[1]
-        near = Connector("london", "leeds", boxes[0], "127.0.0.1", at, silence=5, queue_bytes=1 << 20)
+        near = Connector("london", "leeds", boxes[0], "127.0.0.1", at, Terms(5, 1 << 20))
         async with asyncio.timeout(30):
             for round_ in range(5):
                 await near.wait(connected=True)
@@ -257,14 +263,14 @@ def test_bits_that_flip_on_the_way_break_the_connection_and_nothing_wrong_arrive
 
 def test_a_connector_waits_for_a_listener_that_is_late() -> None:
     async def run() -> None:
-        first = Listener("leeds", "london", Box(), silence=5, queue_bytes=1 << 20)
+        first = Listener("leeds", "london", Box(), Terms(5, 1 << 20))
         port = await first.listen()
         await first.close()
         box = Box()
-        near = Connector("london", "leeds", box, "127.0.0.1", port, silence=5, queue_bytes=1 << 20)
+        near = Connector("london", "leeds", box, "127.0.0.1", port, Terms(5, 1 << 20))
         await until(lambda: near.error is not None)
         assert isinstance(near.error, PlatformError)
-        second = Listener("leeds", "london", Box(), silence=5, queue_bytes=1 << 20)
+        second = Listener("leeds", "london", Box(), Terms(5, 1 << 20))
         await second.listen(port=port)
         async with asyncio.timeout(20):
             await near.wait(connected=True)
@@ -273,3 +279,135 @@ def test_a_connector_waits_for_a_listener_that_is_late() -> None:
         await second.close()
 
     asyncio.run(run())
+
+
+# -- terms ------------------------------------------------------------------------------------------------------
+
+
+STREAM = StreamId("crm", A, B)
+
+
+def data(n: int, payload: bytes) -> Frame:
+    """A frame of one row, whose number is in its checkpoint-like epoch."""
+    batch = WriteBatch.of([0], [0], [0], [len(payload) // SECTOR], [0], payload)
+    return Frame(STREAM, 1, n, (0,), (1,), (len(payload),), False, batch)
+
+
+@dataclass
+class Order(Box):
+    """Remembers the order in which data and the rest arrived."""
+
+    def arrived(self, sender: Address, to: Address, message: Message) -> None:
+        assert isinstance(message, Frame | Release)
+        self.seen.append(f"data {message.epoch}" if isinstance(message, Frame) else f"note {message.checkpoint}")
+
+
+def over(terms: Terms, check: Callable[[Ends], Awaitable[None]], *, far_terms: Terms | None = None) -> None:
+    async def run() -> None:
+        boxes = Order(), Order()
+        far = Listener("leeds", "london", boxes[1], far_terms or terms)
+        port = await far.listen()
+        near = Connector("london", "leeds", boxes[0], "127.0.0.1", port, terms)
+        try:
+            async with asyncio.timeout(20):
+                await check(Ends(near, far, *boxes))
+        finally:
+            await near.close()
+            await far.close()
+
+    asyncio.run(run())
+
+
+def test_a_limited_rate_holds_and_what_carries_no_data_goes_first() -> None:
+    async def check(ends: Ends) -> None:
+        await ends.near.wait(connected=True)
+        begun = asyncio.get_running_loop().time()
+        for n in range(1, 11):
+            ends.near.send(A, B, data(n, bytes(64 << 10)))
+        await until(lambda: "data 1" in ends.at_far.seen)
+        ends.near.send(A, B, note(1))
+        await until(lambda: "data 10" in ends.at_far.seen)
+        assert asyncio.get_running_loop().time() - begun > 0.8 * 0.64, "640 KiB at 1 MiB/s"
+        order = [each for each in ends.at_far.seen if each != "up"]
+        assert order.index("note 1") <= 3, order
+        assert [each for each in order if each != "note 1"] == [f"data {n}" for n in range(1, 11)]
+
+    over(Terms(5, 1 << 24, rate=1 << 20), check)
+
+
+@pytest.mark.parametrize(("payload", "smaller"), [(bytes(1 << 16), True), (os.urandom(1 << 16), False)])
+def test_waiting_data_is_compressed_if_that_pays(payload: bytes, smaller: bool) -> None:
+    async def check(ends: Ends) -> None:
+        await ends.near.wait(connected=True)
+        for n in range(1, 21):
+            ends.near.send(A, B, data(n, payload))
+        await until(lambda: "data 20" in ends.at_far.seen)
+        assert (ends.near.sent < 10 * len(payload)) == smaller
+        assert ends.far.error is None
+
+    over(Terms(5, 1 << 24, compress=True), check)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of two installations, and one that is over."""
+    directory = tmp_path_factory.mktemp("pki")
+    pki.init(directory / "ours", ["london", "leeds", "paris"])
+    pki.init(directory / "theirs", ["london"])
+    key, authority = pki._authority(directory / "ours")
+    (directory / "late").mkdir()
+    pki._site(directory / "late" / "london", "london", key, authority, days=-1)
+    return directory
+
+
+def with_tls(folder: Path, *, listening: bool) -> Terms:
+    return Terms(2, 1 << 20, tls=pki.contexts(folder)[0 if listening else 1])
+
+
+def test_sites_with_certificates_of_one_authority_talk(keys: Path) -> None:
+    async def check(ends: Ends) -> None:
+        await ends.near.wait(connected=True)
+        for n in range(50):
+            ends.near.send(A, B, note(n))
+        await until(lambda: "note 49" in ends.at_far.seen)
+
+    near, far = keys / "ours" / "london", keys / "ours" / "leeds"
+    over(with_tls(near, listening=False), check, far_terms=with_tls(far, listening=True))
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"), [("ours/paris", "of drsim:paris"), ("theirs/london", ""), ("late/london", ""), (None, "")]
+)
+def test_a_peer_without_the_right_certificate_is_turned_away(keys: Path, folder: str | None, why: str) -> None:
+    """Another site's, a stranger's, one that is over, none at all."""
+
+    async def check(ends: Ends) -> None:
+        await until(lambda: ends.near.error is not None)
+        await asyncio.sleep(0.1)
+        assert not ends.near.connected
+        assert not ends.far.connected
+        assert ends.at_far.seen == []
+        assert why in str(ends.far.error)
+
+    near = Terms(2, 1 << 20) if folder is None else with_tls(keys / folder, listening=False)
+    over(near, check, far_terms=with_tls(keys / "ours" / "leeds", listening=True))
+
+
+def test_the_wrong_server_is_left(keys: Path) -> None:
+    async def check(ends: Ends) -> None:
+        await until(lambda: "of drsim:paris" in str(ends.near.error))
+        assert ends.at_near.seen == []
+
+    far = with_tls(keys / "ours" / "paris", listening=True)
+    over(with_tls(keys / "ours" / "london", listening=False), check, far_terms=far)
+
+
+def test_keys_are_for_their_owner_only_and_nothing_is_overwritten(keys: Path) -> None:
+    for key in keys.rglob("*.key"):
+        assert key.stat().st_mode & 0o077 == 0, key
+    with pytest.raises(FileError, match="has its files already"):
+        pki.init(keys / "ours", ["london"])
+    with pytest.raises(FileError, match="no name for a site"):
+        pki.init(keys / "ours", ["../../etc"])
+    with pytest.raises(FileError, match="drsim pki init"):
+        pki.contexts(keys / "nowhere")

@@ -1,14 +1,12 @@
 """The report in a real browser: it renders, and the pictures are there."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
-import pytest
 from estates import two_site
 from PIL import Image
+from programs import program
 
 from drsim.sim.run import simulate
 from drsim.study.report import write_report
@@ -20,18 +18,8 @@ FLAGS = (
 )  # fmt: skip
 
 
-def chromium() -> str:
-    """The browser, or a skip; in CI a missing one fails."""
-    found = shutil.which("chromium")
-    if found is None:
-        if os.environ.get("DRSIM_REQUIRE") == "all":
-            pytest.fail("chromium is missing; .ci/run installs it")
-        pytest.skip("needs the system program chromium (Debian package chromium)")
-    return found
-
-
 def test_the_report_renders_in_a_browser(tmp_path: Path) -> None:
-    browser = chromium()
+    browser = program("chromium", "chromium")
     fault = {"kind": "link-down", "link": "wan", "at": "1 min", "lasts": "1 min"}
     run = simulate(two_site(rate=50, vms=2, hosts=2, faults=[fault], run={"until": "4 min"}))
     summary = summarise(run.model, "two-site", [figures(run)], trace_digest="", command="drsim run two-site")
