@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drsim.core.errors import FileError
-from drsim.study.experiment import BEGIN, END, Outcome, experiments, find, read, run, table, with_table
+from drsim.study.experiment import BEGIN, END, experiments, find, read, run, table, with_table
 from drsim.study.formula import quantity, value
 from drsim.study.panels import picture
 from drsim.study.results import measures
@@ -19,47 +19,33 @@ QUANTITY = re.compile(r"\d[\d.,\u202f]* (?:TB|GB|MB|kB|GiB|Mbit/s|%|h|min|s)\b(?
 MODEL = "extends: {one_vm}\nrun: {{until: 1 min}}\n"
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, Outcome]:
-    """Outcomes by name, each experiment run once."""
-    return {}
+@pytest.mark.parametrize("name", FOLDERS)
+def test_each_of_the_folder_holds_says_so_and_shows_it(name: str, tmp_path: Path) -> None:
+    """One test, so that each experiment is run once."""
+    done = run(read(FOLDERS[name]))
+    assert not [f"{v.what} ({v.arm}): {v.measured}, expected {v.expected}" for v in done.verdicts if not v.holds]
+
+    readme = (FOLDERS[name] / "README.md").read_text()
+    assert readme == with_table(readme, done)
+    answer = " ".join(readme.partition("**Answer.**")[2].partition("\n\n")[0].split())
+    known = table(done) + (FOLDERS[name] / "expect.yaml").read_text()
+    stale = [text for text in QUANTITY.findall(answer) if not re.search(rf"(?<![\d.]){re.escape(text)}\b", known)]
+    assert not stale
+    assert len(QUANTITY.findall(answer)) >= 2
+
+    made, kept = tmp_path / "picture.png", FOLDERS[name] / "picture.png"
+    picture(done, made)
+    assert made.read_bytes()[:8] == kept.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert kept.stat().st_size < 120_000
+    assert kept.read_bytes()[16:24] == made.read_bytes()[16:24]  # width and height: the same panels
 
 
-def outcome(name: str, kept: dict[str, Outcome]) -> Outcome:
-    if name not in kept:
-        kept[name] = run(read(FOLDERS[name]))
-    return kept[name]
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in FOLDERS])
-class TestEachOfTheFolder:
-    def test_holds(self, name: str, outcomes: dict[str, Outcome]) -> None:
-        verdicts = outcome(name, outcomes).verdicts
-        out = [f"{v.what} ({v.arm}): {v.measured}, expected {v.expected}" for v in verdicts if not v.holds]
-        assert not out
-
-    def test_readme_says_what_was_measured(self, name: str, outcomes: dict[str, Outcome]) -> None:
-        readme = (FOLDERS[name] / "README.md").read_text()
-        assert readme == with_table(readme, outcome(name, outcomes))
-        answer = " ".join(readme.partition("**Answer.**")[2].partition("\n\n")[0].split())
-        known = table(outcome(name, outcomes)) + (FOLDERS[name] / "expect.yaml").read_text()
-        stale = [text for text in QUANTITY.findall(answer) if not re.search(rf"(?<![\d.]){re.escape(text)}\b", known)]
-        assert not stale
-        assert len(QUANTITY.findall(answer)) >= 2
-
-    def test_has_its_picture(self, name: str, outcomes: dict[str, Outcome], tmp_path: Path) -> None:
-        made, kept = tmp_path / "picture.png", FOLDERS[name] / "picture.png"
-        done = outcome(name, outcomes)
-        picture(done, made)
-        assert made.read_bytes()[:8] == kept.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-        assert kept.stat().st_size < 120_000
-        assert kept.read_bytes()[16:24] == made.read_bytes()[16:24]  # width and height: the same panels
-
-    def test_is_in_the_index(self, name: str) -> None:
-        question = " ".join(
-            (FOLDERS[name] / "README.md").read_text().partition("**Question.** ")[2].partition("\n\n")[0].split()
-        )
-        assert f"| [{name}]({name}/README.md) | {question} |" in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("name", FOLDERS)
+def test_each_of_the_folder_is_in_the_index(name: str) -> None:
+    question = " ".join(
+        (FOLDERS[name] / "README.md").read_text().partition("**Question.** ")[2].partition("\n\n")[0].split()
+    )
+    assert f"| [{name}]({name}/README.md) | {question} |" in (ROOT / "README.md").read_text()
 
 
 # -- a small experiment of our own ----------------------------------------------------------------------------------
@@ -114,8 +100,8 @@ def test_a_cause_that_nobody_expects_makes_it_red(tmp_path: Path) -> None:
     assert run(read(write(tmp_path / "explained", named, alert))).holds
 
 
-def test_causes_add_up_to_what_was_missed(outcomes: dict[str, Outcome]) -> None:
-    found = measures(outcome("vra-reboot", outcomes).runs["protected"])
+def test_causes_add_up_to_what_was_missed() -> None:
+    found = measures(run(read(FOLDERS["vra-reboot"])).runs["protected"])
     causes = {name: s for name, s in found.items() if name.startswith("vpgs.app.causes_s.")}
     assert len(causes) == 2
     assert sum(causes.values()) == pytest.approx(found["vpgs.app.sla.missed_s"])
@@ -166,8 +152,8 @@ def test_names_are_found_and_a_wrong_one_is_said(tmp_path: Path) -> None:
         find(str(tmp_path), ROOT)
 
 
-def test_a_readme_without_a_place_for_the_figures(outcomes: dict[str, Outcome]) -> None:
-    done = outcome("vra-reboot", outcomes)
+def test_a_readme_without_a_place_for_the_figures() -> None:
+    done = run(read(FOLDERS["vra-reboot"]))
     assert with_table(f"a\n{BEGIN}\nold\n{END}\nz\n", done).startswith(f"a\n{BEGIN}\n\n| figure |")
     with pytest.raises(FileError, match="no place for the figures"):
         with_table(f"a\n{BEGIN}\n", done)
