@@ -4,7 +4,7 @@ A new message, or a new field, needs no line here. Decoding is strict: exactly t
 declared types (a bool is no int), and ValueError for anything else; the caller turns that into an error by blame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -15,7 +15,7 @@ from drsim.core.errors import CoreError
 
 
 def plain(value: object) -> Any:
-    """A value as JSON knows it: dataclasses as objects, tuples as lists, dicts as lists of pairs.
+    """A value as JSON knows it: dataclasses as objects, tuples and sets as lists, dicts as lists of pairs.
 
     Raises CoreError for a type that has no plain form.
     """
@@ -28,7 +28,9 @@ def plain(value: object) -> Any:
             return value.hex()
         case tuple():
             return [plain(v) for v in value]
-        case dict():
+        case frozenset():
+            return sorted(plain(v) for v in value)
+        case Mapping():
             return [[plain(k), plain(v)] for k, v in value.items()]
         case _ if is_dataclass(value) and not isinstance(value, type):
             return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
@@ -68,9 +70,11 @@ def parse(type_: Any, data: Any) -> Any:
     origin = get_origin(type_)
     if origin in (Union, UnionType):
         return _union(get_args(type_), data)
-    if origin in (tuple, dict):
+    if origin in (tuple, dict, Mapping, frozenset):
         if not isinstance(data, list):
             raise ValueError(f"{data!r:.60} is no list")
+        if origin is frozenset:
+            return frozenset(parse(get_args(type_)[0], v) for v in data)
         return (_tuple if origin is tuple else _dict)(get_args(type_), data)
     if isinstance(type_, type) and issubclass(type_, Enum):
         return type_(data)

@@ -30,8 +30,10 @@ Invariant: promoted <= promoting; a cut before `promoting` cannot be rebuilt, be
 A failed append leaves no trace.
 """
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,17 +41,19 @@ from urllib.parse import quote
 
 import numpy as np
 
-from drsim.core.batch import WriteBatch
+from drsim.core.batch import Payload, WriteBatch
 from drsim.core.errors import PeerError, PlatformError
+from drsim.core.journal import Stored
 from drsim.core.messages import Cut, Frame, Position
-from drsim.core.names import Extent, StreamId, StreamSpec, VmId
+from drsim.core.names import Extent, StreamId, StreamSpec, VmId, VolumeId
 from drsim.core.units import SECTOR
 from drsim.core.window import reaches
-from drsim.real.codec import build, parse
+from drsim.real.codec import build, parse, plain
 from drsim.real.digests import of_regions
-from drsim.real.files import blame, make_directory, sync_directory
+from drsim.real.files import blame, make_directory, replace_file, sync_directory
 from drsim.real.ledger import Ledger
 from drsim.real.mirror import Image, Mirror
+from drsim.real.scratch import Scratch
 from drsim.real.vm_log import Holding, Tail, VmLog
 
 
@@ -68,6 +72,17 @@ class StoreState:
     firsts: tuple[int, ...]
     promoted: Position
     promoting: Position
+
+
+class _Layer:
+    """A scratch disk that journaled rows are put on."""
+
+    def __init__(self, disk: Scratch) -> None:
+        self._disk = disk
+
+    def write(self, lba: int, data: Payload) -> None:
+        """Put whole sectors."""
+        self._disk.lay(lba, data)
 
 
 class StreamStore:
@@ -234,14 +249,22 @@ class StreamStore:
             for log, first in zip(self._logs, firsts, strict=True):
                 log.drop_before(first)
 
-    def _apply(self, log: VmLog, after: int, upto: int, disks: Mapping[int, Mirror] | Mapping[int, Image]) -> None:
+    def _apply(
+        self,
+        log: VmLog,
+        after: int,
+        upto: int,
+        disks: Mapping[int, Mirror] | Mapping[int, Image] | Mapping[int, _Layer],
+    ) -> None:
+        """Put rows on disks; rows of others are left out."""
         for _, batch in log.rows(after, upto):
             payload = memoryview(batch.payload or b"")
             at = 0
             for volume, lba, sectors in zip(
                 batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True
             ):
-                disks[volume].write(lba, payload[at : at + sectors * SECTOR])
+                if volume in disks:
+                    disks[volume].write(lba, payload[at : at + sectors * SECTOR])
                 at += sectors * SECTOR
 
     # -- reading ----------------------------------------------------------------------------------------------
@@ -273,6 +296,36 @@ class StreamStore:
                 for path in beside.values():
                     path.unlink(missing_ok=True)
         return images
+
+    def scratch(self, cut: Cut, folder: Path, volumes: Iterable[VolumeId]) -> dict[VolumeId, Scratch]:
+        """Disks over the mirrors, as of a cut: `volume-N.disk` in a folder; those that are there already go on.
+
+        The cut must stay pinned until they are whole. Raises PlatformError as `rebuild` does.
+        """
+        infos = [v for v in self.spec.volumes if v.id in set(volumes)]
+        made: dict[VolumeId, Scratch] = {}
+        try:
+            fresh = [v for v in infos if not (folder / f"volume-{v.id}.laid").exists()]
+            if fresh:
+                self._check_cut(cut)
+            for info in infos:
+                made[info.id] = Scratch(folder / f"volume-{info.id}.disk", info, self._mirrors[info.id])
+            if fresh:
+                layers: dict[int, _Layer] = {v.id: _Layer(made[v.id]) for v in fresh}
+                for log, after, upto in zip(self._logs, self.state.promoted, cut.position, strict=True):
+                    self._apply(log, after, upto, layers)
+                for info in fresh:
+                    made[info.id].flush()
+                    (folder / f"volume-{info.id}.laid").touch()
+        except BaseException:
+            for each in made.values():
+                each.close()
+            raise
+        return made
+
+    def mirror(self, volume: VolumeId) -> Mirror:
+        """The mirror of a volume."""
+        return self._mirrors[volume]
 
     def _check_cut(self, cut: Cut) -> None:
         state, place = self.state, str(self.directory)
@@ -339,25 +392,79 @@ class StreamStore:
             unread.difference_update(range(start, stop))
             at += sectors * SECTOR
 
+    def held(self) -> Stored:
+        """What is here, in the core's words: for a VRA that has lost its memory."""
+        parts = tuple(
+            tuple((e.last, e.nbytes) for e in log.entries if e.last > base)
+            for log, base in zip(self._logs, self.state.promoting, strict=True)
+        )
+        return Stored(self.state.epoch, self.state.promoting, self.state.end, parts)
+
     def close(self) -> None:
         """Close all files."""
         self._files.close()
 
 
 class JournalStore:
-    """The stores of a recovery site's streams, under one directory."""
+    """The stores of a recovery site's streams, under one directory.
+
+    Each stream's spec lies beside its directory; a stream that is opened later is found again (`found`).
+    """
 
     def __init__(
         self, directory: Path, streams: list[StreamSpec], *, segment_bytes: int = 64 << 20, ledger_bytes: int = 1 << 18
     ) -> None:
+        self.directory = directory
         self.streams: dict[StreamId, StreamStore] = {}
+        self._bytes = segment_bytes, ledger_bytes
         try:
             for spec in streams:
-                place = directory / quote(str(spec.id), safe="")
-                self.streams[spec.id] = StreamStore(place, spec, segment_bytes=segment_bytes, ledger_bytes=ledger_bytes)
+                self.open(spec)
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def found(directory: Path) -> list[StreamSpec]:
+        """The streams that were opened under a directory and not discarded. Raises PlatformError."""
+        specs: list[StreamSpec] = []
+        for path in sorted(directory.glob("*.spec")):
+            with blame(path):
+                text = path.read_text()
+            try:
+                specs.append(build(StreamSpec, json.loads(text)))
+            except ValueError as error:
+                raise PlatformError(f"the stream's spec is corrupt: {error}", place=str(path)) from error
+        return specs
+
+    def _place(self, stream: StreamId) -> Path:
+        return self.directory / quote(str(stream), safe="")
+
+    def open(self, spec: StreamSpec) -> None:
+        """Open a stream, or begin it. Raises PlatformError."""
+        if spec.id in self.streams:
+            return
+        place, (segment_bytes, ledger_bytes) = self._place(spec.id), self._bytes
+        with blame(self.directory):
+            make_directory(self.directory)
+            replace_file(place.with_name(place.name + ".spec"), json.dumps(plain(spec)).encode())
+        self.streams[spec.id] = StreamStore(place, spec, segment_bytes=segment_bytes, ledger_bytes=ledger_bytes)
+
+    def discard(self, stream: StreamId, *, keep_disks: bool) -> None:
+        """Delete a stream's journals and mirrors; or apply the journals first, and leave the mirrors in `kept`."""
+        store, place = self.streams.pop(stream, None), self._place(stream)
+        with blame(place):
+            if store is not None:
+                if keep_disks:
+                    store.promote(store.state.end)
+                store.close()
+            if keep_disks and place.exists():
+                make_directory(self.directory / "kept")
+                for mirror in place.glob("volume-*.mirror"):
+                    os.replace(mirror, self.directory / "kept" / mirror.name)
+                sync_directory(self.directory / "kept")
+            place.with_name(place.name + ".spec").unlink(missing_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
 
     def _store(self, stream: StreamId) -> StreamStore:
         if stream not in self.streams:

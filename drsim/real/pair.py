@@ -29,8 +29,8 @@ from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.units import SECOND, Ns
 from drsim.core.vpg import Vpg
 from drsim.real.catalog_store import CatalogStore
+from drsim.real.disk import MAX_WRITE
 from drsim.real.journal_store import JournalStore
-from drsim.real.tap import MAX_WRITE
 from drsim.real.transport import Connector, Listener, Terms
 from drsim.real.world import News, Site
 from drsim.spec.tweaks import Tweaks
@@ -178,8 +178,9 @@ async def protect(
         Site(settings.protected, directory / settings.protected, tweaks=tweaks, news=news, trace=trace) as protected,
     ):
         _add_machines(settings, protected, recovery, specs)
+        protected.open_disks(volumes)
         for spec in specs:
-            protected.open_tap(spec)
+            protected.tap(spec)
         recovery.journals = JournalStore(recovery.directory / "journals", specs, segment_bytes=settings.segment_bytes)
         recovery.catalogs[settings.vpg] = CatalogStore(recovery.directory / "catalogs" / f"{settings.vpg}.json")
         listener = Listener(recovery.name, protected.name, recovery, terms)

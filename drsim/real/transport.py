@@ -33,12 +33,13 @@ from drsim.core.messages import Frame, Message
 from drsim.core.names import Address
 from drsim.real.envelope import PRELUDE, prelude
 from drsim.real.pki import check_peer
-from drsim.real.wire import MAGIC, Hello, KeepAlive, Letter, Wired, encode, expect, finish
+from drsim.real.wire import MAGIC, Answer, Ask, Hello, KeepAlive, Letter, Wired, encode, expect, finish
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 2.0  # seconds between attempts to connect; doubles from the first to the last
 _MOST_CALLERS = 8  # connections that a listener serves at once; all but one wait for their hello
 _KEEP_ALIVE = encode(KeepAlive())
 _SMALL = 4096  # bytes of a frame that is never compressed
+_MOST_ASKED = 32  # requests of a peer that are being answered
 _SPARED = 16  # frames that are not tried after one that did not shrink
 _BURST = 0.05  # seconds' worth of the rate that may be written at once
 
@@ -73,6 +74,10 @@ class Post(Protocol):
         """A mistake of our own; nothing goes on."""
         ...
 
+    async def asked(self, text: str) -> str:
+        """The peer's manager asks; gives the answer."""
+        ...
+
 
 class End:
     """One site's end of the connection. `site` and `peer` are site names."""
@@ -89,6 +94,8 @@ class End:
         self._data: deque[bytes] = deque()
         self._queued = 0
         self._spared = 0  # frames that will not be tried
+        self._asked, self._waiting = 0, dict[int, asyncio.Future[str]]()
+        self._answering: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
@@ -103,14 +110,33 @@ class End:
         """Put a message on the connection; dropped while there is none."""
         if not self.connected:
             return
-        carries = isinstance(message, Frame)
         data = self._encode(Letter(sender, to, message), message.nbytes if isinstance(message, Frame) else 0)
         if self._queued + len(data) > self._terms.queue_bytes:
             most = self._terms.queue_bytes
             self.error = PeerError(f"more than {most} bytes wait for the peer", place=self._place)
             self.break_off()
             return
-        (self._data if carries or hasattr(message, "stream") else self._control).append(data)
+        self._put(self._data if hasattr(message, "stream") else self._control, data)
+
+    async def ask(self, text: str, patience: float) -> str:
+        """Ask the peer's manager. Raises PlatformError when the connection is lost or no answer comes in time."""
+        if not self.connected:
+            raise PlatformError("the peer cannot be reached", place=self._place)
+        self._asked += 1
+        number = self._asked
+        waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiting
+        self._put(self._control, encode(Ask(number, text)))
+        try:
+            async with asyncio.timeout(patience):
+                return await waiting
+        except TimeoutError as error:
+            raise PlatformError(f"no answer within {patience:g} s", place=self._place) from error
+        finally:
+            self._waiting.pop(number, None)
+
+    def _put(self, queue: deque[bytes], data: bytes) -> None:
+        queue.append(data)
         self._queued += len(data)
         self._wake.set()
 
@@ -192,6 +218,12 @@ class End:
                     self._post.arrived(sender, to, message)
                 case KeepAlive():
                     pass
+                case Ask():
+                    self._begin_answer(wired, writer)
+                case Answer(number, text):
+                    waiting = self._waiting.get(number)
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(text)
                 case Hello():
                     raise PeerError("a second hello", place=self._place)
 
@@ -223,6 +255,30 @@ class End:
                     free = max(free, loop.time()) + len(data) / self._terms.rate
             await writer.drain()
 
+    def _begin_answer(self, ask: Ask, writer: asyncio.StreamWriter) -> None:
+        if len(self._answering) >= _MOST_ASKED:
+            raise PeerError(f"more than {_MOST_ASKED} requests at a time", place=self._place)
+
+        async def answer() -> None:
+            try:
+                said = await self._post.asked(ask.text)
+            except Exception as error:
+                self._post.failed(error)
+                return
+            if self._writer is writer:
+                self._put(self._control, encode(Answer(ask.number, said)))
+
+        task = asyncio.create_task(answer(), name=f"answer {self._place}")
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def end_answers(self) -> None:
+        """Answer nothing any more."""
+        for task in self._answering:
+            task.cancel()
+        if self._answering:
+            await asyncio.wait(self._answering)
+
     def _set_up(self, writer: asyncio.StreamWriter) -> None:
         self.break_off()
         self.error = None
@@ -236,6 +292,9 @@ class End:
         self._control.clear()
         self._data.clear()
         self._queued = 0
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(PlatformError("the connection was lost", place=self._place))
         self._changed.set()
         self._post.down()
 
@@ -278,6 +337,7 @@ class Connector(End):
 
     async def close(self) -> None:
         """Give up the connection for good."""
+        await self.end_answers()
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
@@ -310,6 +370,7 @@ class Listener(End):
 
     async def close(self) -> None:
         """Stop listening, give up the connection."""
+        await self.end_answers()
         if self._server is not None:
             self._server.close()
         for task in self._tasks:

@@ -32,7 +32,7 @@ from drsim.core.batch import WriteBatch
 from drsim.core.errors import PlatformError
 from drsim.core.names import StreamId
 from drsim.real.codec import build, plain
-from drsim.real.envelope import PRELUDE, Unreadable, batch_of, columns, opened, prelude, seal
+from drsim.real.envelope import PRELUDE, ROW, Unreadable, batch_of, columns, opened, prelude, seal
 from drsim.real.files import make_directory, read_exactly, sync_directory, write_all
 
 MAGIC = b"DRSJ"
@@ -68,6 +68,8 @@ class Entry:
     offset: int
     size: int
     crc: int
+    nbytes: int
+    """Of its payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,16 @@ class VmLog:
             raise PlatformError(f"record at byte {offset}: {error}", place=str(path), hint=hint) from error
         last = header.first + len(batch) - 1
         entry = Entry(
-            header.first, last, header.epoch, header.before, header.commit, segment, offset, start.size, start.crc
+            header.first,
+            last,
+            header.epoch,
+            header.before,
+            header.commit,
+            segment,
+            offset,
+            start.size,
+            start.crc,
+            start.body - header.rows * ROW,
         )
         return entry, batch
 
@@ -212,7 +223,8 @@ class VmLog:
         data = seal(MAGIC, json.dumps(plain(header), separators=(",", ":")).encode(), columns(batch))
         write_all(self._fd, data, offset)
         last, crc = first + len(batch) - 1, prelude(MAGIC, data).crc
-        self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, len(data), crc))
+        nbytes = len(batch.payload or b"")
+        self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, len(data), crc, nbytes))
         self.tail = (segment, offset + len(data))
 
     def _roll(self) -> None:

@@ -1,8 +1,9 @@
 """Wire: every message between sites as a length-prefixed frame, and back. Refuses what cannot be with PeerError.
 
 A frame is an envelope (`envelope.py`). Its header is JSON: the kind, sender, receiver and fields of a message; a
-batch travels as raw columns and payload in the body. Two kinds belong to the connection and carry no message:
-`Hello`, the first frame each way, and `KeepAlive`, which says that a silent peer is alive.
+batch travels as raw columns and payload in the body. Four kinds belong to the connection and carry no message:
+`Hello`, the first frame each way, `KeepAlive`, which says that a silent peer is alive, and what the managers of two
+sites ask each other, `Ask` and `Answer`.
 
 A body may be compressed by zstd; each frame says so. Whether that pays is the sender's business.
 """
@@ -42,6 +43,22 @@ class KeepAlive:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """A manager's request, in its own words; its answer has the same number."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Letter:
     """A message with its addresses."""
 
@@ -50,10 +67,10 @@ class Letter:
     message: Message
 
 
-Wired = Letter | Hello | KeepAlive
+Wired = Letter | Hello | KeepAlive | Ask | Answer
 
 _MESSAGES: dict[str, type] = {cls.__name__: cls for cls in get_args(Message)}
-_LINK: dict[str, type] = {cls.__name__: cls for cls in (Hello, KeepAlive)}
+_LINK: dict[str, type] = {cls.__name__: cls for cls in (Hello, KeepAlive, Ask, Answer)}
 
 
 def batch_fields(cls: type) -> list[str]:

@@ -10,7 +10,8 @@ lane (`lane.py`), one for each target, and comes back as an event.
     Arm                           the event loop's timers
     HoldGuests, ReleaseGuests     the gates of the taps; closed before a VRA hears of the hold (below)
     FreezeGuests, ThawGuests      nobody: there are no agents in the guests yet, so no VM takes part
-    Append, Promote               the journal store, in the stream's lane
+    TapVolumes, UntapVolumes      the taps of the disks that are here
+    Append, Promote, Discard      the journal store, in the stream's lane
     ReadRegions                   the tap, in its host's lane; answered through the tap's queue
     ReadDigests                   likewise, or the journal store, as above
     Keep, Forget                  the catalogue store, in the VPG's lane
@@ -20,7 +21,7 @@ Guests are pulled: before a VRA hears of anything, it hears of all that its taps
 hold the gates are closed as well, so that nothing is acknowledged that will not be in its answer; if it does not hold
 after all, they open again.
 
-Time is the machine's monotonic clock in nanoseconds; two sites on two machines would need a common clock.
+Time is the machine's (`clock.py`); two sites on two machines need clocks that agree, as NTP keeps them.
 
 A mistake (an exception out of a machine, an effect that cannot be performed here) stops the site: nothing more is
 handled, guests get an error, and `check`, `wait` and leaving the site's context raise it. It never goes on silently.
@@ -28,10 +29,9 @@ handled, guests get an error, and `check`, `wait` and leaving the site's context
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic_ns
 from types import TracebackType
 from typing import assert_never
 
@@ -57,14 +57,17 @@ from drsim.core.effects import (
     UntapVolumes,
 )  # fmt: skip
 from drsim.core.errors import CoreError, DrsimError, PeerError
-from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped
+from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped, VolumeLost
 from drsim.core.facts import Fact
 from drsim.core.kernel import Kernel, Sink
 from drsim.core.machine import Machine
 from drsim.core.messages import Hold, Message
-from drsim.core.names import Address, StreamId, StreamSpec, site_of
+from drsim.core.names import Address, StreamId, StreamSpec, VolumeId, VolumeInfo, site_of
+from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.units import SECOND, Ns
 from drsim.real.catalog_store import CatalogStore
+from drsim.real.clock import now_ns
+from drsim.real.disk import Disk
 from drsim.real.journal_store import JournalStore
 from drsim.real.lane import Lane, Outcome
 from drsim.real.tap import Tap
@@ -107,10 +110,17 @@ class Site:
         self.news = news or News()
         self.kernel = Kernel(max_steps=tweaks.max_steps, trace=trace)
         self.observers: list[Observer] = []
+        self.disks: dict[VolumeId, Disk] = {}
         self.taps: dict[StreamId, Tap] = {}
         self.journals: JournalStore | None = None
         self.catalogs: dict[str, CatalogStore] = {}
         self.end: Connector | Listener | None = None
+        self.desk: Callable[[str], Awaitable[str]] | None = None
+        """Answers the peer's manager."""
+        self.perform: Callable[[EffectId, Perform], None] | None = None
+        """Carries out what workflows ask for, and posts the answer."""
+        self.listen: Callable[[Ns, Address, Event], None] | None = None
+        """Is told what a machine is about to be told."""
         self.peers: list[tuple[Address, Address]] = []
         """Which machines here (first) talk to which there (second): who is told of loss and return."""
         self.failure: BaseException | None = None
@@ -127,18 +137,29 @@ class Site:
         """Put a machine on the site."""
         self.kernel.add(address, machine)
 
-    def open_tap(self, spec: StreamSpec, paths: Mapping[int, Path] | None = None) -> Tap:
-        """Tap the volumes of a stream. `paths`: their disks, by number; else files in the site's directory."""
-        disks: dict[int, Path] = {v.id: self.directory / "disks" / f"volume-{v.id}.disk" for v in spec.volumes}
+    def open_disks(self, volumes: Iterable[VolumeInfo]) -> None:
+        """Make disks, as files in the site's directory, or open those that are there."""
+        for volume in volumes:
+            self.disks[volume.id] = Disk(volume, self.directory / "disks" / f"volume-{volume.id}.disk")
+
+    def tap(self, spec: StreamSpec) -> Tap:
+        """Tap the volumes of a stream, in place of those that it had before. Those that are not here are left out."""
+        self.untap(spec.id)
         loop, vra = asyncio.get_running_loop(), spec.id.source
 
         def captured() -> None:
             with suppress(RuntimeError):  # the loop is over: nobody is left to hear of it
                 loop.call_soon_threadsafe(self._captured, vra)
 
-        tap = Tap(spec, paths or disks, self.lane(f"disk {vra}"), captured)
-        self.taps[spec.id] = tap
-        return tap
+        disks: dict[int, Disk] = {v.id: self.disks[v.id] for v in spec.volumes if v.id in self.disks}
+        made = self.taps[spec.id] = Tap(spec, disks, self.lane(f"disk {vra}"), captured)
+        return made
+
+    def untap(self, stream: StreamId) -> None:
+        """Tap a stream no more; its VRA has heard of everything before."""
+        tap = self.taps.pop(stream, None)
+        if tap is not None:
+            tap.close()
 
     def lane(self, target: str) -> Lane:
         """The lane of a target."""
@@ -184,6 +205,8 @@ class Site:
 
     def _deliver(self, to: Address, event: Event | None) -> None:
         """One event to its machine, after all that the machine's guests did before; None: only that."""
+        if to not in self.kernel.machines:
+            return  # it was deleted
         taps = self._taps_of(to) if self.taps else []
         hold = event.message if taps and isinstance(event, Received) and isinstance(event.message, Hold) else None
         held = self._taps_of(to, hold.vpg) if hold is not None else []
@@ -198,7 +221,10 @@ class Site:
                 tap.release()
 
     def _step(self, to: Address, event: Event) -> None:
-        for id_, effect in self.kernel.post(Ns(monotonic_ns()), to, event):
+        now = Ns(now_ns())
+        if self.listen is not None:
+            self.listen(now, to, event)
+        for id_, effect in self.kernel.post(now, to, event):
             self._perform(id_, effect)
 
     def failed(self, error: BaseException) -> None:
@@ -212,12 +238,28 @@ class Site:
             tap.release(error)
         self.news.wake()
 
+    def begin(self, address: Address) -> None:
+        """Start a machine that was added to a running site."""
+        self.post(address, Started())
+        if self.end is not None and not self.end.connected:
+            for here, there in self.peers:
+                if here == address:
+                    self.post(here, Lost(there))
+
     def arrived(self, sender: Address, to: Address, message: Message) -> None:
-        """The connection brought a message."""
-        if to not in self.kernel.machines:
-            self.failed(PeerError(f"a message from {sender} for an address that is not here", place=to))
-            return
+        """The connection brought a message; one for a machine that is not here any more is dropped.
+
+        Raises PeerError for one that the peer cannot have sent, or to another site: the connection ends.
+        """
+        if site_of(to) != self.name or site_of(sender) == self.name:
+            raise PeerError(f"a message from {sender} for {to}", place=self.name)
         self.post(to, Received(sender, message))
+
+    async def asked(self, text: str) -> str:
+        """The peer's manager asks."""
+        if self.desk is None:
+            raise CoreError("nobody answers here", place=self.name)
+        return await self.desk(text)
 
     def up(self) -> None:
         """The connection is up again; the first one, before the start, needs no word."""
@@ -251,26 +293,36 @@ class Site:
             case ThawGuests():
                 pass  # nobody is frozen
             case Append(frame):
-                journals = self._journals(effect)
-                self._work(id_, effect, f"journal {frame.stream}", lambda: journals.append(frame))
+                journals = self._journals(effect, here, frame.stream)
+                self._work(id_, effect, f"journal {frame.stream}", lambda: journals().append(frame))
             case Promote(stream, _, upto):
-                journals = self._journals(effect)
-                self._work(id_, effect, f"journal {stream}", lambda: journals.promote(stream, upto))
+                journals = self._journals(effect, here, stream)
+                self._work(id_, effect, f"journal {stream}", lambda: journals().promote(stream, upto))
             case ReadRegions(stream) | ReadDigests(stream) if here == stream.source:
                 self._read(id_, effect, self.taps[stream])
             case ReadRegions():
                 raise CoreError("the disks of a stream are read at its source only", place=here)
             case ReadDigests(stream, _, extent):
-                journals, region = self._journals(effect), self.tweaks.region_bytes
-                self._work(id_, effect, f"journal {stream}", lambda: journals.digests(stream, extent, region))
+                journals, region = self._journals(effect, here, stream), self.tweaks.region_bytes
+                self._work(id_, effect, f"journal {stream}", lambda: journals().digests(stream, extent, region))
             case Publish(fact):
                 for observer in tuple(self.observers):
-                    observer(Ns(monotonic_ns()), fact)
+                    observer(Ns(now_ns()), fact)
                 self.news.wake()
             case Perform():
-                raise CoreError("a live site cannot carry out recovery yet", place=here)
-            case TapVolumes() | UntapVolumes() | Discard():
-                raise CoreError("a live VPG cannot be configured anew yet", place=here)
+                if self.perform is None:
+                    raise CoreError("nobody carries out recovery here", place=here)
+                self.perform(id_, effect)
+            case TapVolumes(spec):
+                self.tap(spec)
+                for volume in spec.volumes:
+                    if volume.id not in self.disks:
+                        self.post(here, VolumeLost(volume.id))
+            case UntapVolumes(stream):
+                self.untap(stream)
+            case Discard(stream, _, keep_disks):
+                journals = self._journals(effect, here, stream)
+                self._work(id_, effect, f"journal {stream}", lambda: journals().discard(stream, keep_disks=keep_disks))
             case Keep(checkpoint):
                 catalog = self.catalogs[checkpoint.vpg]
                 self._work(id_, effect, f"catalog {checkpoint.vpg}", lambda: catalog.keep(checkpoint))
@@ -280,10 +332,21 @@ class Site:
             case _:
                 assert_never(effect)
 
-    def _journals(self, effect: Effect) -> JournalStore:
-        if self.journals is None:
+    def _journals(self, effect: Effect, vra: Address, stream: StreamId) -> Callable[[], JournalStore]:
+        """Gives the journals, to work that may block: a stream that the VRA has opened gets its files then."""
+        journals, machine = self.journals, self.kernel.machines[vra]
+        if journals is None:
             raise CoreError(f"{type(effect).__name__} on a site without journals", place=self.name)
-        return self.journals
+        known = machine.receivers.get(stream) if isinstance(machine, RecoveryVra) else None
+        if known is None or stream in journals.streams:
+            return lambda: journals
+        spec = known.spec
+
+        def opened() -> JournalStore:
+            journals.open(spec)
+            return journals
+
+        return opened
 
     def _taps_of(self, vra: Address, vpg: str | None = None) -> list[Tap]:
         return [tap for id_, tap in self.taps.items() if id_.source == vra and vpg in (None, id_.vpg)]
@@ -371,7 +434,8 @@ class Site:
         stopped = self.failure or CoreError("closed", place=self.name)
         for tap in self.taps.values():
             tap.release(stopped)
-            tap.close()
+        for disk in self.disks.values():
+            disk.close()
         if self.journals is not None:
             self.journals.close()
         self.news.wake()

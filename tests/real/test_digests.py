@@ -19,6 +19,7 @@ from drsim.core.messages import Frame
 from drsim.core.names import Address, Extent, StreamId, VmId, VolumeId
 from drsim.core.units import SECTOR, Ns
 from drsim.real.digests import DIGEST_BYTES, digest, of_regions
+from drsim.real.disk import Disk
 from drsim.real.journal_store import JournalStore, StreamStore
 from drsim.real.lane import Lane
 from drsim.real.tap import Tap
@@ -207,8 +208,8 @@ def test_a_stream_that_is_not_here_is_the_peers_mistake(tmp_path: Path) -> None:
 def test_the_tap_digests_what_its_files_hold(tmp_path: Path) -> None:
     async def run() -> None:
         rng, lane = random.Random(3), Lane("disk")
-        paths = {v.id: tmp_path / f"volume-{v.id}.disk" for v in SPEC.volumes}
-        tap = Tap(SPEC, paths, lane, lambda: None)
+        disks = {v.id: Disk(v, tmp_path / f"volume-{v.id}.disk") for v in SPEC.volumes}
+        tap = Tap(SPEC, disks, lane, lambda: None)
         ids = count()
 
         async def digests(extent: Extent) -> Event:
@@ -225,7 +226,8 @@ def test_the_tap_digests_what_its_files_hold(tmp_path: Path) -> None:
         (tmp_path / "volume-0.disk").write_bytes(b"short")
         assert isinstance(await digests(whole(0)), Failed)
         await lane.close()
-        tap.close()
+        for disk in disks.values():
+            disk.close()
 
     asyncio.run(run())
 
@@ -265,7 +267,8 @@ def test_a_site_digests_its_own_side_after_what_was_asked_before(
         async with Site(here.split("/")[0], tmp_path, tweaks=Tweaks(region_bytes=REGION)) as site:
             site.add(Address(here), asking)
             if source:
-                site.open_tap(SPEC)
+                site.open_disks(SPEC.volumes)
+                site.tap(SPEC)
                 (tmp_path / "disks" / "volume-0.disk").write_bytes(bytes(8 * SECTOR) + data.ljust(56 * SECTOR, b"\0"))
             else:
                 site.journals = JournalStore(tmp_path / "journals", [SPEC])

@@ -163,7 +163,8 @@ def test_a_read_sees_what_was_captured_before_its_answer_and_nothing_else(tmp_pa
         async with Site("london", tmp_path, tweaks=Tweaks()) as site:
             machine = Scripted({"read": [ReadRegions(STREAM, asked)]})
             site.add(vra, machine)
-            tap = site.open_tap(SPEC)
+            site.open_disks(SPEC.volumes)
+            tap = site.tap(SPEC)
             site.start()
             for n in range(1, 200):
                 writing = asyncio.create_task(tap.write(0, 0, bytes([n]) * SECTOR))
@@ -246,12 +247,16 @@ def test_an_effect_that_cannot_be_performed_here_stops_the_site(tmp_path: Path) 
         on_site(tmp_path, {"go": [Append(frame([(0, 0, 0, b"a" * SECTOR)], (0, 0)))]}, check)
 
 
-def test_a_message_for_nobody_stops_the_site(tmp_path: Path) -> None:
+def test_a_message_for_nobody_is_dropped_and_one_that_cannot_be_is_the_peers_mistake(tmp_path: Path) -> None:
     async def check(site: Site, a: Scripted, b: Scripted) -> None:
-        site.arrived(A, Address("here/nobody"), Release("crm", CheckpointId(1)))
+        there = Address("there/somebody")
+        site.arrived(there, Address("here/nobody"), Release("crm", CheckpointId(1)))
+        for sender, to in ((A, B), (there, Address("elsewhere/x"))):
+            with pytest.raises(PeerError):
+                site.arrived(sender, to, Release("crm", CheckpointId(1)))
+        assert a.seen == b.seen == [Started()]
 
-    with pytest.raises(PeerError, match="not here"):
-        on_site(tmp_path, {}, check)
+    on_site(tmp_path, {}, check)
 
 
 def test_a_journal_that_cannot_be_opened_has_a_blame(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""Disk: one protected volume, a file or a block device, as guests and the VRA use it; the splitter serves it.
+
+Theory of operation. Whoever taps the disk hears of every run of writes, under the disk's lock, in the order in which
+they reach it. A run is acknowledged when the gates of all taps are open (`tap.py`).
+
+A write that the disk refuses may have changed part of it. What the disk then holds is captured all the same, so that
+a replica never differs from the source outside of what is known to differ; the guest gets the error.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from drsim.core.batch import Payload
+from drsim.core.errors import PlatformError
+from drsim.core.names import VolumeInfo
+from drsim.core.units import SECTOR
+from drsim.real.clock import now_ns
+from drsim.real.files import blame, create_sparse, make_directory, read_exactly, write_all
+
+MAX_WRITE = 32 << 20
+"""Most bytes of one guest write; real disks take 1 to 4 MiB at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive writes to one volume, as they were captured."""
+
+    volume: VolumeInfo
+    lba: list[int]
+    sectors: list[int]
+    issued: int
+    payload: bytes
+
+
+class Listener(Protocol):
+    """Hears of what is written. Called from any thread."""
+
+    def make_room(self) -> None:
+        """Return when a run may be captured."""
+        ...
+
+    def capture(self, run: Run) -> None:
+        """Called with the disk's lock held."""
+        ...
+
+    def pass_gate(self) -> None:
+        """Return when what was captured may be acknowledged. Raises PlatformError when it never will be."""
+        ...
+
+
+class Disk:
+    """One volume. Use from any thread. `missing` is made, full of zeros, unless `must_exist`."""
+
+    read_only = False
+
+    def __init__(self, info: VolumeInfo, path: Path, *, must_exist: bool = False) -> None:
+        self.info, self.path, self.size = info, path, info.sectors * SECTOR
+        self.lock = threading.Lock()
+        self.listeners: tuple[Listener, ...] = ()
+        """Replaced, never changed, with the lock held."""
+        with blame(path):
+            if must_exist and not path.exists():
+                raise PlatformError("the disk is not there", place=str(path))
+            make_directory(path.parent)
+            self._fd = create_sparse(path, self.size)
+
+    def extent(self, offset: int, size: int) -> None:
+        """That these bytes are whole sectors of the volume. Raises PlatformError."""
+        whole = not offset % SECTOR and not size % SECTOR and 0 < size <= MAX_WRITE
+        if not whole or not 0 <= offset <= self.size - size:
+            raise PlatformError(f"{size} bytes at {offset} are no extent", place=str(self.path))
+
+    def write(self, writes: Sequence[tuple[int, Payload]]) -> None:
+        """Write a run, in order, and capture it; the memory is the caller's again. Raises PlatformError."""
+        issued = now_ns()
+        for listener in self.listeners:
+            listener.make_room()
+        with self.lock, blame(self.path):
+            parts: list[Payload] = []
+            try:
+                for offset, data in writes:
+                    write_all(self._fd, data, offset)
+                    parts.append(data)
+            except OSError:
+                offset, data = writes[len(parts)]
+                parts.append(read_exactly(self._fd, len(data), offset, self.path))
+                raise
+            finally:
+                if self.listeners and parts:
+                    lba = [offset // SECTOR for offset, _ in writes[: len(parts)]]
+                    run = Run(self.info, lba, [len(part) // SECTOR for part in parts], issued, b"".join(parts))
+                    for listener in self.listeners:
+                        listener.capture(run)
+
+    def pass_gate(self) -> None:
+        """Return when what was written may be acknowledged. Raises PlatformError when it never will be."""
+        for listener in self.listeners:
+            listener.pass_gate()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Content. Raises PlatformError."""
+        with blame(self.path):
+            return read_exactly(self._fd, length, offset, self.path)
+
+    def flush(self) -> None:
+        """Make what was written durable. Raises PlatformError."""
+        with blame(self.path):
+            os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self.lock:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,423 @@
+"""Installation: one real site in one process. Its VRAs, its manager, its VMs' disks, and the connection to its peer.
+
+Theory of operation. The machines are the core's; what they need to begin with comes from what is durable:
+
+    machine                  built from
+    -----------------------  --------------------------------------------------------------------------------------
+    ProtectedVra of a host   the VPGs' volumes; in a later life everything is compared with the other side (crashed)
+    RecoveryVra of a host    the streams found in the journal store, and what it holds of each
+    Vpg (source)             the VPG's state; checkpoints are numbered beyond those of earlier lives
+    Catalog (target)         the catalogue store, pins, generation
+
+A VPG is made at its source: the target is asked first (`Adopt`), so that its catalogue is there when the first message
+comes. Managers ask each other over the sites' connection (`desk.py`).
+
+Every change is in the state file before anything is done about it. Whatever is asked twice is done once.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from types import TracebackType
+
+from drsim.core.catalog import Catalog
+from drsim.core.errors import FileError, PlatformError
+from drsim.core.events import DeleteAsked, PauseAsked, Reconfigured, SyncAsked, TagAsked
+from drsim.core.facts import Fact, StateChanged, VpgDeleted
+from drsim.core.kernel import Sink
+from drsim.core.messages import Checkpoint, Retention, Start
+from drsim.core.names import (
+    Address,
+    CheckpointId,
+    StreamId,
+    StreamSpec,
+    VmId,
+    VolumeId,
+    VolumeInfo,
+    catalog_address,
+    recovery_vra_address,
+    vpg_address,
+    vra_address,
+)  # fmt: skip
+from drsim.core.protected_vra import ProtectedVra
+from drsim.core.recovery_vra import RecoveryVra
+from drsim.core.status import Lifecycle
+from drsim.core.units import SECOND, SECTOR, Ns
+from drsim.core.vpg import Vpg
+from drsim.real import pki
+from drsim.real.catalog_store import CatalogStore
+from drsim.real.desk import Adopt, Desk, Drop, Request
+from drsim.real.disk import Disk
+from drsim.real.journal_store import JournalStore
+from drsim.real.local.hypervisor import LocalHypervisor, LocalVm
+from drsim.real.recovery import Recoveries
+from drsim.real.splitter import Splitter
+from drsim.real.state import FolderLock, StateFile
+from drsim.real.transport import Connector, Listener, Terms
+from drsim.real.world import Site
+from drsim.spec.live import LiveVpg, ProtectedVm, ProtectedVolume, SiteFile, VpgState
+
+LIFE = 1_000_000
+"""Checkpoints that a life of a manager may number: at one a second, eleven days; a later life begins beyond."""
+AGAIN = 0.5
+"""Seconds between attempts to tell the other manager what it has to hear."""
+
+
+class Installation:
+    """A site, from its file. Use as an async context."""
+
+    def __init__(self, spec: SiteFile, base: Path, *, trace: Sink | None = None) -> None:
+        self.spec, self.base = spec, base
+        self.folder = base / spec.folder
+        self._trace = trace
+        self.facts: list[tuple[Ns, Fact]] = []
+        """The last facts, newest last."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "Installation":
+        self._lock = FolderLock(self.folder)
+        try:
+            self._open()
+            await self._connect()
+        except BaseException:
+            await self._close()
+            raise
+        self.site.start()
+        self.recoveries.go_on()
+        for vpg in self.state.state.vpgs.values():
+            if vpg.vpg.source == self.spec.site and vpg.deleting is not None:
+                self._work(self._delete_again(vpg))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+        if error is None:
+            self.site.check()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if hasattr(self, "site"):  # guests first: nothing is closed under one that writes
+            for tap in self.site.taps.values():
+                tap.release(PlatformError("the site stops", place=self.spec.site))
+            if hasattr(self, "splitter"):
+                await asyncio.to_thread(self.splitter.close)
+            if hasattr(self, "recoveries"):
+                await self.recoveries.close()
+            await self.site.close()
+        self._lock.close()
+
+    # -- building ---------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        spec, folder = self.spec, self.folder
+        self.state = StateFile(folder / "state.json")
+        self.state.put(lives=self.state.state.lives + 1)
+        self.site = Site(spec.site, folder, tweaks=spec.tweaks, trace=self._trace)
+        self.site.observers.append(self._observe)
+        journals = JournalStore.found(folder / "journals")
+        self.site.journals = JournalStore(folder / "journals", journals)
+        self._managers: dict[str, Address] = {}
+        self._catalogs: dict[str, Address] = {}
+        self.splitter = Splitter(lambda why: None)
+        self._open_disks()
+        for vpg in self.state.state.vpgs.values():
+            self._know(vpg.vpg)
+        for host in spec.hosts:
+            self._add_vras(host, journals)
+        for vpg in self.state.state.vpgs.values():
+            self._add_vpg(vpg, fresh=False)
+        socket = folder / "nbd.sock"
+        self.splitter.listen_unix(socket)
+        self.hypervisor = LocalHypervisor(folder / "vms", socket, accel=spec.accel)
+        for name, vm in spec.vms.items():
+            disks = tuple(f"{name}/{disk}" for disk in vm.disks)
+            nics = tuple({"network": network} for network in vm.networks)
+            self.hypervisor.create(LocalVm(name, "", vm.memory, vm.cpus, disks, nics, vm.ready))
+        self.desk = Desk(self)
+        self.recoveries = Recoveries(self)
+
+    def _open_disks(self) -> None:
+        """The site's own VMs and volumes get numbers once and for ever, and their disks are served."""
+        vms, volumes = dict(self.state.state.vms), dict(self.state.state.volumes)
+        for name, vm in self.spec.vms.items():
+            vms.setdefault(name, len(vms) + 1)
+            for disk_name in vm.disks:
+                volumes.setdefault(f"{name}/{disk_name}", len(volumes) + 1)
+        self.state.put(vms=vms, volumes=volumes)
+        for name, vm in self.spec.vms.items():
+            for disk_name, disk in vm.disks.items():
+                export = f"{name}/{disk_name}"
+                info = VolumeInfo(VolumeId(volumes[export]), VmId(vms[name]), disk.size // SECTOR)
+                self.site.disks[info.id] = Disk(info, self.base / disk.path)
+                self.splitter.add(export, self.site.disks[info.id])
+
+    def _add_vras(self, host: str, journals: list[StreamSpec]) -> None:
+        site, spec, state = self.site, self.spec, self.state.state
+        pool, tweaks = spec.hosts[host].pool, spec.tweaks
+        mine = [vpg for vpg in state.vpgs.values() if vpg.vpg.source == spec.site]
+        address = vra_address(spec.site, host)
+        streams = [s for vpg in mine for s in streams_of(vpg.vpg) if s.id.source == address]
+        starts = {s.id: Start.CRASHED for s in streams}
+        versions = {vpg.vpg.name: vpg.vpg.version for vpg in mine}
+        site.add(address, ProtectedVra(
+            address, self._managers, streams, pool_bytes=pool, tweaks=tweaks, starts=starts, versions=versions,
+        ))  # fmt: skip
+        for stream in streams:
+            site.tap(stream)
+        address = recovery_vra_address(spec.site, host)
+        assert site.journals is not None
+        theirs = [s for s in journals if s.id.target == address]
+        held = {s.id: site.journals.streams[s.id].held() for s in theirs}
+        generations = {name: vpg.generation for name, vpg in state.vpgs.items()}
+        site.add(address, RecoveryVra(
+            address, self._catalogs, theirs, pool_bytes=pool, tweaks=tweaks, durable=held, generations=generations,
+        ))  # fmt: skip
+
+    def _know(self, vpg: LiveVpg) -> None:
+        self._managers[vpg.name] = vpg_address(vpg.source, vpg.name)
+        self._catalogs[vpg.name] = catalog_address(vpg.target, vpg.name)
+
+    def _add_vpg(self, known: VpgState, *, fresh: bool) -> None:
+        """The machine that this site has of a VPG, and who talks to whom."""
+        vpg, site, tweaks = known.vpg, self.site, self.spec.tweaks
+        manager, catalog = self.manager(vpg.name), self.catalog(vpg.name)
+        pairs = [(manager, catalog), *((s.id.source, s.id.target) for s in streams_of(vpg))]
+        if vpg.source == self.spec.site:
+            vras = sorted({s.id.source for s in streams_of(vpg)})
+            first = CheckpointId(1 if fresh else 1 + LIFE * (self.state.state.lives - 1))
+            configured = None if fresh else Reconfigured(vpg.version, tuple(streams_of(vpg)), {})
+            site.add(manager, Vpg(
+                manager, vpg.name, vras, catalog, interval=Ns(vpg.interval), rpo_alert=Ns(vpg.rpo_alert),
+                history=Ns(vpg.history), tweaks=tweaks, first=first, creating=known.creating, paused=known.paused,
+                configured=configured, deleting=known.deleting,
+            ))  # fmt: skip
+            site.peers += pairs
+            return
+        store = CatalogStore(self.folder / "catalogs" / f"{vpg.name}.json")
+        site.catalogs[vpg.name] = store
+        pins = [CheckpointId(n) for n in known.pins]
+        assert site.journals is not None
+        held = [s for s in site.journals.streams if s.vpg == vpg.name]
+        site.add(catalog, Catalog(
+            catalog, vpg.name, manager, held or [s.id for s in streams_of(vpg)], retention=Retention(Ns(vpg.history)),
+            tweaks=tweaks, kept=None if fresh else tuple(store.checkpoints.values()), pins=pins,
+            deleting=known.deleting, generation=known.generation, fenced=known.fenced,
+        ))  # fmt: skip
+        site.peers += [(there, here) for here, there in pairs]
+
+    async def _connect(self) -> None:
+        link, site, tweaks = self.spec.link, self.site, self.spec.tweaks
+        window = tweaks.window_bytes + max(tweaks.frame_bytes, tweaks.sync_bytes) + (64 << 20)
+        contexts = None if self.spec.pki is None else pki.contexts(self.base / self.spec.pki)
+        terms = Terms(
+            tweaks.peer_timeout / SECOND, 8 * window, rate=None if link.rate is None else link.rate / 8,
+            compress=link.compress, tls=None if contexts is None else contexts[link.listen is None],
+        )  # fmt: skip
+        host, port = link.place
+        if link.listen is not None:
+            listener = Listener(self.spec.site, link.peer, site, terms)
+            site.end = listener
+            await listener.listen(host, port)
+        else:
+            site.end = Connector(self.spec.site, link.peer, site, host, port, terms)
+        site.desk = self.desk.asked
+
+    # -- names ------------------------------------------------------------------------------------------------
+
+    def manager(self, vpg: str) -> Address:
+        """The address of a VPG's manager. Raises FileError when no VPG has this name."""
+        return self._managers[self.known(vpg).vpg.name]
+
+    def catalog(self, vpg: str) -> Address:
+        """The address of its catalogue."""
+        return self._catalogs[self.known(vpg).vpg.name]
+
+    def known(self, vpg: str) -> VpgState:
+        """What is remembered of a VPG. Raises FileError when there is none of this name."""
+        found = self.state.state.vpgs.get(vpg)
+        if found is None:
+            names = ", ".join(self.state.state.vpgs) or "none"
+            raise FileError(f"no VPG is called {vpg!r}", place=self.spec.site, hint=f"there is: {names}")
+        return found
+
+    def listed(self, vpg: str) -> list[Checkpoint]:
+        """Checkpoints that can be recovered from, oldest first; at the recovery site."""
+        machine = self.site.kernel.machines.get(self.catalog(vpg))
+        if not isinstance(machine, Catalog):
+            raise FileError(
+                f"the checkpoints of {vpg} are at site {self.known(vpg).vpg.target}", place=self.spec.site,
+                hint="ask there",
+            )  # fmt: skip
+        return list(machine.listed)
+
+    # -- what operators want ----------------------------------------------------------------------------------
+
+    async def protect(self, vpg: LiveVpg) -> None:
+        """Begin to protect. Raises FileError or PlatformError, and nothing was begun."""
+        if vpg.name in self.state.state.vpgs:
+            raise FileError(f"a VPG is called {vpg.name} already", place=self.spec.site)
+        taken = {vm.name: p.vpg.name for p in self.state.state.vpgs.values() for vm in p.vpg.vms}
+        for vm in vpg.vms:
+            if vm.name in taken:
+                raise FileError(f"VM {vm.name} is in VPG {taken[vm.name]} already", place=self.spec.site)
+        await self.desk.ask(Adopt(vpg=vpg))
+        known = VpgState(vpg=vpg)
+        self.adopt(known)
+        starts = {s.id: Start.INITIAL for s in streams_of(vpg)}
+        self.site.post(self.manager(vpg.name), Reconfigured(vpg.version, tuple(streams_of(vpg)), starts))
+
+    def adopt(self, known: VpgState) -> None:
+        """Remember a new VPG, and begin its machine here. Doing it again changes nothing."""
+        name = known.vpg.name
+        if name in self.state.state.vpgs:
+            if self.known(name).vpg != known.vpg:
+                raise FileError(f"another VPG is called {name} here", place=self.spec.site)
+            return
+        missing = {vm.target for vm in known.vpg.vms} - set(self.spec.hosts)
+        if known.vpg.target == self.spec.site and missing:
+            hosts = ", ".join(self.spec.hosts)
+            raise FileError(f"there is no host {missing.pop()} here", place=self.spec.site, hint=f"there is: {hosts}")
+        made = max(self.state.state.made, known.vpg.number)
+        self.state.put(vpgs={**self.state.state.vpgs, name: known}, made=made)
+        self._know(known.vpg)
+        self._add_vpg(known, fresh=True)
+        self.site.begin(self.manager(name) if known.vpg.source == self.spec.site else self.catalog(name))
+
+    def plan_vpg(
+        self, name: str, vms: Iterable[str], target_host: str, *, interval: int, history: int, rpo_alert: int,
+        journal: int | None,
+    ) -> LiveVpg:  # fmt: skip
+        """A VPG of this site's VMs, by name. Raises FileError."""
+        members: list[ProtectedVm] = []
+        for each in vms:
+            vm = self.spec.vms.get(each)
+            if vm is None:
+                hint = f"there is: {', '.join(self.spec.vms) or 'none'}"
+                raise FileError(f"no VM is called {each!r}", place=self.spec.site, hint=hint)
+            volumes = tuple(
+                ProtectedVolume(
+                    id=self.state.state.volumes[f"{each}/{disk}"], name=disk, sectors=vm.disks[disk].size // SECTOR
+                )
+                for disk in vm.disks
+            )
+            members.append(
+                ProtectedVm(
+                    id=self.state.state.vms[each],
+                    name=each,
+                    host=vm.host,
+                    target=target_host,
+                    memory=vm.memory,
+                    cpus=vm.cpus,
+                    tools=vm.tools,
+                    ready=vm.ready,
+                    volumes=volumes,
+                )
+            )
+        if not members:
+            raise FileError("name the VMs that are to be protected", place=self.spec.site)
+        return LiveVpg(
+            name=name, source=self.spec.site, target=self.spec.link.peer, vms=tuple(members), interval=interval,
+            history=history, rpo_alert=rpo_alert, journal=journal, number=self.state.state.made + 1,
+        )  # fmt: skip
+
+    def tag(self, vpg: str, tag: str) -> None:
+        """Ask for a checkpoint under a name; at the source."""
+        self.site.post(self._at_source(vpg), TagAsked(tag))
+
+    def pause(self, vpg: str, *, paused: bool) -> None:
+        """Pause replication, or let it go on; at the source."""
+        self.state.vpg(vpg, lambda known: known.model_copy(update={"paused": paused}))
+        self.site.post(self._at_source(vpg), PauseAsked(paused))
+
+    def force_sync(self, vpg: str) -> None:
+        """Compare everything with the other side; at the source."""
+        self.site.post(self._at_source(vpg), SyncAsked())
+
+    def delete(self, vpg: str, *, keep_disks: bool) -> None:
+        """Delete a VPG on both sides; at the source."""
+        address = self._at_source(vpg)
+        self.state.vpg(vpg, lambda known: known.model_copy(update={"deleting": keep_disks}))
+        self.site.post(address, DeleteAsked(keep_disks))
+
+    def _at_source(self, vpg: str) -> Address:
+        known = self.known(vpg)
+        if known.vpg.source != self.spec.site:
+            raise FileError(
+                f"VPG {vpg} is protected at site {known.vpg.source}", place=self.spec.site, hint="ask there"
+            )
+        return self.manager(vpg)
+
+    def _observe(self, now: Ns, fact: Fact) -> None:
+        self.facts.append((now, fact))
+        del self.facts[:-1000]
+        match fact:
+            case StateChanged(vpg, regions) if vpg in self.state.state.vpgs:
+                creating = regions.lifecycle is Lifecycle.CREATING
+                if self.known(vpg).creating and not creating:
+                    self.state.vpg(vpg, lambda known: known.model_copy(update={"creating": False}))
+            case VpgDeleted(vpg):
+                self._work(self._drop(vpg))
+            case _:
+                pass
+
+    def _work(self, work: Coroutine[None, None, None]) -> None:
+        """Something that takes time, beside; a mistake stops the site."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self.site.failed(error)
+
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(done)
+
+    async def _insist(self, request: Request) -> None:
+        """Ask the other manager until it has answered."""
+        while True:
+            try:
+                await self.desk.ask(request)
+            except PlatformError:
+                await asyncio.sleep(AGAIN)
+            else:
+                return
+
+    async def _drop(self, vpg: str) -> None:
+        """The other side may forget a deleted VPG, and then so do we."""
+        await self._insist(Drop(vpg=vpg))
+        self.forget(vpg)
+
+    async def _delete_again(self, known: VpgState) -> None:
+        """A deletion of an earlier life goes on; the other side may have ended it, and then has to hear of it again."""
+        assert known.deleting is not None
+        await self._insist(Adopt(vpg=known.vpg))
+        self.site.post(self.manager(known.vpg.name), DeleteAsked(known.deleting))
+
+    def forget(self, vpg: str) -> None:
+        """A VPG is gone: nothing of it is remembered."""
+        if vpg not in self.state.state.vpgs:
+            return
+        here = self.manager(vpg) if self.known(vpg).vpg.source == self.spec.site else self.catalog(vpg)
+        self.site.peers = [pair for pair in self.site.peers if here not in pair]
+        self.site.kernel.machines.pop(here, None)
+        self.site.catalogs.pop(vpg, None)
+        self.state.vpg(vpg, lambda known: None)
+        (self.folder / "catalogs" / f"{vpg}.json").unlink(missing_ok=True)
+
+
+def streams_of(vpg: LiveVpg) -> list[StreamSpec]:
+    """The streams of a VPG: one from each host of its VMs to each host that would run them."""
+    made: list[StreamSpec] = []
+    for source, target in sorted({(vm.host, vm.target) for vm in vpg.vms}):
+        mine = sorted((vm for vm in vpg.vms if (vm.host, vm.target) == (source, target)), key=lambda vm: vm.id)
+        id_ = StreamId(vpg.name, vra_address(vpg.source, source), recovery_vra_address(vpg.target, target), vpg.number)
+        volumes = tuple(VolumeInfo(VolumeId(v.id), VmId(vm.id), v.sectors) for vm in mine for v in vm.volumes)
+        vms = tuple(VmId(vm.id) for vm in mine)
+        made.append(StreamSpec(id_, vms, volumes, vpg.journal, origin=vpg.number))
+    return made

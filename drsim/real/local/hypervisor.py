@@ -1,0 +1,211 @@
+"""LocalHypervisor: VMs of this machine, each a QEMU process that outlives the site's process.
+
+    FOLDER/NAME/vm.json       what the VM is, written before anything of it exists
+    FOLDER/NAME/qmp.sock      its control socket, there while it runs
+    FOLDER/NAME/serial.log    what its guest prints
+    FOLDER/NAME/pid
+
+Each disk is an NBD export of the site's splitter; QEMU waits and connects again when the site is away (`RECONNECT`).
+Every operation looks at what is there and does what is missing, so that asking again after a crash changes nothing.
+A process is taken for a VM only if it names the VM's folder, and is ended by its process id.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import QMPClient, QMPError
+
+from drsim.core.errors import PlatformError
+from drsim.real.files import blame, make_directory, replace_file
+
+RECONNECT = 300
+"""Seconds that a VM waits for its disks to be served again, before its guest sees errors."""
+_ANSWER_SECONDS = 10.0
+_LONGEST_SOCKET = 107  # bytes of a unix socket's path
+
+
+@dataclass(frozen=True, slots=True)
+class LocalVm:
+    """A VM. `owner`: who made it (an operation; empty: the site's own). `disks`: names of exports, in order.
+
+    `nics`: networks, with addresses for the guest's hook if it has any (fw_cfg `opt/drsim/nics`, JSON).
+    """
+
+    name: str
+    owner: str
+    memory: int
+    cpus: int
+    disks: tuple[str, ...] = ()
+    nics: tuple[dict[str, Any], ...] = ()
+    ready: str = ""
+
+
+class LocalHypervisor:
+    """The VMs under one folder. `splitter`: the socket of their disks. `accel`: tcg or kvm."""
+
+    def __init__(self, folder: Path, splitter: Path, *, accel: str = "tcg") -> None:
+        self.folder, self._splitter, self._accel = folder, splitter, accel
+
+    # -- inventory --------------------------------------------------------------------------------------------
+
+    def vms(self) -> dict[str, LocalVm]:
+        """All VMs that exist, by name. Raises PlatformError."""
+        found: dict[str, LocalVm] = {}
+        for path in sorted(self.folder.glob("*/vm.json")):
+            try:
+                data = json.loads(path.read_text())
+                data |= {"disks": tuple(data["disks"]), "nics": tuple(data["nics"])}
+                found[path.parent.name] = LocalVm(**data)
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise PlatformError(f"the VM's description cannot be read: {error}", place=str(path)) from error
+        return found
+
+    def vm(self, name: str) -> LocalVm:
+        """One VM. Raises PlatformError when there is none of this name."""
+        found = self.vms().get(name)
+        if found is None:
+            raise PlatformError(f"no VM is called {name}", place=str(self.folder))
+        return found
+
+    def pid(self, name: str) -> int | None:
+        """The process of a VM that runs; None when it does not."""
+        try:
+            pid = int((self.folder / name / "pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return pid if str(self.folder / name).encode() in command else None
+
+    def printed(self, name: str) -> str:
+        """What a VM's guest has printed on its serial console in this life."""
+        with suppress(OSError):
+            return (self.folder / name / "serial.log").read_text(errors="replace")
+        return ""
+
+    # -- changes ----------------------------------------------------------------------------------------------
+
+    def create(self, vm: LocalVm) -> None:
+        """Make a VM, powered off. Raises PlatformError when the name is taken by another owner's."""
+        there = self.vms().get(vm.name)
+        if there is not None and there.owner != vm.owner:
+            raise PlatformError(f"a VM is called {vm.name} already", place=str(self.folder / vm.name))
+        self._put(vm)
+
+    def change(self, name: str, *, disks: Sequence[str] | None = None, nics: Sequence[dict[str, Any]] | None = None,
+               owner: str | None = None) -> None:  # fmt: skip
+        """Change what a VM consists of, for its next power on. Raises PlatformError when there is none."""
+        vm = self.vm(name)
+        self._put(
+            LocalVm(vm.name, vm.owner if owner is None else owner, vm.memory, vm.cpus,
+                    vm.disks if disks is None else tuple(disks), vm.nics if nics is None else tuple(nics), vm.ready)
+        )  # fmt: skip
+
+    async def delete(self, name: str) -> None:
+        """Power a VM off and delete it, not its disks. Nothing to do when there is none."""
+        await self.power_off(name)
+        if (self.folder / name).exists():
+            (self.folder / name / "vm.json").unlink(missing_ok=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _put(self, vm: LocalVm) -> None:
+        folder = self.folder / vm.name
+        if len(os.fsencode(folder / "qmp.sock")) > _LONGEST_SOCKET:
+            hint = f"unix sockets have paths of at most {_LONGEST_SOCKET} bytes; put the site into a shorter folder"
+            raise PlatformError("the path is too long", place=str(folder), hint=hint)
+        with blame(folder):
+            make_directory(folder)
+            replace_file(folder / "vm.json", json.dumps(asdict(vm), indent=1).encode())
+
+    # -- power ------------------------------------------------------------------------------------------------
+
+    async def power_on(self, name: str) -> None:
+        """Start a VM, unless it runs. Raises PlatformError."""
+        vm, folder = self.vm(name), self.folder / name
+        if self.pid(name) is not None:
+            return
+        program = shutil.which("qemu-system-x86_64")
+        if program is None:
+            raise PlatformError("qemu-system-x86_64 is not installed", hint="Debian package qemu-system-x86")
+        for left in ("serial.log", "qmp.sock", "pid"):
+            (folder / left).unlink(missing_ok=True)
+        process = await asyncio.create_subprocess_exec(
+            program, *self._options(vm, folder), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, said = await process.communicate()  # it has gone into the background, or says why not
+        if process.returncode:
+            words = said.decode(errors="replace").strip().splitlines()
+            raise PlatformError(f"QEMU does not start: {words[-1] if words else 'no reason given'}", place=name)
+
+    def _options(self, vm: LocalVm, folder: Path) -> list[str]:
+        options = [
+            "-name", f"drsim-{vm.name}", "-machine", "pc", "-accel", self._accel, "-m", f"{max(1, vm.memory >> 20)}",
+            "-smp", str(vm.cpus), "-display", "none", "-nodefaults", "-serial", f"file:{folder / 'serial.log'}",
+            "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off", "-pidfile", str(folder / "pid"), "-daemonize",
+        ]  # fmt: skip
+        for n, disk in enumerate(vm.disks):
+            node = {"driver": "raw", "node-name": f"disk{n}", "file": {
+                "driver": "nbd", "export": disk, "reconnect-delay": RECONNECT,
+                "server": {"type": "unix", "path": str(self._splitter)},
+            }}  # fmt: skip
+            options += ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive=disk{n},bootindex={n}"]
+        for n, _ in enumerate(vm.nics):
+            options += ["-netdev", f"user,id=net{n},restrict=on", "-device", f"virtio-net-pci,netdev=net{n},romfile="]
+        if vm.nics:
+            (folder / "nics.json").write_text(json.dumps(vm.nics))
+            options += ["-fw_cfg", f"name=opt/drsim/nics,file={folder / 'nics.json'}"]
+        return options
+
+    async def power_off(self, name: str) -> None:
+        """End a VM at once, as by pulling its plug. Nothing to do when it does not run."""
+        pid = self.pid(name)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            while self.pid(name) == pid:
+                await asyncio.sleep(0.005)
+        for left in ("pid", "qmp.sock"):
+            (self.folder / name / left).unlink(missing_ok=True)
+
+    async def shut_down(self, name: str, timeout: float) -> bool:
+        """Ask a guest to stop in good order; whether it has within `timeout` seconds. Raises PlatformError."""
+        if self.pid(name) is None:
+            return True
+        await self._ask(name, "system_powerdown")
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self.pid(name) is not None and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        return self.pid(name) is None
+
+    async def wait(self, name: str, timeout: float) -> None:
+        """Until a VM runs, and its guest has printed what it prints when it is ready. Raises PlatformError."""
+        ready = self.vm(name).ready
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            if self.pid(name) is None:
+                raise PlatformError("the VM does not run", place=name)
+            if ready in self.printed(name):
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise PlatformError(f"the guest has not printed {ready!r} within {timeout:g} s", place=name)
+            await asyncio.sleep(0.01)
+
+    async def _ask(self, name: str, command: str) -> Any:
+        client = QMPClient(name)
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await client.connect(str(self.folder / name / "qmp.sock"))
+                return await client.execute(command)
+        except (QMPError, OSError, TimeoutError) as error:
+            raise PlatformError(f"QEMU does not answer {command}: {error}", place=name) from error
+        finally:
+            with suppress(Exception):
+                await client.disconnect()

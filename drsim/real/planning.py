@@ -1,0 +1,76 @@
+"""Planning: what an operator asks of a live site, as a plan of the core."""
+
+from collections.abc import Sequence
+
+from drsim.core.errors import FileError
+from drsim.core.messages import Checkpoint
+from drsim.core.names import CheckpointId, VmId, VolumeId
+from drsim.core.recovery.plan import Commit, Kind, Nic, OnFailure, Plan, PlannedVm, Shutdown
+from drsim.core.units import SECOND, Ns
+from drsim.spec.base import Spec
+from drsim.spec.live import LiveVpg
+
+SUFFIX = {Kind.TEST: "-test", Kind.CLONE: "-clone"}
+
+
+class Wish(Spec):
+    """An operation in an operator's words: those of `drsim failover` and the others."""
+
+    kind: Kind
+    vpg: str
+    vms: tuple[str, ...] = ()
+    checkpoint: str = "latest"
+    """latest, `latest tagged`, a tag, or a number."""
+    shutdown: Shutdown = Shutdown.NONE
+    commit: Commit = Commit.NONE
+    wait: int = 0
+    """Seconds."""
+    on_failure: OnFailure = OnFailure.STOP
+    network: str = ""
+    """Of recovered VMs; none: they have no network."""
+    keep_source: bool = False
+    volume: str = ""
+    """Of a restore: VM/volume."""
+
+
+def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
+    """The plan. Raises FileError for what the VPG does not have."""
+    known = {vm.name: vm for vm in vpg.vms}
+    unknown = [name for name in wish.vms if name not in known]
+    if unknown:
+        raise FileError(f"VPG {vpg.name} has no VM {unknown[0]}", hint=f"there is: {', '.join(known)}")
+    nics = (Nic(wish.network),) if wish.network else None
+    vms = tuple(
+        PlannedVm(
+            VmId(vm.id), vm.name + SUFFIX.get(wish.kind, ""), vm.target, tuple(VolumeId(v.id) for v in vm.volumes),
+            vm.cpus, vm.memory, vm.group, nics,
+        )
+        for vm in vpg.vms if not wish.vms or vm.name in wish.vms
+    )  # fmt: skip
+    checkpoint = None if wish.kind is Kind.MOVE else _checkpoint(wish.checkpoint, listed)
+    if wish.kind is Kind.RESTORE:
+        return Plan(wish.kind, vpg.name, (), checkpoint, volume=_volume(wish.volume, vpg))
+    delays = (Ns(vpg.boot_delay),) * max(0, len({vm.group for vm in vms}) - 1) if vpg.boot_delay else ()
+    return Plan(
+        wish.kind, vpg.name, vms, checkpoint, shutdown=wish.shutdown, commit=wish.commit, wait=Ns(wish.wait * SECOND),
+        delays=delays, on_failure=wish.on_failure, keep_source=wish.keep_source,
+    )  # fmt: skip
+
+
+def _checkpoint(wanted: str, listed: Sequence[Checkpoint]) -> CheckpointId | None:
+    if wanted == "latest":
+        return None
+    if wanted == "latest tagged":
+        found = [c.id for c in listed if c.tag]
+    else:
+        found = [c.id for c in listed if wanted in (c.tag, str(c.id))]
+    if not found:
+        raise FileError(f"no checkpoint {wanted!r} is listed", hint="latest, 'latest tagged', a tag or a number")
+    return found[-1]
+
+
+def _volume(wanted: str, vpg: LiveVpg) -> VolumeId:
+    names = {f"{vm.name}/{v.name}": VolumeId(v.id) for vm in vpg.vms for v in vm.volumes}
+    if wanted not in names:
+        raise FileError(f"VPG {vpg.name} has no volume {wanted!r}", hint=f"there is: {', '.join(names)}")
+    return names[wanted]

@@ -1,0 +1,494 @@
+"""Recovery at a live site: the core's workflows, and what they ask for carried out on the local platform.
+
+Theory of operation. An operation is a machine of the core at its recovery site (`core/recovery`). All that it is told
+is in the history first, so a site that dies at any point goes on with it when it is started again. What it asks for is
+carried out here, one coroutine for each action; every action looks at what is there and does what is missing:
+
+    manager     the VPG's catalogue and the site's state      Inspect Pin Unpin Fence Unfence Tag Commit Uncommit
+    source      the other site's manager, over the desk       ShutDown PowerOnSource DeleteSource Drain
+    disks       scratch over mirror and journal               CreateScratch DropScratch CopyDisks Promote RestoreVolume
+    VMs         the hypervisor                                CreateVm DeleteVm Attach Detach ReIp PowerOn PowerOff
+
+The disks of a recovered VM can be read as soon as its journal is laid out, whatever the plan says of `instant`: the
+rest of the mirror is copied when the operation is committed, under the running VM.
+
+Not here: reverse protection, and restoring a volume in its place. Both fail with these words, and nothing is touched.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from drsim.core.action import Action
+from drsim.core.effects import EffectId, Perform
+from drsim.core.errors import DrsimError, FileError, PlatformError
+from drsim.core.events import Decided, Done, Event, Failed, FenceAsked, PinAsked, Verdict
+from drsim.core.messages import Cut
+from drsim.core.names import Address, CheckpointId, StreamId, VmId, VolumeId
+from drsim.core.recovery import actions as do
+from drsim.core.recovery.facts import Facts, Trial
+from drsim.core.recovery.operations import Recovery
+from drsim.core.recovery.plan import Kind, Plan, Script
+from drsim.core.recovery.report import Outcome, Report
+from drsim.core.recovery.rto import rto_parts
+from drsim.core.status import Lifecycle, Peer, Phase, Regions
+from drsim.core.units import SECOND, SECTOR, Ns
+from drsim.real.clock import now_ns
+from drsim.real.desk import DropVm, LookAtSource, StartVm, StopVm, TakeTag
+from drsim.real.files import blame, make_directory, replace_file
+from drsim.real.history import HistoryStore
+from drsim.real.local.hypervisor import LocalVm
+from drsim.real.scratch import Scratch
+from drsim.spec.live import VpgState
+
+if TYPE_CHECKING:
+    from drsim.real.installation import Installation
+
+POLL = 0.02
+"""Seconds between looks at what has no event."""
+
+
+class Recoveries:
+    """All operations of a site. `reports`: of those that are over, by number."""
+
+    def __init__(self, site: "Installation") -> None:
+        self._site = site
+        self.folder = site.folder / "recovered"
+        self.history = HistoryStore(site.folder / "history.db")
+        self.running: dict[int, Recovery] = {}
+        self._asked: dict[int, Ns] = {}
+        self._scratches: dict[str, dict[VolumeId, Scratch]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        site.site.perform, site.site.listen = self._perform, self._listen
+
+    # -- operations -------------------------------------------------------------------------------------------
+
+    def begin(self, plan: Plan) -> int:
+        """Begin an operation; its number. Raises FileError when the VPG is not recovered here."""
+        known = self._site.known(plan.vpg)
+        if known.vpg.target != self._site.spec.site:
+            message = f"VPG {plan.vpg} is recovered at site {known.vpg.target}"
+            raise FileError(message, place=self._site.spec.site, hint="ask there")
+        asked = Ns(now_ns())
+        number = self.history.begin(plan, asked)
+        self._open(number, plan, asked)
+        return number
+
+    def go_on(self) -> None:
+        """Operations of an earlier life go on, and their VMs have their disks."""
+        for folder in sorted(self.folder.glob("*/scratch.json")):
+            self._serve_again(folder.parent.name)
+        if self.history.open():
+            self._work(self._go_on())
+
+    async def _go_on(self) -> None:
+        end = self._site.site.end
+        with suppress(TimeoutError):  # the source may be there
+            async with asyncio.timeout(self._site.spec.tweaks.peer_timeout / SECOND):
+                while end is not None and not end.connected:
+                    await asyncio.sleep(POLL)
+        for number, plan, asked in self.history.open():
+            self._open(number, plan, asked)
+
+    def _open(self, number: int, plan: Plan, asked: Ns) -> None:
+        address = self._address(number)
+        machine = Recovery(address, plan, self.history.events(number, address))
+        self._asked[number] = asked
+        self.running[number] = machine
+        self._site.site.add(address, machine)
+        self._site.site.begin(address)
+        self._over(number)
+
+    def decide(self, number: int, verdict: Verdict, note: str = "") -> None:
+        """An operator decides. Raises FileError when the operation is not under way."""
+        if number not in self.running:
+            over = "is over" if number in self.history.reports() else "was never begun"
+            raise FileError(f"operation {number} {over}", place=self._site.spec.site)
+        self._site.site.post(self._address(number), Decided(verdict, note))
+
+    def status(self, number: int) -> dict[str, Any]:
+        """How far an operation is, or its report. Raises FileError when there is none."""
+        machine = self.running.get(number)
+        if machine is None:
+            waits = {number: plan for number, plan, _ in self.history.open()}.get(number)
+            if waits is not None:
+                shown = {"kind": waits.kind.value, "vpg": waits.vpg, "outcome": "", "phase": Phase.NONE.value}
+                return {"operation": number, **shown, "waiting": False, "steps": []}
+            report = self.history.reports().get(number)
+            if report is None:
+                raise FileError(f"operation {number} was never begun", place=self._site.spec.site)
+            return report
+        steps = [step_of(record) for record in machine.operation.records.values()]
+        shown = {"kind": machine.plan.kind.value, "vpg": machine.plan.vpg, "outcome": "", "phase": machine.phase.value}
+        return {"operation": number, **shown, "waiting": machine.waiting, "steps": steps}
+
+    def _address(self, number: int) -> Address:
+        return Address(f"{self._site.spec.site}/operation/{number}")
+
+    def _number(self, address: Address) -> int:
+        return int(address.rpartition("/")[2])
+
+    def _listen(self, now: Ns, to: Address, event: Event) -> None:
+        if "/operation/" in to:
+            self.history.heard(self._number(to), now, event)
+            asyncio.get_running_loop().call_soon(self._over, self._number(to))
+
+    def _over(self, number: int) -> None:
+        """When an operation has its report, it is written down, and its machine goes."""
+        machine = self.running.get(number)
+        if machine is not None and machine.report is not None and machine.over:
+            self.history.end(number, self.summary(number, machine.report))
+            del self.running[number]
+            self._site.site.kernel.machines.pop(self._address(number), None)
+            self._site.site.news.wake()
+
+    def summary(self, number: int, report: Report) -> dict[str, Any]:
+        """A report as plain values. Instants in seconds since 1970, times in seconds."""
+        asked, plan = self._asked[number], report.plan
+        taken = next((c.taken for c in self._site.listed(plan.vpg) if c.id == report.checkpoint), None)
+        serves = report.service is not None and report.outcome in (Outcome.COMMITTED, Outcome.DONE)
+        return {
+            "operation": number, "kind": plan.kind.value, "vpg": plan.vpg, "outcome": report.outcome.value,
+            "reasons": list(report.reasons), "people": list(report.people), "checkpoint": report.checkpoint,
+            "asked": asked / SECOND, "ended": report.ended / SECOND,
+            "rpo_s": None if taken is None else max(0, asked - taken) / SECOND,
+            "rto_s": (report.service - asked) / SECOND if serves and report.service is not None else None,
+            "parts_s": {name: ns / SECOND for name, ns in rto_parts(report, detect=Ns(0), decide=Ns(0)).items()},
+            "vms": list(report.vms), "left_out": list(report.left_out),
+            "steps": [step_of(record) for record in report.steps],
+        }  # fmt: skip
+
+    async def close(self) -> None:
+        """Carry out nothing any more; VMs run on."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for disks in self._scratches.values():
+            for disk in disks.values():
+                disk.close()
+        self.history.close()
+
+    # -- actions ----------------------------------------------------------------------------------------------
+
+    def _perform(self, id_: EffectId, effect: Perform) -> None:
+        number = self._number(id_.address)
+        known = self.history.intend(number, effect.step, effect.action)
+        if isinstance(known, Done):
+            self._site.site.post(id_.address, Done(id_, effect, known.value))
+            return
+        if isinstance(known, Failed):
+            self._site.site.post(id_.address, Failed(id_, effect, known.error))
+            return
+
+        async def carry_out() -> None:
+            answer: Event
+            try:
+                answer = Done(id_, effect, await self._carry_out(id_.address, effect.action))
+            except DrsimError as error:
+                answer = Failed(id_, effect, error)
+            self.history.outcome(number, effect.step, answer)
+            self._site.site.post(id_.address, answer)
+
+        self._work(carry_out())
+
+    def _work(self, work: Coroutine[None, None, None]) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self._site.site.failed(error)
+
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(done)
+
+    async def _carry_out(self, operation: Address, action: Action[Any]) -> Any:
+        match action:
+            case do.Inspect(plan):
+                return await self._inspect(operation, plan)
+            case do.Pin() | do.Unpin() | do.Fence() | do.Unfence() | do.Tag() | do.CommitRecovery() | do.Uncommit():
+                return await self._at_manager(operation, action)
+            case do.ShutDown() | do.PowerOnSource() | do.DeleteSource() | do.Drain():
+                return await self._at_source(operation, action)
+            case do.CreateVm() | do.DeleteVm() | do.AttachDisks() | do.DetachDisks() | do.ReIp() | do.PowerOn() | \
+                    do.PowerOff() | do.AwaitGuest():  # fmt: skip
+                await self._at_hypervisor(operation, action)
+            case do.RunScript(script):
+                await _run(script)
+            case do.Reverse():
+                raise PlatformError("a live site does not protect the other way by itself; make a VPG there")
+            case _:
+                await self._at_disks(action)
+        return None
+
+    # -- at the manager ---------------------------------------------------------------------------------------
+
+    async def _inspect(self, operation: Address, plan: Plan) -> Facts:
+        site, known = self._site, self._site.known(plan.vpg)
+        reachable, tools = site.site.end is not None and site.site.end.connected, frozenset[VmId]()
+        if reachable:
+            with suppress(DrsimError):
+                tools = frozenset(VmId(vm) for vm in (await site.desk.ask(LookAtSource(vpg=plan.vpg))).vms)
+        others = [m for n, m in self.running.items() if self._address(n) != operation and m.plan.vpg == plan.vpg]
+        lifecycle = Lifecycle.DELETING if known.deleting is not None else Lifecycle.PROTECTING
+        phases = [m.phase for m in others if m.phase is not Phase.NONE]
+        regions = Regions(
+            lifecycle=Lifecycle.RECOVERED if known.recovered else lifecycle, phase=phases[0] if phases else Phase.NONE,
+            peer=Peer.CONNECTED if reachable else Peer.DISCONNECTED,
+        )  # fmt: skip
+        tests = [m for m in others if m.plan.kind is Kind.TEST]
+        trial = Trial.NONE if not tests else Trial.RUNNING if tests[0].waiting else Trial.STARTING
+        vms = site.hypervisor.vms()
+        used = sum(vm.memory for name, vm in vms.items() if site.hypervisor.pid(name) is not None)
+        disk = shutil.disk_usage(site.folder)
+        whole = plan.kind in (Kind.CLONE, Kind.RESTORE)
+        sizes = {v.id: v.sectors * SECTOR for vm in known.vpg.vms for v in vm.volumes}
+        needed = sum(sizes[v] for vm in plan.vms for v in vm.volumes) if whole else 0
+        return Facts(
+            regions, tuple(c.id for c in site.listed(plan.vpg)), known.generation,
+            frozenset(VmId(vm.id) for vm in known.vpg.vms), trial, reachable, tools,
+            {name: max(0, host.memory - used) for name, host in site.spec.hosts.items()},
+            {name: host.cpus for name, host in site.spec.hosts.items()},
+            frozenset(name for name, vm in vms.items() if vm.owner != operation), frozenset(site.spec.networks),
+            disk.free, needed,
+        )  # fmt: skip
+
+    async def _at_manager(self, operation: Address, action: Action[Any]) -> object:
+        site = self._site
+        match action:
+            case do.Pin(vpg, checkpoint):
+                if all(c.id != checkpoint for c in site.listed(vpg)):
+                    raise PlatformError(f"checkpoint {checkpoint} is not listed any more")
+                self._remember(vpg, pins=(*self._pins(vpg, checkpoint), checkpoint))
+                site.site.post(site.catalog(vpg), PinAsked(checkpoint, True))
+            case do.Unpin(vpg, checkpoint):
+                self._remember(vpg, pins=self._pins(vpg, checkpoint))
+                site.site.post(site.catalog(vpg), PinAsked(checkpoint, False))
+            case do.Fence(vpg, generation):
+                self._remember(vpg, generation=generation, fenced=True)
+                site.site.post(site.catalog(vpg), FenceAsked(generation, True))
+                with suppress(DrsimError):  # behind the fence on the same connection: answered, it has been heard
+                    await site.desk.ask(LookAtSource(vpg=vpg))
+                    return True
+                return False
+            case do.Unfence(vpg):
+                generation = site.known(vpg).generation + site.known(vpg).fenced
+                self._remember(vpg, generation=generation, fenced=False)
+                site.site.post(site.catalog(vpg), FenceAsked(generation, False))
+            case do.Tag(vpg, checkpoint, text):
+                self._remember(vpg, notes={**site.known(vpg).notes, checkpoint: text})
+            case do.CommitRecovery(vpg):
+                self._remember(vpg, recovered=operation)
+            case do.Uncommit(vpg):
+                self._remember(vpg, recovered="")
+        return None
+
+    def _pins(self, vpg: str, without: CheckpointId) -> tuple[int, ...]:
+        return tuple(pin for pin in self._site.known(vpg).pins if pin != without)
+
+    def _remember(self, vpg: str, **changes: object) -> None:
+        def change(known: VpgState) -> VpgState:
+            return known.model_copy(update=changes)
+
+        self._site.state.vpg(vpg, change)
+
+    # -- at the source ----------------------------------------------------------------------------------------
+
+    async def _at_source(self, operation: Address, action: Action[Any]) -> object:
+        desk, vpg = self._site.desk, self.running[self._number(operation)].plan.vpg
+        match action:
+            case do.ShutDown(vm, force, timeout):
+                await desk.ask(StopVm(vpg=vpg, vm=vm, force=force, timeout=timeout / SECOND))
+            case do.PowerOnSource(vm):
+                while True:  # when the sites cannot see each other, then
+                    try:
+                        await desk.ask(StartVm(vpg=vpg, vm=vm))
+                    except PlatformError:
+                        await asyncio.sleep(1)
+                    else:
+                        return None
+            case do.DeleteSource(vm):
+                await desk.ask(DropVm(vpg=vpg, vm=vm))
+            case do.Drain(_, timeout):
+                tag = f"drained for {operation}"
+                await desk.ask(TakeTag(vpg=vpg, tag=tag))
+                try:
+                    async with asyncio.timeout(timeout / SECOND):
+                        while not (found := [c.id for c in self._site.listed(vpg) if c.tag == tag]):
+                            await asyncio.sleep(POLL)
+                except TimeoutError as error:
+                    message = f"the last checkpoint has not come within {timeout / SECOND:g} s"
+                    raise PlatformError(message) from error
+                return found[-1]
+        return None
+
+    # -- at the hypervisor ------------------------------------------------------------------------------------
+
+    async def _at_hypervisor(self, operation: Address, action: Action[Any]) -> None:
+        hypervisor = self._site.hypervisor
+        match action:
+            case do.CreateVm(name, vm, _, cpus, memory):
+                plan = self.running[self._number(operation)].plan
+                ready = next(each.ready for each in self._site.known(plan.vpg).vpg.vms if each.id == vm)
+                hypervisor.create(LocalVm(name, operation, memory, cpus, ready=ready))
+            case do.DeleteVm(name):
+                there = hypervisor.vms().get(name)
+                if there is not None and there.owner == operation:
+                    await hypervisor.delete(name)
+            case do.AttachDisks(name):
+                hypervisor.change(name, disks=[f"{name}/{volume}" for volume in sorted(self._scratches[name])])
+            case do.DetachDisks(name):
+                if name in hypervisor.vms():
+                    hypervisor.change(name, disks=())
+            case do.ReIp(name, nics):
+                hypervisor.change(name, nics=[asdict(nic) for nic in nics])
+            case do.PowerOn(name):
+                await hypervisor.power_on(name)
+            case do.PowerOff(name):
+                await hypervisor.power_off(name)
+            case do.AwaitGuest(name, timeout):
+                await hypervisor.wait(name, timeout / SECOND)
+
+    # -- disks ------------------------------------------------------------------------------------------------
+
+    async def _at_disks(self, action: Action[Any]) -> None:
+        match action:
+            case do.CreateScratch(name, vm, checkpoint):
+                await self._make(name, self._of_vm(vm, checkpoint))
+            case do.CopyDisks(name, vm, checkpoint):
+                await self._make(name, self._of_vm(vm, checkpoint))
+                await self._hydrate(name)
+            case do.Promote(name):
+                await self._hydrate(name)
+            case do.DropScratch(name) | do.DeleteCopy(name):
+                await self._drop(name)
+            case do.RestoreVolume(vpg, volume, checkpoint, in_place):
+                if in_place:
+                    raise PlatformError("a live site restores a volume beside its place only")
+                name = _restored(vpg, volume)
+                await self._make(name, self._of(vpg, checkpoint, {volume}))
+                await self._hydrate(name)
+            case do.UndoRestore(vpg, volume):
+                await self._drop(_restored(vpg, volume))
+            case do.KeepRestore():
+                pass
+            case _:
+                raise PlatformError(f"a live site cannot {action}")
+
+    def _of_vm(self, vm: VmId, checkpoint: CheckpointId) -> list[tuple[StreamId, Cut, set[VolumeId]]]:
+        """Where the volumes of a VM come from; a VM belongs to one VPG of the other site."""
+        found = [
+            (known.vpg.name, {VolumeId(v.id) for v in each.volumes})
+            for known in self._site.state.state.vpgs.values() if known.vpg.target == self._site.spec.site
+            for each in known.vpg.vms if each.id == vm
+        ]  # fmt: skip
+        if not found:
+            raise PlatformError(f"VM {vm} is in no VPG here")
+        return self._of(found[0][0], checkpoint, found[0][1])
+
+    def _of(
+        self, vpg: str, checkpoint: CheckpointId, volumes: set[VolumeId]
+    ) -> list[tuple[StreamId, Cut, set[VolumeId]]]:
+        cut = next((c.cut for c in self._site.listed(vpg) if c.id == checkpoint), None)
+        if cut is None:
+            raise PlatformError(f"checkpoint {checkpoint} is not listed any more")
+        journals = self._site.site.journals
+        assert journals is not None
+        return [
+            (stream, part, mine)
+            for stream, part in cut.items()
+            if (mine := volumes & {v.id for v in journals.streams[stream].spec.volumes})
+        ]
+
+    async def _make(self, name: str, sources: list[tuple[StreamId, Cut, set[VolumeId]]]) -> None:
+        """Scratch disks, served as `name/number`; what they are made of stands beside them first."""
+        if name in self._scratches:
+            return
+        folder, journals = self.folder / name, self._site.site.journals
+        assert journals is not None
+        with blame(folder):
+            make_directory(folder)
+            of = [[str(stream), sorted(volumes)] for stream, _, volumes in sources]
+            replace_file(folder / "scratch.json", json.dumps(of).encode())
+        made: dict[VolumeId, Scratch] = {}
+        for stream, cut, volumes in sources:
+            store, lane = journals.streams[stream], self._site.site.lane(f"journal {stream}")
+            made |= await lane.call(lambda s=store, c=cut, v=volumes: s.scratch(c, folder, v))  # type: ignore[misc]
+        self._serve(name, made)
+
+    def _serve(self, name: str, disks: dict[VolumeId, Scratch]) -> None:
+        self._scratches[name] = disks
+        for volume, disk in disks.items():
+            self._site.splitter.add(f"{name}/{volume}", disk)
+
+    def _serve_again(self, name: str) -> None:
+        """The disks of an earlier life, whole or over their mirrors. Those that were not laid out yet come again."""
+        folder, journals = self.folder / name, self._site.site.journals
+        assert journals is not None
+        made: dict[VolumeId, Scratch] = {}
+        for text, volumes in json.loads((folder / "scratch.json").read_text()):
+            store = next((store for id_, store in journals.streams.items() if str(id_) == text), None)
+            for volume in (VolumeId(v) for v in volumes):
+                path = folder / f"volume-{volume}.disk"
+                if not (folder / f"volume-{volume}.laid").exists() or (
+                    store is None and not path.with_suffix(".whole").exists()
+                ):
+                    return
+                made[volume] = Scratch.again(path, volume, None if store is None else store.mirror(volume))
+        self._serve(name, made)
+
+    async def _hydrate(self, name: str) -> None:
+        if name not in self._scratches:
+            raise PlatformError(f"{name} has no disks")
+        for disk in self._scratches[name].values():
+            await asyncio.to_thread(disk.hydrate)
+
+    async def _drop(self, name: str) -> None:
+        disks = self._scratches.pop(name, {})
+        for volume, disk in disks.items():
+            self._site.splitter.remove(f"{name}/{volume}")
+            while self._site.splitter.users(f"{name}/{volume}"):
+                await asyncio.sleep(POLL)
+            disk.close()
+        folder = self.folder / name
+        (folder / "scratch.json").unlink(missing_ok=True)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+async def _run(script: Script) -> None:
+    """A script of the plan, with its process group ended when its time is over."""
+    process = await asyncio.create_subprocess_shell(
+        script.command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(script.timeout / SECOND):
+            _, said = await process.communicate()
+    except TimeoutError as error:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        raise PlatformError(f"{script.command} ran for longer than {script.timeout / SECOND:g} s") from error
+    if process.returncode:
+        words = said.decode(errors="replace").strip().splitlines()
+        last = f": {words[-1]}" if words else ""
+        raise PlatformError(f"{script.command} ended with code {process.returncode}{last}")
+
+
+def step_of(record: Any) -> dict[str, Any]:
+    """One step of an operation as plain values."""
+    return {
+        "step": ".".join(map(str, record.step)), "what": str(record.action), "begun": record.begun / SECOND,
+        "ended": None if record.ended is None else record.ended / SECOND, "error": record.error,
+    }  # fmt: skip
+
+
+def _restored(vpg: str, volume: VolumeId) -> str:
+    return f"{vpg}-volume-{volume}"

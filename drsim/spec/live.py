@@ -1,0 +1,181 @@
+"""Live: what people write down of a real site (SITE.yaml), and what sites tell each other of a protected VPG."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from drsim.spec.base import Name, Spec
+from drsim.spec.quantity import Bandwidth, Duration, Size
+from drsim.spec.tweaks import Tweaks
+
+SECOND, MIB, GIB = 10**9, 1 << 20, 1 << 30
+SECTOR = 512
+HostPort = Annotated[str, StringConstraints(pattern=r"^[^:\s]+:\d{1,5}$")]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class LiveDisk(Spec):
+    """A disk of a VM: a file or a block device."""
+
+    path: str = Field(min_length=1)
+    """Where it is, from the site file's folder. A file that is not there is made."""
+    size: Annotated[Size, Field(ge=SECTOR)]
+    """Whole sectors of 512 bytes."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.size % SECTOR:
+            raise ValueError(f"{self.size} bytes are no whole sectors of {SECTOR} bytes")
+        return self
+
+
+class LiveVm(Spec):
+    """A VM of this site, on QEMU."""
+
+    host: Name
+    """Whose VRA serves its disks."""
+    memory: Annotated[Size, Field(ge=MIB)] = 128 * MIB
+    cpus: Annotated[int, Field(ge=1, le=64)] = 1
+    disks: Annotated[dict[Name, LiveDisk], Field(min_length=1)]
+    networks: tuple[Name, ...] = ()
+    tools: bool = False
+    """Whether its guest stops when asked to (ACPI)."""
+    ready: str = ""
+    """What its guest prints on the serial console when its application answers; nothing: it runs."""
+
+
+class LiveHost(Spec):
+    """A host of this site: a VRA, and room for recovered VMs."""
+
+    pool: Annotated[Size, Field(ge=MIB)] = 128 * MIB
+    """The VRA's buffer."""
+    memory: Size = 4 * GIB
+    cpus: Annotated[int, Field(ge=1)] = 8
+
+
+class LiveLink(Spec):
+    """The connection to the other site: one of the two listens, the other connects."""
+
+    peer: Name
+    listen: HostPort | None = None
+    connect: HostPort | None = None
+    rate: Bandwidth | None = None
+    """What replication may use of the WAN; none: all."""
+    compress: bool = True
+    """Compress data that has to wait, if it becomes smaller."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.listen is None) == (self.connect is None):
+            raise ValueError("give one of listen and connect")
+        return self
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = (self.listen or self.connect or "").rpartition(":")
+        return host, int(port)
+
+
+class SiteFile(Spec):
+    """One real site."""
+
+    site: Name
+    folder: str = "."
+    """Where everything of the site is kept, from the site file's folder."""
+    pki: str | None = None
+    """The folder with its certificate (`drsim pki init`). Without one the sites talk on loopback only."""
+    link: LiveLink
+    hosts: Annotated[dict[Name, LiveHost], Field(min_length=1)]
+    vms: dict[Name, LiveVm] = {}
+    networks: tuple[Name, ...] = ()
+    accel: Annotated[str, StringConstraints(pattern="^(tcg|kvm)$")] = "tcg"
+    """How QEMU runs VMs."""
+    tweaks: Tweaks = Tweaks()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name, vm in self.vms.items():
+            if vm.host not in self.hosts:
+                raise ValueError(f"VM {name} is on host {vm.host}, which is not one of {', '.join(self.hosts)}")
+        if self.pki is None and self.link.place[0] not in LOOPBACK:
+            raise ValueError(f"sites talk over {self.link.place[0]} with certificates only; give pki")
+        if self.link.peer == self.site:
+            raise ValueError("a site is not its own peer")
+        return self
+
+
+class ProtectedVolume(Spec):
+    """A volume of a VPG. `id`: its number in the estate of the protected site."""
+
+    id: int
+    name: Name
+    sectors: int
+
+
+class ProtectedVm(Spec):
+    """A VM of a VPG. `id`: its number in the estate of the protected site; `target`: the host that would run it."""
+
+    id: int
+    name: Name
+    host: Name
+    target: Name
+    memory: int
+    cpus: int
+    tools: bool = False
+    ready: str = ""
+    group: int = 0
+    volumes: tuple[ProtectedVolume, ...]
+
+
+class LiveVpg(Spec):
+    """A VPG between two real sites."""
+
+    name: Name
+    source: Name
+    target: Name
+    vms: Annotated[tuple[ProtectedVm, ...], Field(min_length=1)]
+    interval: Annotated[Duration, Field(ge=SECOND // 10)] = 5 * SECOND
+    """Between checkpoints."""
+    history: Annotated[Duration, Field(ge=SECOND)] = 24 * 3600 * SECOND
+    """How far back checkpoints are kept."""
+    rpo_alert: Annotated[Duration, Field(ge=SECOND)] = 300 * SECOND
+    journal: Size | None = None
+    """Hard limit of each VM's journal."""
+    boot_delay: Duration = 0
+    number: Annotated[int, Field(ge=1)] = 1
+    """Of the VPGs that its site has made: one that is made anew under an old name is another one."""
+
+    @property
+    def version(self) -> int:
+        """Of its configuration: later than that of every earlier VPG of this name."""
+        return 10 * self.number
+
+
+class VpgState(Spec):
+    """A VPG and what a site has to remember of it. `creating`: never in sync yet; `recovered`: by which operation."""
+
+    vpg: LiveVpg
+    creating: bool = True
+    paused: bool = False
+    generation: int = 1
+    fenced: bool = False
+    pins: tuple[int, ...] = ()
+    deleting: bool | None = None
+    recovered: str = ""
+    notes: dict[int, str] = {}
+    """What was done with a checkpoint, in words."""
+
+
+class SiteState(Spec):
+    """All that a site has to remember. `lives`: how often it was started. `vms`, `volumes`: their numbers, by name.
+
+    `operations`, `made`: how many operations were begun, and VPGs made.
+    """
+
+    lives: int = 0
+    vms: dict[str, int] = {}
+    volumes: dict[str, int] = {}
+    vpgs: dict[str, VpgState] = {}
+    operations: int = 0
+    made: int = 0
