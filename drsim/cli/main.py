@@ -16,6 +16,7 @@ from drsim.cli.experiment import experiment
 from drsim.cli.explain import explain
 from drsim.cli.fit import fit
 from drsim.cli.judge import judge
+from drsim.cli.live import live, pki, site
 from drsim.cli.mutants import mutants
 from drsim.cli.policies import policies
 from drsim.cli.recover import clone, failover, failover_test, move, plan, restore
@@ -43,6 +44,8 @@ for command in commands:
 app.command("test")(failover_test)
 for operation in (failover, move, clone, restore, plan):
     app.command()(operation)
+for name, group in (("pki", pki), ("site", site), ("live", live)):
+    app.add_typer(group, name=name)
 
 
 def _version(asked: bool) -> None:

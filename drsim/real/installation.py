@@ -16,7 +16,7 @@ Every change is in the state file before anything is done about it. Whatever is 
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -72,6 +72,8 @@ class Installation:
         self._trace = trace
         self.facts: list[tuple[Ns, Fact]] = []
         """The last facts, newest last."""
+        self.refused: Callable[[str], None] = lambda why: None
+        """Is told, from any thread, why a client of the splitter was turned away."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Installation":
@@ -123,7 +125,7 @@ class Installation:
         self.site.journals = JournalStore(folder / "journals", journals)
         self._managers: dict[str, Address] = {}
         self._catalogs: dict[str, Address] = {}
-        self.splitter = Splitter(lambda why: None)
+        self.splitter = Splitter(lambda why: self.refused(why))
         self._open_disks()
         for vpg in self.state.state.vpgs.values():
             self._know(vpg.vpg)

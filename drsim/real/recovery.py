@@ -50,6 +50,7 @@ from drsim.spec.live import VpgState
 if TYPE_CHECKING:
     from drsim.real.installation import Installation
 
+NOBODY = Address("")
 POLL = 0.02
 """Seconds between looks at what has no event."""
 
@@ -212,7 +213,7 @@ class Recoveries:
     async def _carry_out(self, operation: Address, action: Action[Any]) -> Any:
         match action:
             case do.Inspect(plan):
-                return await self._inspect(operation, plan)
+                return await self.inspect(plan, operation)
             case do.Pin() | do.Unpin() | do.Fence() | do.Unfence() | do.Tag() | do.CommitRecovery() | do.Uncommit():
                 return await self._at_manager(operation, action)
             case do.ShutDown() | do.PowerOnSource() | do.DeleteSource() | do.Drain():
@@ -230,7 +231,8 @@ class Recoveries:
 
     # -- at the manager ---------------------------------------------------------------------------------------
 
-    async def _inspect(self, operation: Address, plan: Plan) -> Facts:
+    async def inspect(self, plan: Plan, operation: Address = NOBODY) -> Facts:
+        """What could refuse a plan. `operation`: whose own VMs do not count."""
         site, known = self._site, self._site.known(plan.vpg)
         reachable, tools = site.site.end is not None and site.site.end.connected, frozenset[VmId]()
         if reachable:

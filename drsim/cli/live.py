@@ -1,0 +1,379 @@
+"""`drsim pki`, `drsim site` and `drsim live`: real sites, in the words of the simulated ones."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from drsim.core.errors import FileError, PlatformError
+from drsim.files.sites import load_site
+from drsim.spec.quantity import parse_duration, parse_size
+
+Option = typer.Option
+SiteArgument = Annotated[Path, Option("--site", envvar="DRSIM_SITE", help="The site's file; or set DRSIM_SITE.")]
+Vpg = Annotated[str, typer.Argument(help="Name of the VPG.")]
+Vms = Annotated[list[str] | None, Option("--vm", help="Only this VM of it; may be given several times.")]
+At = Annotated[str, Option("--checkpoint", help="latest, 'latest tagged', a tag or a number.")]
+Commit = Annotated[str, Option(help="commit, rollback or none: what happens when nobody has decided in time.")]
+Wait = Annotated[str, Option(help="Until then: 0s, or 300s to 24h.")]
+Shutdown = Annotated[str, Option(help="none, graceful or force: what is done to the source's VMs.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and what refuses it; change nothing.")]
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+Follow = Annotated[bool, Option("--follow/--no-follow", help="Wait until it is over, or wants a decision.")]
+Number = Annotated[int, typer.Argument(help="Number of the operation.")]
+SECOND = 10**9
+
+pki = typer.Typer(no_args_is_help=True, help="Certificates by which real sites know each other.", rich_markup_mode=None)
+site = typer.Typer(no_args_is_help=True, help="Real sites: run one.", rich_markup_mode=None)
+live = typer.Typer(no_args_is_help=True, help="Real sites: look, protect, recover.", rich_markup_mode=None)
+
+
+@pki.command("init")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where the authority and the sites' folders are made.")],
+    sites: Annotated[list[str], Option("--for", help="A site; give it once for each.")],
+) -> None:
+    """Make an authority, unless it is there, and a key and certificate for each site."""
+    from drsim.real import pki as keys
+
+    keys.init(folder, sites)
+    for name in sites:
+        typer.echo(f"{folder / name}: copy this folder to site {name}; ca.key stays here")
+
+
+@site.command("up")
+def up(
+    file: Annotated[Path, typer.Argument(help="The site's file.")],
+    armed: Annotated[bool, Option("--armed", help="Let it change something: protect, power, recover.")] = False,
+) -> None:
+    """Run a real site until it is told to end (Ctrl-C). Its VMs run on."""
+    try:
+        from drsim.real.serve import serve
+    except ImportError as error:
+        raise PlatformError(f"real sites need {error.name}", hint="install drsim[live]") from error
+    asyncio.run(serve(load_site(file), file.parent, armed=armed))
+
+
+class _Manager:
+    """The manager of a site, over its socket."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            import httpx
+
+            from drsim.real.serve import socket_of
+        except ImportError as error:
+            raise PlatformError(f"real sites need {error.name}", hint="install drsim[live]") from error
+        spec = load_site(file)
+        self._path, self._errors = socket_of(spec, file.parent), (httpx.TransportError,)
+        transport = httpx.HTTPTransport(uds=str(self._path))
+        self._client = httpx.Client(transport=transport, base_url="http://site", timeout=120)
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """An answer. Raises what the site says, or that it does not answer."""
+        try:
+            answer = self._client.request(method, path, json=body)
+        except self._errors as error:
+            hint = "is `drsim site up` running?"
+            raise PlatformError(f"the site does not answer: {error}", place=str(self._path), hint=hint) from error
+        content = answer.json()
+        if answer.is_success:
+            return content
+        if "error" not in content:
+            first = content["detail"][0]
+            where = ".".join(str(part) for part in first["loc"][1:])
+            raise FileError(f"{where}: {first['msg']}", place=method + " " + path)
+        raise FileError(content["error"], place=content["place"], hint=content["hint"])
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def _table(rows: list[dict[str, Any]], *columns: str, json_: bool = False) -> None:
+    if json_:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+    _console().print(table)
+
+
+def _cell(column: str, value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case list():
+            return " ".join(map(str, value))
+        case float() if column in ("taken", "newest", "begun"):
+            return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+        case float():
+            return f"{value:.2f}"
+        case _:
+            return str(value)
+
+
+@live.command()
+def status(site: SiteArgument, json_: Json = False) -> None:
+    """The site, its connection, and its VPGs."""
+    found = _Manager(site).ask("GET", "/status")
+    if json_:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    peer = found["peer"]
+    state = "connected" if peer["connected"] else f"not connected {peer['error']}".strip()
+    _console().print(f"site {found['site']}, peer {peer['site']} {state}", highlight=False)
+    if found["vpgs"]:
+        columns = ("vpg", "from", "to", "vms", "status", "sub_status", "rpo_s", "checkpoints", "newest", "generation")
+        _table(found["vpgs"], *columns)
+
+
+@live.command()
+def vms(site: SiteArgument, json_: Json = False) -> None:
+    """All VMs of the site, and whether they run."""
+    _table(_Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", json_=json_)
+
+
+@live.command()
+def power(
+    site: SiteArgument, vm: Annotated[str, typer.Argument(help="Name of the VM.")],
+    off: Annotated[bool, Option("--off", help="Pull its plug.")] = False,
+) -> None:  # fmt: skip
+    """Start a VM of the site and wait for its guest, or pull its plug."""
+    found = _Manager(site).ask("POST", f"/vms/{vm}/power", {"on": not off})
+    typer.echo(f"{vm} runs" if found["pid"] else f"{vm} is off")
+
+
+@live.command()
+def protect(
+    site: SiteArgument, vpg: Vpg, vm: Annotated[list[str], Option("--vm", help="A VM; may be given several times.")],
+    to: Annotated[str, Option("--to", help="Host of the other site that would run them.")],
+    interval: Annotated[str, Option(help="Between checkpoints.")] = "5s",
+    history: Annotated[str, Option(help="How far back checkpoints are kept.")] = "24h",
+    rpo_alert: Annotated[str, Option(help="RPO above which the service level is missed.")] = "5min",
+    journal: Annotated[str | None, Option(help="Hard limit of each VM's journal.")] = None,
+) -> None:  # fmt: skip
+    """Protect VMs of this site at the other one."""
+    seconds = {name: _seconds(text, name) for name, text in
+               (("interval", interval), ("history", history), ("rpo_alert", rpo_alert))}  # fmt: skip
+    size = None if journal is None else parse_size(journal)
+    body = {"name": vpg, "vms": vm, "target_host": to, "journal_bytes": size, **seconds}
+    _Manager(site).ask("POST", "/vpgs", body)
+    typer.echo(f"{vpg} is being protected: drsim live status shows how far")
+
+
+@live.command()
+def unprotect(
+    site: SiteArgument, vpg: Vpg,
+    keep_disks: Annotated[bool, Option("--keep-disks", help="Leave the mirrors at the other site.")] = False,
+) -> None:  # fmt: skip
+    """Protect a VPG no more: its journals at the other site are deleted."""
+    _Manager(site).ask("DELETE", f"/vpgs/{vpg}?keep_disks={str(keep_disks).lower()}")
+    typer.echo(f"{vpg} is being deleted")
+
+
+@live.command()
+def checkpoint(site: SiteArgument, vpg: Vpg, tag: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    """Take a checkpoint now, under a name."""
+    _Manager(site).ask("POST", f"/vpgs/{vpg}/checkpoints", {"tag": tag})
+    typer.echo(f"asked for checkpoint {tag!r}")
+
+
+@live.command()
+def checkpoints(site: SiteArgument, vpg: Vpg, json_: Json = False) -> None:
+    """What a VPG can be recovered from, oldest first; ask its recovery site."""
+    rows = _Manager(site).ask("GET", f"/vpgs/{vpg}/checkpoints")
+    _table(rows, "checkpoint", "taken", "tag", "note", json_=json_)
+
+
+@live.command()
+def pause(site: SiteArgument, vpg: Vpg) -> None:
+    """Pause replication: what is written is remembered, and sent later."""
+    _Manager(site).ask("POST", f"/vpgs/{vpg}/pause")
+
+
+@live.command()
+def resume(site: SiteArgument, vpg: Vpg) -> None:
+    """Let replication go on."""
+    _Manager(site).ask("POST", f"/vpgs/{vpg}/resume")
+
+
+@live.command()
+def sync(site: SiteArgument, vpg: Vpg) -> None:
+    """Compare everything with the other side, and send what differs."""
+    _Manager(site).ask("POST", f"/vpgs/{vpg}/sync")
+
+
+@live.command()
+def failover(
+    site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", shutdown: Shutdown = "none",
+    commit: Annotated[str, Option(help="commit, rollback or none; has to be said.")] = "", wait: Wait = "0s",
+    dry_run: DryRun = False, follow: Follow = True, json_: Json = False,
+) -> None:  # fmt: skip
+    """Recover a VPG in place of its source; ask its recovery site."""
+    if not commit:
+        hint = "commit: at once, or after --wait; rollback: unless somebody commits; none: wait for ever"
+        raise FileError("say what happens when nobody decides", place="--commit", hint=hint)
+    what = {"kind": "failover", "shutdown": shutdown, "commit": commit, "wait": int(_seconds(wait, "wait"))}
+    _operate(site, vpg, {**what, "vms": vm or [], "checkpoint": at}, dry_run=dry_run, follow=follow, json_=json_)
+
+
+@live.command("test")
+def failover_test(
+    site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", dry_run: DryRun = False, follow: Follow = True,
+    json_: Json = False,
+) -> None:  # fmt: skip
+    """Recover a VPG beside its source, which runs on, until `drsim live stop`."""
+    wish = {"kind": "failover test", "vms": vm or [], "checkpoint": at}
+    _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
+
+
+@live.command()
+def move(
+    site: SiteArgument, vpg: Vpg, vm: Vms = None, shutdown: Shutdown = "graceful", commit: Commit = "commit",
+    wait: Wait = "0s", keep_source: Annotated[bool, Option("--keep-source", help="Keep the source's VMs.")] = False,
+    dry_run: DryRun = False, follow: Follow = True, json_: Json = False,
+) -> None:  # fmt: skip
+    """Move a VPG in good order: nothing is lost, or everything is back as it was."""
+    what = {"kind": "move", "shutdown": shutdown, "commit": commit, "wait": int(_seconds(wait, "wait"))}
+    wish = {**what, "vms": vm or [], "keep_source": keep_source}
+    _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
+
+
+@live.command()
+def clone(
+    site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", dry_run: DryRun = False, follow: Follow = True,
+    json_: Json = False,
+) -> None:  # fmt: skip
+    """Clone a VPG's VMs as of a checkpoint, powered off."""
+    wish = {"kind": "clone", "vms": vm or [], "checkpoint": at}
+    _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
+
+
+@live.command()
+def restore(
+    site: SiteArgument, vpg: Vpg, volume: Annotated[str, Option(help="VM/volume.")], at: At = "latest",
+    dry_run: DryRun = False, follow: Follow = True, json_: Json = False,
+) -> None:  # fmt: skip
+    """Restore a volume as of a checkpoint, as a disk of its own at the recovery site."""
+    wish = {"kind": "restore", "volume": volume, "checkpoint": at}
+    _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
+
+
+@live.command()
+def commit(site: SiteArgument, operation: Number) -> None:
+    """Commit an operation that waits for it."""
+    _decide(site, operation, "commit", "")
+
+
+@live.command()
+def rollback(site: SiteArgument, operation: Number, note: str = "") -> None:
+    """Roll back an operation that waits: everything is as it was."""
+    _decide(site, operation, "roll back", note)
+
+
+@live.command()
+def stop(
+    site: SiteArgument, operation: Number,
+    note: Annotated[str, Option(help="How the test went; it is written on the checkpoint.")] = "",
+) -> None:  # fmt: skip
+    """Stop a failover test."""
+    _decide(site, operation, "commit", note)
+
+
+@live.command()
+def cancel(site: SiteArgument, operation: Number) -> None:
+    """Stop an operation where it is, and undo it."""
+    _decide(site, operation, "cancel", "")
+
+
+@live.command()
+def report(site: SiteArgument, operation: Number, json_: Json = False) -> None:
+    """What an operation did, step by step."""
+    found = _Manager(site).ask("GET", f"/operations/{operation}")
+    _report(found, json_=json_, steps=True)
+
+
+@live.command()
+def events(site: SiteArgument, json_: Json = False) -> None:
+    """What happened at the site, oldest first."""
+    _table(_Manager(site).ask("GET", "/events"), "fact", "what", json_=json_)
+
+
+def _seconds(text: str, option: str) -> float:
+    try:
+        return parse_duration(text) / SECOND
+    except ValueError as error:
+        raise FileError(str(error), place=f"--{option.replace('_', '-')}", hint="a time, like 5s or 2h30m") from error
+
+
+def _operate(
+    site: Path, vpg: str, wish: dict[str, Any], *, dry_run: bool, follow: bool, json_: bool
+) -> None:  # fmt: skip
+    manager = _Manager(site)
+    answer = manager.ask("POST", "/operations", {"wish": {**wish, "vpg": vpg}, "dry_run": dry_run})
+    if dry_run:
+        _dry(answer, json_=json_)
+        return
+    number = answer["operation"]
+    found = manager.ask("GET", f"/operations/{number}")
+    while follow and not found["outcome"] and not found["waiting"]:
+        time.sleep(0.05)
+        found = manager.ask("GET", f"/operations/{number}")
+    _report(found, json_=json_, steps=False)
+    if found["outcome"] in ("refused", "failed"):
+        raise typer.Exit(1)
+
+
+def _dry(answer: dict[str, Any], *, json_: bool) -> None:
+    if json_:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        typer.echo(f"{answer['kind']} of {answer['vpg']} would make:")
+        for vm in answer["vms"]:
+            typer.echo(f"  {vm['vm']} on {vm['host']}, boot group {vm['group']}")
+        for reason in answer["refused"]:
+            typer.echo(f"refused: {reason}")
+    if answer["refused"]:
+        raise typer.Exit(1)
+
+
+def _decide(site: Path, operation: int, verdict: str, note: str) -> None:
+    manager = _Manager(site)
+    manager.ask("POST", f"/operations/{operation}/decision", {"verdict": verdict, "note": note})
+    while not (found := manager.ask("GET", f"/operations/{operation}"))["outcome"]:
+        time.sleep(0.05)
+    _report(found, json_=False, steps=False)
+
+
+def _report(found: dict[str, Any], *, json_: bool, steps: bool) -> None:
+    if json_:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console = _console()
+    how = found["outcome"] or ("waits for a decision" if found.get("waiting") else "is under way")
+    text = f"operation {found['operation']}: {found['kind']} of {found['vpg']} {how}"
+    console.print(text, highlight=False)
+    for reason in found.get("reasons", ()):
+        console.print(f"  because: {reason}", highlight=False)
+    for each in found.get("people", ()):
+        console.print(f"  needs a person: {each}", highlight=False)
+    if found.get("rto_s") is not None:
+        rpo = "" if found["rpo_s"] is None else f"RPO {found['rpo_s']:.2f} s, "
+        parts = " + ".join(f"{name} {s:.2f}" for name, s in found["parts_s"].items() if s >= 0.005)
+        console.print(f"  {rpo}RTO {found['rto_s']:.2f} s = {parts}", highlight=False)
+    if steps:
+        first = found["steps"][0]["begun"] if found["steps"] else 0
+        for step in found["steps"]:
+            took = "" if step["ended"] is None else f"{step['ended'] - step['begun']:.3f} s"
+            error = f"  failed: {step['error']}" if step["error"] else ""
+            console.print(f"  +{step['begun'] - first:8.3f} s  {step['what']}  {took}{error}", highlight=False)

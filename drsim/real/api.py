@@ -1,0 +1,259 @@
+"""API: a live site's manager over HTTP, on a unix socket that only this user may open.
+
+    GET    /status  /vms  /vpgs/{vpg}/checkpoints  /operations  /operations/{n}  /events  /metrics  /openapi.json
+    POST   /vpgs  /vpgs/{vpg}/checkpoints|pause|resume|sync  /operations  /operations/{n}/decision  /vms/{vm}/power
+    DELETE /vpgs/{vpg}
+
+Until the site is *armed* everything that changes something is refused; an operation that is asked for with `dry_run`
+answers with its plan and what would refuse it, armed or not. Errors are JSON: what, where, what to do.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from pydantic import Field
+
+import drsim
+from drsim.core.errors import DrsimError, FileError
+from drsim.core.events import Verdict
+from drsim.core.facts import StateChanged
+from drsim.core.protected_vra import ProtectedVra
+from drsim.core.recovery.facts import refusals
+from drsim.core.status import project
+from drsim.core.units import SECOND
+from drsim.core.vpg import Vpg
+from drsim.real.clock import now_ns
+from drsim.real.installation import Installation
+from drsim.real.planning import Wish, plan_of
+from drsim.spec.base import Name, Spec
+
+
+class NewVpg(Spec):
+    """A VPG of this site's VMs. Times in seconds."""
+
+    name: Name
+    vms: tuple[str, ...]
+    target_host: str
+    interval: float = Field(5.0, ge=0.1)
+    history: float = Field(24 * 3600.0, ge=1)
+    rpo_alert: float = Field(300.0, ge=1)
+    journal_bytes: int | None = None
+
+
+class NewCheckpoint(Spec):
+    """A name for a checkpoint that is to be taken now."""
+
+    tag: str = Field(min_length=1, max_length=200)
+
+
+class Decision(Spec):
+    """What an operator decides about an operation."""
+
+    verdict: Verdict
+    note: str = ""
+
+
+class Power(Spec):
+    """Whether a VM is to run."""
+
+    on: bool
+
+
+class NewOperation(Spec):
+    """An operation; with `dry_run` only its plan."""
+
+    wish: Wish
+    dry_run: bool = False
+
+
+def api(site: Installation, *, armed: bool) -> FastAPI:
+    """The application of a running site."""
+    app = FastAPI(title=f"drsim site {site.spec.site}", version=drsim.__version__)
+
+    @app.exception_handler(DrsimError)
+    async def said(request: Request, error: DrsimError) -> JSONResponse:
+        code = 409 if isinstance(error, FileError) else 503
+        return JSONResponse({"error": error.message, "place": error.place, "hint": error.hint}, code)
+
+    def arms() -> None:
+        if not armed:
+            hint = f"`drsim site up --armed` lets site {site.spec.site} change something; --dry-run shows what it would"
+            raise FileError("the site is not armed", place=site.spec.site, hint=hint)
+
+    _look(app, site)
+    _protect(app, site, arms)
+    _recover(app, site, arms)
+    return app
+
+
+def _look(app: FastAPI, site: Installation) -> None:
+    @app.get("/status")
+    async def status() -> dict[str, Any]:
+        """The site, its connection and its VPGs."""
+        return status_of(site)
+
+    @app.get("/vms")
+    async def vms() -> list[dict[str, Any]]:
+        """All VMs that exist here, and whether they run."""
+        return [asdict(vm) | {"pid": site.hypervisor.pid(name)} for name, vm in site.hypervisor.vms().items()]
+
+    @app.get("/vpgs/{vpg}/checkpoints")
+    async def checkpoints(vpg: str) -> list[dict[str, Any]]:
+        """What can be recovered from, oldest first; at the recovery site."""
+        notes = site.known(vpg).notes
+        return [
+            {"checkpoint": c.id, "taken": c.taken / SECOND, "tag": c.tag, "note": notes.get(c.id, "")}
+            for c in site.listed(vpg)
+        ]
+
+    @app.get("/events")
+    async def events() -> list[dict[str, Any]]:
+        """The last facts, oldest first."""
+        return [{"at": at / SECOND, "fact": type(fact).__name__, "what": str(fact)} for at, fact in site.facts]
+
+    @app.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        """For Prometheus."""
+        return PlainTextResponse(metrics_of(site))
+
+
+def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None:
+    @app.post("/vpgs")
+    async def protect(new: NewVpg) -> dict[str, Any]:
+        """Protect VMs of this site."""
+        arms()
+        vpg = site.plan_vpg(
+            new.name, new.vms, new.target_host, interval=int(new.interval * SECOND), history=int(new.history * SECOND),
+            rpo_alert=int(new.rpo_alert * SECOND), journal=new.journal_bytes,
+        )  # fmt: skip
+        await site.protect(vpg)
+        return {"vpg": new.name}
+
+    @app.delete("/vpgs/{vpg}")
+    async def delete(vpg: str, keep_disks: bool = False) -> dict[str, Any]:
+        """Protect it no more, and delete its journals and mirrors at the other site."""
+        arms()
+        site.delete(vpg, keep_disks=keep_disks)
+        return {"vpg": vpg}
+
+    @app.post("/vpgs/{vpg}/checkpoints")
+    async def checkpoint(vpg: str, new: NewCheckpoint) -> dict[str, Any]:
+        """Take a checkpoint now, under a name."""
+        arms()
+        site.tag(vpg, new.tag)
+        return {"tag": new.tag}
+
+    @app.post("/vpgs/{vpg}/{what}")
+    async def steer(vpg: str, what: str) -> dict[str, Any]:
+        """pause, resume, or sync: compare everything."""
+        arms()
+        match what:
+            case "pause" | "resume":
+                site.pause(vpg, paused=what == "pause")
+            case "sync":
+                site.force_sync(vpg)
+            case _:
+                raise FileError(f"a VPG cannot {what!r}", place=site.spec.site, hint="pause, resume or sync")
+        return {"vpg": vpg}
+
+    @app.post("/vms/{vm}/power")
+    async def power(vm: str, power: Power) -> dict[str, Any]:
+        """Start a VM, or pull its plug."""
+        arms()
+        site.hypervisor.vm(vm)
+        if power.on:
+            await site.hypervisor.power_on(vm)
+            await site.hypervisor.wait(vm, 60)
+        else:
+            await site.hypervisor.power_off(vm)
+        return {"vm": vm, "pid": site.hypervisor.pid(vm)}
+
+
+def _recover(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None:
+    @app.post("/operations")
+    async def operate(new: NewOperation) -> dict[str, Any]:
+        """Begin an operation; with `dry_run` say what it would do, and what refuses it now."""
+        vpg = site.known(new.wish.vpg).vpg
+        plan = plan_of(new.wish, vpg, site.listed(vpg.name))
+        if new.dry_run:
+            refused = refusals(plan, await site.recoveries.inspect(plan))
+            vms = [{"vm": vm.name, "host": vm.host, "group": vm.group} for vm in plan.vms]
+            return {"kind": plan.kind.value, "vpg": vpg.name, "vms": vms, "refused": list(refused)}
+        arms()
+        return {"operation": site.recoveries.begin(plan)}
+
+    @app.get("/operations")
+    async def operations() -> list[dict[str, Any]]:
+        """All operations, oldest first."""
+        over = site.recoveries.history.reports()
+        numbers = sorted({*over, *site.recoveries.running})
+        return [site.recoveries.status(number) for number in numbers]
+
+    @app.get("/operations/{number}")
+    async def operation(number: int) -> dict[str, Any]:
+        """How far one is, or its report."""
+        return site.recoveries.status(number)
+
+    @app.post("/operations/{number}/decision")
+    async def decide(number: int, decision: Decision) -> dict[str, Any]:
+        """Commit, roll back or cancel it; a test ends with `commit` and a note."""
+        arms()
+        site.recoveries.decide(number, decision.verdict, decision.note)
+        return {"operation": number}
+
+
+def status_of(site: Installation) -> dict[str, Any]:
+    """What a site says of itself: its connection, and each VPG as far as this side knows it."""
+    end = site.site.end
+    connected = end is not None and end.connected
+    regions = {fact.vpg: fact for _, fact in site.facts if isinstance(fact, StateChanged)}
+    vpgs = []
+    for name, known in site.state.state.vpgs.items():
+        row: dict[str, Any] = {
+            "vpg": name, "from": known.vpg.source, "to": known.vpg.target, "vms": [vm.name for vm in known.vpg.vms],
+            "generation": known.generation, "fenced": known.fenced, "recovered": bool(known.recovered),
+        }  # fmt: skip
+        machine = site.site.kernel.machines.get(site.manager(name))
+        if isinstance(machine, Vpg):
+            status, sub = project(machine.regions)
+            row |= {"status": status.value, "sub_status": sub, "paused": known.paused}
+            row["cause"] = regions[name].cause if name in regions else ""
+            row["rpo_s"] = None if machine.newest is None else max(0, now_ns() - machine.newest) / SECOND
+        else:
+            row["checkpoints"] = len(site.listed(name))
+            row["newest"] = site.listed(name)[-1].taken / SECOND if row["checkpoints"] else None
+            possible = "recovery possible" if row["checkpoints"] else "no checkpoint yet"
+            row["status"] = "Recovered" if known.recovered else possible
+        vpgs.append(row)
+    why = "" if connected or end is None or end.error is None else end.error.message
+    peer = {"site": site.spec.link.peer, "connected": connected, "error": why}
+    return {"site": site.spec.site, "peer": peer, "vpgs": vpgs, "failure": str(site.site.failure or "")}
+
+
+def metrics_of(site: Installation) -> str:
+    """Gauges in Prometheus' text format. Bytes, seconds and counts."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"drsim_{name}", text, labels, registry=registry)
+
+    end = site.site.end
+    gauge("peer_connected", "1 when the other site can be reached").set(end is not None and end.connected)
+    gauge("link_sent_bytes", "Bytes sent to the other site").set(0 if end is None else end.sent)
+    gauge("link_queued_bytes", "Bytes that wait for the link").set(0 if end is None else end.queued)
+    used = gauge("vra_buffer_used_bytes", "Buffer of a protected VRA in use", "vra")
+    for address, machine in site.site.kernel.machines.items():
+        if isinstance(machine, ProtectedVra):
+            used.labels(address).set(machine.used)
+    rpo = gauge("vpg_rpo_seconds", "Age of the newest listed checkpoint", "vpg")
+    listed = gauge("vpg_checkpoints", "Checkpoints that can be recovered from", "vpg")
+    for row in status_of(site)["vpgs"]:
+        if row.get("rpo_s") is not None:
+            rpo.labels(row["vpg"]).set(row["rpo_s"])
+        if "checkpoints" in row:
+            listed.labels(row["vpg"]).set(row["checkpoints"])
+    return generate_latest(registry).decode()
