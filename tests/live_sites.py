@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbd_client import connected
-from ports import free_port
 
 from drsim.core.messages import Checkpoint
 from drsim.files.sites import load_site
 from drsim.real import pki
 from drsim.real.installation import Installation
+from drsim.real.ports import free_port
 from drsim.spec.live import LiveVpg
 
 LONDON = """

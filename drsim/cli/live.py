@@ -59,7 +59,7 @@ def up(
     asyncio.run(serve(load_site(file), file.parent, armed=armed))
 
 
-class _Manager:
+class Manager:
     """The manager of a site, over its socket."""
 
     def __init__(self, file: Path) -> None:
@@ -91,9 +91,10 @@ class _Manager:
         raise FileError(content["error"], place=content["place"], hint=content["hint"])
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+def console(*, stderr: bool = False) -> Console:
+    """Where tables go: as wide as the terminal, or 120 columns."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(width=120, stderr=stderr)
 
 
 def _table(rows: list[dict[str, Any]], *columns: str, json_: bool = False) -> None:
@@ -105,7 +106,7 @@ def _table(rows: list[dict[str, Any]], *columns: str, json_: bool = False) -> No
         table.add_column(column.replace("_", " "))
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
-    _console().print(table)
+    console().print(table)
 
 
 def _cell(column: str, value: Any) -> str:
@@ -125,13 +126,13 @@ def _cell(column: str, value: Any) -> str:
 @live.command()
 def status(site: SiteArgument, json_: Json = False) -> None:
     """The site, its connection, and its VPGs."""
-    found = _Manager(site).ask("GET", "/status")
+    found = Manager(site).ask("GET", "/status")
     if json_:
         typer.echo(json.dumps(found, indent=2))
         return
     peer = found["peer"]
     state = "connected" if peer["connected"] else f"not connected {peer['error']}".strip()
-    _console().print(f"site {found['site']}, peer {peer['site']} {state}", highlight=False)
+    console().print(f"site {found['site']}, peer {peer['site']} {state}", highlight=False)
     if found["vpgs"]:
         columns = ("vpg", "from", "to", "vms", "status", "sub_status", "rpo_s", "checkpoints", "newest", "generation")
         _table(found["vpgs"], *columns)
@@ -140,7 +141,7 @@ def status(site: SiteArgument, json_: Json = False) -> None:
 @live.command()
 def vms(site: SiteArgument, json_: Json = False) -> None:
     """All VMs of the site, and whether they run."""
-    _table(_Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", json_=json_)
+    _table(Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", json_=json_)
 
 
 @live.command()
@@ -149,7 +150,7 @@ def power(
     off: Annotated[bool, Option("--off", help="Pull its plug.")] = False,
 ) -> None:  # fmt: skip
     """Start a VM of the site and wait for its guest, or pull its plug."""
-    found = _Manager(site).ask("POST", f"/vms/{vm}/power", {"on": not off})
+    found = Manager(site).ask("POST", f"/vms/{vm}/power", {"on": not off})
     typer.echo(f"{vm} runs" if found["pid"] else f"{vm} is off")
 
 
@@ -167,7 +168,7 @@ def protect(
                (("interval", interval), ("history", history), ("rpo_alert", rpo_alert))}  # fmt: skip
     size = None if journal is None else parse_size(journal)
     body = {"name": vpg, "vms": vm, "target_host": to, "journal_bytes": size, **seconds}
-    _Manager(site).ask("POST", "/vpgs", body)
+    Manager(site).ask("POST", "/vpgs", body)
     typer.echo(f"{vpg} is being protected: drsim live status shows how far")
 
 
@@ -177,40 +178,40 @@ def unprotect(
     keep_disks: Annotated[bool, Option("--keep-disks", help="Leave the mirrors at the other site.")] = False,
 ) -> None:  # fmt: skip
     """Protect a VPG no more: its journals at the other site are deleted."""
-    _Manager(site).ask("DELETE", f"/vpgs/{vpg}?keep_disks={str(keep_disks).lower()}")
+    Manager(site).ask("DELETE", f"/vpgs/{vpg}?keep_disks={str(keep_disks).lower()}")
     typer.echo(f"{vpg} is being deleted")
 
 
 @live.command()
 def checkpoint(site: SiteArgument, vpg: Vpg, tag: Annotated[str, typer.Argument(help="Its name.")]) -> None:
     """Take a checkpoint now, under a name."""
-    _Manager(site).ask("POST", f"/vpgs/{vpg}/checkpoints", {"tag": tag})
+    Manager(site).ask("POST", f"/vpgs/{vpg}/checkpoints", {"tag": tag})
     typer.echo(f"asked for checkpoint {tag!r}")
 
 
 @live.command()
 def checkpoints(site: SiteArgument, vpg: Vpg, json_: Json = False) -> None:
     """What a VPG can be recovered from, oldest first; ask its recovery site."""
-    rows = _Manager(site).ask("GET", f"/vpgs/{vpg}/checkpoints")
+    rows = Manager(site).ask("GET", f"/vpgs/{vpg}/checkpoints")
     _table(rows, "checkpoint", "taken", "tag", "note", json_=json_)
 
 
 @live.command()
 def pause(site: SiteArgument, vpg: Vpg) -> None:
     """Pause replication: what is written is remembered, and sent later."""
-    _Manager(site).ask("POST", f"/vpgs/{vpg}/pause")
+    Manager(site).ask("POST", f"/vpgs/{vpg}/pause")
 
 
 @live.command()
 def resume(site: SiteArgument, vpg: Vpg) -> None:
     """Let replication go on."""
-    _Manager(site).ask("POST", f"/vpgs/{vpg}/resume")
+    Manager(site).ask("POST", f"/vpgs/{vpg}/resume")
 
 
 @live.command()
 def sync(site: SiteArgument, vpg: Vpg) -> None:
     """Compare everything with the other side, and send what differs."""
-    _Manager(site).ask("POST", f"/vpgs/{vpg}/sync")
+    Manager(site).ask("POST", f"/vpgs/{vpg}/sync")
 
 
 @live.command()
@@ -299,14 +300,14 @@ def cancel(site: SiteArgument, operation: Number) -> None:
 @live.command()
 def report(site: SiteArgument, operation: Number, json_: Json = False) -> None:
     """What an operation did, step by step."""
-    found = _Manager(site).ask("GET", f"/operations/{operation}")
+    found = Manager(site).ask("GET", f"/operations/{operation}")
     _report(found, json_=json_, steps=True)
 
 
 @live.command()
 def events(site: SiteArgument, json_: Json = False) -> None:
     """What happened at the site, oldest first."""
-    _table(_Manager(site).ask("GET", "/events"), "fact", "what", json_=json_)
+    _table(Manager(site).ask("GET", "/events"), "fact", "what", json_=json_)
 
 
 def _seconds(text: str, option: str) -> float:
@@ -319,7 +320,7 @@ def _seconds(text: str, option: str) -> float:
 def _operate(
     site: Path, vpg: str, wish: dict[str, Any], *, dry_run: bool, follow: bool, json_: bool
 ) -> None:  # fmt: skip
-    manager = _Manager(site)
+    manager = Manager(site)
     answer = manager.ask("POST", "/operations", {"wish": {**wish, "vpg": vpg}, "dry_run": dry_run})
     if dry_run:
         _dry(answer, json_=json_)
@@ -348,7 +349,7 @@ def _dry(answer: dict[str, Any], *, json_: bool) -> None:
 
 
 def _decide(site: Path, operation: int, verdict: str, note: str) -> None:
-    manager = _Manager(site)
+    manager = Manager(site)
     manager.ask("POST", f"/operations/{operation}/decision", {"verdict": verdict, "note": note})
     while not (found := manager.ask("GET", f"/operations/{operation}"))["outcome"]:
         time.sleep(0.05)
@@ -359,21 +360,20 @@ def _report(found: dict[str, Any], *, json_: bool, steps: bool) -> None:
     if json_:
         typer.echo(json.dumps(found, indent=2))
         return
-    console = _console()
     how = found["outcome"] or ("waits for a decision" if found.get("waiting") else "is under way")
     text = f"operation {found['operation']}: {found['kind']} of {found['vpg']} {how}"
-    console.print(text, highlight=False)
+    console().print(text, highlight=False)
     for reason in found.get("reasons", ()):
-        console.print(f"  because: {reason}", highlight=False)
+        console().print(f"  because: {reason}", highlight=False)
     for each in found.get("people", ()):
-        console.print(f"  needs a person: {each}", highlight=False)
+        console().print(f"  needs a person: {each}", highlight=False)
     if found.get("rto_s") is not None:
         rpo = "" if found["rpo_s"] is None else f"RPO {found['rpo_s']:.2f} s, "
         parts = " + ".join(f"{name} {s:.2f}" for name, s in found["parts_s"].items() if s >= 0.005)
-        console.print(f"  {rpo}RTO {found['rto_s']:.2f} s = {parts}", highlight=False)
+        console().print(f"  {rpo}RTO {found['rto_s']:.2f} s = {parts}", highlight=False)
     if steps:
         first = found["steps"][0]["begun"] if found["steps"] else 0
         for step in found["steps"]:
             took = "" if step["ended"] is None else f"{step['ended'] - step['begun']:.3f} s"
             error = f"  failed: {step['error']}" if step["error"] else ""
-            console.print(f"  +{step['begun'] - first:8.3f} s  {step['what']}  {took}{error}", highlight=False)
+            console().print(f"  +{step['begun'] - first:8.3f} s  {step['what']}  {took}{error}", highlight=False)

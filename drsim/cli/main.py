@@ -12,6 +12,7 @@ from rich.console import Console
 
 import drsim
 from drsim.cli.calibrate import calibrate
+from drsim.cli.demo import demo
 from drsim.cli.experiment import experiment
 from drsim.cli.explain import explain
 from drsim.cli.fit import fit
@@ -46,6 +47,7 @@ for operation in (failover, move, clone, restore, plan):
     app.command()(operation)
 for name, group in (("pki", pki), ("site", site), ("live", live)):
     app.add_typer(group, name=name)
+live.command()(demo)
 
 
 def _version(asked: bool) -> None:

@@ -46,10 +46,13 @@ async def serve(spec: SiteFile, base: Path, *, armed: bool, ready: Callable[[], 
         site.site.observers.append(lambda now, fact: _note(log, now, fact))
         site.refused = lambda why: log.warning("client refused", why=why)
         with blame(path):
-            path.unlink(missing_ok=True)
+            beside = path.with_suffix(".new")
+            beside.unlink(missing_ok=True)
             listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
-            path.chmod(0o600)
+            listener.bind(str(beside))
+            beside.chmod(0o600)
+            listener.listen(16)
+            beside.replace(path)  # who finds it is heard
         server = uvicorn.Server(uvicorn.Config(api(site, armed=armed), log_config=None, lifespan="off"))
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         ended = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Free ports of loopback, for servers that tests start."""
+"""Free ports of loopback, for servers that are started on them."""
 
 import socket
 
