@@ -19,43 +19,36 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from drsim.cli.live import Manager, console
 from drsim.core.errors import PlatformError
-from drsim.sim.run import simulate
-from drsim.spec.model import Model
 from drsim.spec.quantity import parse_duration
-from drsim.study.operation import figures
-from drsim.study.output import refuse_foreign
-from drsim.study.page import Page, Section
-from drsim.study.style import seconds
+
+if TYPE_CHECKING:
+    from drsim.study.page import Page
 
 SECOND = 10**9
 DISK = 8 << 20
 VMS = ("db", "app", "web", "mail", "files", "print", "wiki", "crm", "erp", "mes")
 SEEDS = 20
 """Disasters that are simulated, at different instants of the checkpoint interval."""
-Option = typer.Option
 
 
-def demo(
-    vms: Annotated[int, Option(min=1, max=len(VMS), help="How many VMs.")] = 2,
-    interval: Annotated[str, Option(help="Between checkpoints.")] = "2s",
-    out: Annotated[Path | None, Option(help="Folder for summary.json and report.html.")] = None,
-    json_: Annotated[bool, Option("--json", help="Print the figures as JSON.")] = False,
-) -> None:
-    """Protect VMs between two real sites on this machine, lose one site, fail over, and compare with the simulation."""
+def run(vms: int, interval: str, out: Path | None, *, json_: bool) -> None:
+    """The demonstration. Raises PlatformError when QEMU is not there, or something did not work."""
     if shutil.which("qemu-system-x86_64") is None:
         raise PlatformError("qemu-system-x86_64 is not installed", hint="Debian package qemu-system-x86")
     if out is not None:
+        from drsim.study.output import refuse_foreign
+
         refuse_foreign(out)
     names, every = VMS[:vms], parse_duration(interval)
     folder = Path(tempfile.mkdtemp(prefix="drsim-"))
     try:
-        with _sites(folder, names) as (london, leeds):
+        with two_sites(folder, names) as (london, leeds):
             measured = _live(folder, london, leeds, names, every)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,21 +72,27 @@ def demo(
 # -- two real sites -------------------------------------------------------------------------------------------
 
 
-class _Process:
+class SiteProcess:
     """A site's process, and the way to its manager."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name, self.file, self.folder = name, folder / f"{name}.yaml", folder / name
-        self._log = (folder / f"{name}.log").open("wb")
-        code = "from drsim.cli.main import main; main()"
-        words = [sys.executable, "-c", code, "site", "up", str(self.file), "--armed"]
-        self.process = subprocess.Popen(words, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL)
+        self._log = folder / f"{name}.log"
+        self.up()
+
+    def up(self, *options: str) -> None:
+        """Start it, and wait until its manager can be asked. Raises PlatformError with what it said."""
+        (self.folder / "api.sock").unlink(missing_ok=True)
+        words = [sys.executable, "-m", "drsim.cli.program", "site", "up", str(self.file), *(options or ("--armed",))]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while not (self.folder / "api.sock").exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                said = (folder / f"{name}.log").read_text(errors="replace").strip()
+                said = self._log.read_text(errors="replace").strip()
                 self.close()
-                raise PlatformError(f"site {name} does not come up: {said.splitlines()[-1] if said else 'no word'}")
+                last = said.splitlines()[-1] if said else "no word"
+                raise PlatformError(f"site {self.name} does not come up: {last}")
             time.sleep(0.02)
         self.manager = Manager(self.file)
 
@@ -101,6 +100,10 @@ class _Process:
         """The site is lost: its VMs and its process, at once."""
         for pid in [int(p.read_text()) for p in self.folder.glob("vms/*/pid")]:
             os.kill(pid, signal.SIGKILL)
+        self.kill()
+
+    def kill(self) -> None:
+        """Its process dies; its VMs wait for their disks."""
         self.process.kill()
         self.process.wait()
 
@@ -114,13 +117,11 @@ class _Process:
             try:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self._log.close()
+                self.kill()
 
 
 @contextmanager
-def _sites(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[_Process, _Process]]:
+def two_sites(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[SiteProcess, SiteProcess]]:
     from drsim.real import pki
     from drsim.real.local import guest
     from drsim.real.ports import free_port
@@ -135,9 +136,9 @@ def _sites(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[_Process, _Pr
     link = f"127.0.0.1:{port}"
     _write(folder, "leeds", {"link": {"peer": "london", "listen": link}, "hosts": {"leeds-1": {}}})
     _write(folder, "london", {"link": {"peer": "leeds", "connect": link}, "hosts": {"london-1": {}}, "vms": vms})
-    leeds = _Process(folder, "leeds")
+    leeds = SiteProcess(folder, "leeds")
     try:
-        london = _Process(folder, "london")
+        london = SiteProcess(folder, "london")
         try:
             yield london, leeds
         finally:
@@ -151,7 +152,7 @@ def _write(folder: Path, name: str, content: dict[str, Any]) -> None:
     (folder / f"{name}.yaml").write_text(json.dumps(whole, indent=1))  # JSON is YAML
 
 
-def _live(folder: Path, london: _Process, leeds: _Process, names: tuple[str, ...], every: int) -> dict[str, Any]:
+def _live(folder: Path, london: SiteProcess, leeds: SiteProcess, names: tuple[str, ...], every: int) -> dict[str, Any]:
     from drsim.real.local import guest
 
     say = console(stderr=True)
@@ -187,7 +188,7 @@ def _live(folder: Path, london: _Process, leeds: _Process, names: tuple[str, ...
     }  # fmt: skip
 
 
-def _listed(site: _Process, more: int) -> None:
+def _listed(site: SiteProcess, more: int) -> None:
     """Wait until so many more checkpoints are listed."""
     path = "/vpgs/demo/checkpoints"
     rows = site.manager.ask("GET", path)
@@ -196,7 +197,7 @@ def _listed(site: _Process, more: int) -> None:
         time.sleep(0.05)
 
 
-def _operate(site: _Process, wish: dict[str, Any]) -> dict[str, Any]:
+def _operate(site: SiteProcess, wish: dict[str, Any]) -> dict[str, Any]:
     number = site.manager.ask("POST", "/operations", {"wish": wish})["operation"]
     while True:
         found: dict[str, Any] = site.manager.ask("GET", f"/operations/{number}")
@@ -205,7 +206,7 @@ def _operate(site: _Process, wish: dict[str, Any]) -> dict[str, Any]:
         time.sleep(0.02)
 
 
-def _over(site: _Process, number: int) -> dict[str, Any]:
+def _over(site: SiteProcess, number: int) -> dict[str, Any]:
     while not (found := site.manager.ask("GET", f"/operations/{number}"))["outcome"]:
         time.sleep(0.02)
     return dict(found)
@@ -226,6 +227,10 @@ def _steps(test: dict[str, Any]) -> dict[str, float]:
 
 def _simulated(measured: dict[str, Any], names: tuple[str, ...], every: int) -> dict[str, Any]:
     """RPO and RTO of the same estate, with the platform's durations as measured in the test."""
+    from drsim.sim.run import simulate
+    from drsim.spec.model import Model
+    from drsim.study.operation import figures
+
     took = measured["test_parts_s"]
     platform = {
         "create": _ns(took["create"] + took["disks"]), "attach": _ns(took["attach"]), "power_on": _ns(took["power_on"]),
@@ -268,6 +273,8 @@ def _ns(seconds_: float) -> int:
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    from drsim.study.style import seconds
+
     measured, simulated = found["measured"], found["simulated"]
 
     def span(values: list[float]) -> str:
@@ -281,6 +288,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _answer(found: dict[str, Any]) -> str:
+    from drsim.study.style import seconds
+
     measured = found["measured"]
     return (
         f"{found['vms']} VMs were lost with their site and served again {seconds(measured['rto_s'])} after the "
@@ -294,7 +303,10 @@ def _print(found: dict[str, Any]) -> None:
         console().print(f"  {what}: measured {real}, simulated {model}", highlight=False)
 
 
-def _page(found: dict[str, Any], command: str) -> Page:
+def _page(found: dict[str, Any], command: str) -> "Page":
+    from drsim.study.page import Page, Section
+    from drsim.study.style import seconds
+
     parts = [(name, seconds(value)) for name, value in found["measured"]["parts_s"].items() if value >= 0.001]
     heads = found["measured"]["rounds_at_the_disaster"]
     return Page(

@@ -31,6 +31,7 @@ SECOND = 10**9
 pki = typer.Typer(no_args_is_help=True, help="Certificates by which real sites know each other.", rich_markup_mode=None)
 site = typer.Typer(no_args_is_help=True, help="Real sites: run one.", rich_markup_mode=None)
 live = typer.Typer(no_args_is_help=True, help="Real sites: look, protect, recover.", rich_markup_mode=None)
+GROUPS = {"pki": pki, "site": site, "live": live}
 
 
 @pki.command("init")
@@ -70,15 +71,15 @@ class Manager:
         except ImportError as error:
             raise PlatformError(f"real sites need {error.name}", hint="install drsim[live]") from error
         spec = load_site(file)
-        self._path, self._errors = socket_of(spec, file.parent), (httpx.TransportError,)
-        transport = httpx.HTTPTransport(uds=str(self._path))
-        self._client = httpx.Client(transport=transport, base_url="http://site", timeout=120)
+        self._path, self._http = socket_of(spec, file.parent), httpx
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """An answer. Raises what the site says, or that it does not answer."""
+        transport = self._http.HTTPTransport(uds=str(self._path))
         try:
-            answer = self._client.request(method, path, json=body)
-        except self._errors as error:
+            with self._http.Client(transport=transport, base_url="http://site", timeout=120) as client:
+                answer = client.request(method, path, json=body)
+        except self._http.TransportError as error:
             hint = "is `drsim site up` running?"
             raise PlatformError(f"the site does not answer: {error}", place=str(self._path), hint=hint) from error
         content = answer.json()
@@ -377,3 +378,16 @@ def _report(found: dict[str, Any], *, json_: bool, steps: bool) -> None:
             took = "" if step["ended"] is None else f"{step['ended'] - step['begun']:.3f} s"
             error = f"  failed: {step['error']}" if step["error"] else ""
             console().print(f"  +{step['begun'] - first:8.3f} s  {step['what']}  {took}{error}", highlight=False)
+
+
+@live.command()
+def demo(
+    vms: Annotated[int, Option(min=1, max=10, help="How many VMs.")] = 2,
+    interval: Annotated[str, Option(help="Between checkpoints.")] = "2s",
+    out: Annotated[Path | None, Option(help="Folder for summary.json and report.html.")] = None,
+    json_: Json = False,
+) -> None:
+    """Protect VMs between two real sites on this machine, lose one site, fail over, and compare with the simulation."""
+    from drsim.cli.demo import run
+
+    run(vms, interval, out, json_=json_)

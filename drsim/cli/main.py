@@ -3,23 +3,21 @@
 Exit codes: 0 fine, 1 the run says no, 2 bad input.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import drsim
 from drsim.cli.calibrate import calibrate
-from drsim.cli.demo import demo
 from drsim.cli.experiment import experiment
 from drsim.cli.explain import explain
 from drsim.cli.fit import fit
 from drsim.cli.judge import judge
-from drsim.cli.live import live, pki, site
+from drsim.cli.live import GROUPS
 from drsim.cli.mutants import mutants
 from drsim.cli.policies import policies
+from drsim.cli.program import guarded
 from drsim.cli.recover import clone, failover, failover_test, move, plan, restore
 from drsim.cli.run import run
 from drsim.cli.show import check, schema, show
@@ -27,7 +25,6 @@ from drsim.cli.size import planner, size
 from drsim.cli.study import study
 from drsim.cli.verify import replay, verify
 from drsim.cli.worst import worst
-from drsim.core.errors import DrsimError
 
 app = typer.Typer(
     help="Simulate and verify continuous-replication disaster recovery: RPO, journals, WAN, crash consistency.",
@@ -45,9 +42,8 @@ for command in commands:
 app.command("test")(failover_test)
 for operation in (failover, move, clone, restore, plan):
     app.command()(operation)
-for name, group in (("pki", pki), ("site", site), ("live", live)):
+for name, group in GROUPS.items():
     app.add_typer(group, name=name)
-live.command()(demo)
 
 
 def _version(asked: bool) -> None:
@@ -66,12 +62,5 @@ def options(
 
 
 def main() -> None:
-    """Entry point: an error of the user's is a message, not a traceback."""
-    try:
-        app()
-    except DrsimError as error:
-        Console(stderr=True, soft_wrap=True).print(f"drsim: {error}", markup=False, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("drsim: interrupted; nothing was written", markup=False, highlight=False)
-        sys.exit(130)
+    """Entry point of all commands; see `program.py`."""
+    guarded(app)

@@ -226,7 +226,7 @@ class Recoveries:
             case do.Reverse():
                 raise PlatformError("a live site does not protect the other way by itself; make a VPG there")
             case _:
-                await self._at_disks(action)
+                await self._at_disks(operation, action)
         return None
 
     # -- at the manager ---------------------------------------------------------------------------------------
@@ -360,7 +360,10 @@ class Recoveries:
 
     # -- disks ------------------------------------------------------------------------------------------------
 
-    async def _at_disks(self, action: Action[Any]) -> None:
+    def _restored(self, operation: Address, vpg: str, volume: VolumeId) -> str:
+        return f"{vpg}-volume-{volume}-{self._number(operation)}"
+
+    async def _at_disks(self, operation: Address, action: Action[Any]) -> None:
         match action:
             case do.CreateScratch(name, vm, checkpoint):
                 await self._make(name, self._of_vm(vm, checkpoint))
@@ -374,11 +377,11 @@ class Recoveries:
             case do.RestoreVolume(vpg, volume, checkpoint, in_place):
                 if in_place:
                     raise PlatformError("a live site restores a volume beside its place only")
-                name = _restored(vpg, volume)
+                name = self._restored(operation, vpg, volume)
                 await self._make(name, self._of(vpg, checkpoint, {volume}))
                 await self._hydrate(name)
             case do.UndoRestore(vpg, volume):
-                await self._drop(_restored(vpg, volume))
+                await self._drop(self._restored(operation, vpg, volume))
             case do.KeepRestore():
                 pass
             case _:
@@ -490,7 +493,3 @@ def step_of(record: Any) -> dict[str, Any]:
         "step": ".".join(map(str, record.step)), "what": str(record.action), "begun": record.begun / SECOND,
         "ended": None if record.ended is None else record.ended / SECOND, "error": record.error,
     }  # fmt: skip
-
-
-def _restored(vpg: str, volume: VolumeId) -> str:
-    return f"{vpg}-volume-{volume}"

@@ -176,7 +176,7 @@ def test_a_clone_and_a_restored_volume_stand_by_themselves(tmp_path: Path) -> No
         restore = begin(sites, Kind.RESTORE, checkpoint="good", volume="app/system")
         assert (await over(sites, restore))["outcome"] == "done"
         assert disk(sites, "db-clone", 1).read_bytes() == images[1]
-        assert disk(sites, "crm-volume-2", 2).read_bytes() == images[2]
+        assert disk(sites, f"crm-volume-2-{restore}", 2).read_bytes() == images[2]
         assert sites.leeds.hypervisor.pid("db-clone") is None
 
     run(tmp_path, check)
