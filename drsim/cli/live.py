@@ -156,6 +156,16 @@ def power(
 
 
 @live.command()
+def record(
+    site: SiteArgument, vm: Annotated[str, typer.Argument(help="Name of the VM.")],
+    end: Annotated[bool, Option("--end", help="End the recording.")] = False,
+) -> None:  # fmt: skip
+    """Record what a VM writes, as a trace for `drsim run --trace`; with --end, stop."""
+    found = Manager(site).ask("POST", f"/vms/{vm}/record", {"on": not end})
+    typer.echo(f"{found['file']}: {found['writes']} writes" if end else f"recording to {found['file']}")
+
+
+@live.command()
 def protect(
     site: SiteArgument, vpg: Vpg, vm: Annotated[list[str], Option("--vm", help="A VM; may be given several times.")],
     to: Annotated[str, Option("--to", help="Host of the other site that would run them.")],

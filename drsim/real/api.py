@@ -1,7 +1,8 @@
 """API: a live site's manager over HTTP, on a unix socket that only this user may open.
 
     GET    /status  /vms  /vpgs/{vpg}/checkpoints  /operations  /operations/{n}  /events  /metrics  /openapi.json
-    POST   /vpgs  /vpgs/{vpg}/checkpoints|pause|resume|sync  /operations  /operations/{n}/decision  /vms/{vm}/power
+    POST   /vpgs  /vpgs/{vpg}/checkpoints|pause|resume|sync  /vms/{vm}/power|record
+           /operations  /operations/{n}/decision
     DELETE /vpgs/{vpg}
 
 Until the site is *armed* everything that changes something is refused; an operation that is asked for with `dry_run`
@@ -58,7 +59,7 @@ class Decision(Spec):
 
 
 class Power(Spec):
-    """Whether a VM is to run."""
+    """Whether a VM is to run, or to be recorded."""
 
     on: bool
 
@@ -159,6 +160,12 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
             case _:
                 raise FileError(f"a VPG cannot {what!r}", place=site.spec.site, hint="pause, resume or sync")
         return {"vpg": vpg}
+
+    @app.post("/vms/{vm}/record")
+    async def record(vm: str, power: Power) -> dict[str, Any]:
+        """Begin to record what a VM writes, or end it."""
+        path, writes = site.record(vm, on=power.on)
+        return {"vm": vm, "file": str(path), "writes": writes}
 
     @app.post("/vms/{vm}/power")
     async def power(vm: str, power: Power) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from drsim.real.desk import Adopt, Desk, Drop, Request
 from drsim.real.disk import Disk
 from drsim.real.journal_store import JournalStore
 from drsim.real.local.hypervisor import LocalHypervisor, LocalVm
+from drsim.real.recorder import Recorder
 from drsim.real.recovery import Recoveries
 from drsim.real.splitter import Splitter
 from drsim.real.state import FolderLock, StateFile
@@ -75,6 +76,7 @@ class Installation:
         self.refused: Callable[[str], None] = lambda why: None
         """Is told, from any thread, why a client of the splitter was turned away."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._recorders: dict[str, Recorder] = {}
 
     async def __aenter__(self) -> "Installation":
         self._lock = FolderLock(self.folder)
@@ -108,6 +110,8 @@ class Installation:
                 tap.release(PlatformError("the site stops", place=self.spec.site))
             if hasattr(self, "splitter"):
                 await asyncio.to_thread(self.splitter.close)
+            for recorder in self._recorders.values():
+                recorder.close()
             if hasattr(self, "recoveries"):
                 await self.recoveries.close()
             await self.site.close()
@@ -346,6 +350,23 @@ class Installation:
         self.state.vpg(vpg, lambda known: known.model_copy(update={"deleting": keep_disks}))
         self.site.post(address, DeleteAsked(keep_disks))
 
+    def record(self, vm: str, *, on: bool) -> tuple[Path, int]:
+        """Record what a VM of this site writes, or end that; gives the file, and how many writes are in it."""
+        spec = self.spec.vms.get(vm)
+        if spec is None:
+            hint = f"there is: {', '.join(self.spec.vms) or 'none'}"
+            raise FileError(f"no VM is called {vm!r}", place=self.spec.site, hint=hint)
+        if on and vm not in self._recorders:
+            numbers = self.state.state.volumes
+            disks = {name: self.site.disks[VolumeId(numbers[f"{vm}/{name}"])] for name in spec.disks}
+            self._recorders[vm] = Recorder(self.folder / "recordings" / f"{vm}.csv", disks)
+        elif not on and vm not in self._recorders:
+            raise FileError(f"VM {vm} is not being recorded", place=self.spec.site)
+        recorder = self._recorders[vm]
+        if not on:
+            self._recorders.pop(vm).close()
+        return recorder.path, recorder.writes
+
     def _at_source(self, vpg: str) -> Address:
         known = self.known(vpg)
         if known.vpg.source != self.spec.site:
@@ -407,7 +428,7 @@ class Installation:
             return
         here = self.manager(vpg) if self.known(vpg).vpg.source == self.spec.site else self.catalog(vpg)
         self.site.peers = [pair for pair in self.site.peers if here not in pair]
-        self.site.kernel.machines.pop(here, None)
+        self.site.remove(here)
         self.site.catalogs.pop(vpg, None)
         self.state.vpg(vpg, lambda known: None)
         (self.folder / "catalogs" / f"{vpg}.json").unlink(missing_ok=True)

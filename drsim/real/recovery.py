@@ -146,7 +146,7 @@ class Recoveries:
         if machine is not None and machine.report is not None and machine.over:
             self.history.end(number, self.summary(number, machine.report))
             del self.running[number]
-            self._site.site.kernel.machines.pop(self._address(number), None)
+            self._site.site.remove(self._address(number))
             self._site.site.news.wake()
 
     def summary(self, number: int, report: Report) -> dict[str, Any]:

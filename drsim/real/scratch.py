@@ -102,8 +102,9 @@ class Scratch:
         """Make what was written durable. Raises PlatformError."""
         with blame(self.path):
             os.fdatasync(self._fd)
-            if self._map is not None:
-                self._map.flush()
+            with self._lock:  # `hydrate` may be about to end it
+                if self._map is not None:
+                    self._map.flush()
 
     def pass_gate(self) -> None:
         """Nobody holds this."""

@@ -127,6 +127,7 @@ class Site:
         self._events: deque[tuple[Address, Event | None]] = deque()
         self._handling = False
         self._started = self._closed = False
+        self._removed: set[Address] = set()
         self._held: set[tuple[Address, str]] = set()  # VRAs that hold a VPG's guests
         self._timers: dict[tuple[Address, str], asyncio.TimerHandle] = {}
         self._lanes: dict[str, Lane] = {}
@@ -135,7 +136,13 @@ class Site:
 
     def add(self, address: Address, machine: Machine) -> None:
         """Put a machine on the site."""
+        self._removed.discard(address)
         self.kernel.add(address, machine)
+
+    def remove(self, address: Address) -> None:
+        """Take a machine off the site; what is still on its way to it is dropped."""
+        if self.kernel.machines.pop(address, None) is not None:
+            self._removed.add(address)
 
     def open_disks(self, volumes: Iterable[VolumeInfo]) -> None:
         """Make disks, as files in the site's directory, or open those that are there."""
@@ -205,8 +212,8 @@ class Site:
 
     def _deliver(self, to: Address, event: Event | None) -> None:
         """One event to its machine, after all that the machine's guests did before; None: only that."""
-        if to not in self.kernel.machines:
-            return  # it was deleted
+        if to in self._removed:
+            return
         taps = self._taps_of(to) if self.taps else []
         hold = event.message if taps and isinstance(event, Received) and isinstance(event.message, Hold) else None
         held = self._taps_of(to, hold.vpg) if hold is not None else []
@@ -253,7 +260,8 @@ class Site:
         """
         if site_of(to) != self.name or site_of(sender) == self.name:
             raise PeerError(f"a message from {sender} for {to}", place=self.name)
-        self.post(to, Received(sender, message))
+        if to in self.kernel.machines:
+            self.post(to, Received(sender, message))
 
     async def asked(self, text: str) -> str:
         """The peer's manager asks."""

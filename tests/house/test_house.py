@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import get_args
 
 import pytest
+from programs import program
 
 import drsim.real.world
 import drsim.sim.world
@@ -125,6 +126,8 @@ def test_code_blocks_in_the_docs_run(name: str, code: str, tmp_path: Path) -> No
         command = command.replace("../shared/traces", str(ROOT / "../shared/traces"))
         if command.startswith("drsim "):
             command = f"{Path(sys.executable).parent / 'drsim'} {command.removeprefix('drsim ')}"
+        if " live demo" in command:
+            program("qemu-system-x86_64", "qemu-system-x86")
         if command.startswith("python experiments/"):
             continue  # benchmarks run by hand
         subprocess.run(command, shell=True, cwd=tmp_path, check=True, timeout=120, capture_output=True)

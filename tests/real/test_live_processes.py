@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from programs import program
 
@@ -15,7 +16,7 @@ from drsim.cli.demo import SiteProcess, two_sites
 from drsim.core.errors import FileError, PlatformError
 from drsim.real.local import guest
 
-ROUNDS = 8
+ROUNDS = 5
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +25,8 @@ def _qemu() -> None:
 
 
 def drsim(*words: str) -> subprocess.CompletedProcess[str]:
-    code = "from drsim.cli.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, timeout=200
-    )
+    command = [sys.executable, "-m", "drsim.cli.program", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
 def insist(site: SiteProcess, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -92,24 +91,6 @@ def _until(condition: Any, london: SiteProcess, tag: str = "") -> None:
 
 def test_a_site_that_is_not_armed_changes_nothing_and_says_what_it_would(tmp_path: Path) -> None:
     with two_sites(tmp_path, ("db",)) as (london, _):
-        london.kill()
-        london.up("--")
-        for words in (["power", "db"], ["protect", "crm", "--vm", "db", "--to", "leeds-1"]):
-            done = drsim("live", *words, "--site", str(london.file))
-            assert done.returncode == 2
-            assert "the site is not armed" in done.stderr
-            assert "--armed" in done.stderr
-        status = drsim("live", "status", "--site", str(london.file))
-        assert "site london" in status.stdout
-        london.kill()
-        done = drsim("live", "status", "--site", str(london.file))
-        assert "is `drsim site up` running?" in done.stderr
-
-
-def test_metrics_and_the_api_description_are_there(tmp_path: Path) -> None:
-    import httpx
-
-    with two_sites(tmp_path, ("db",)) as (london, _):
         transport = httpx.HTTPTransport(uds=str(london.folder / "api.sock"))
         with httpx.Client(transport=transport, base_url="http://site") as client:
             metrics = client.get("/metrics").text
@@ -118,3 +99,15 @@ def test_metrics_and_the_api_description_are_there(tmp_path: Path) -> None:
             assert "/operations/{number}/decision" in client.get("/openapi.json").json()["paths"]
             wrong = client.post("/vpgs", json={"name": "x/../y", "vms": ["db"], "target_host": "leeds-1"})
             assert wrong.status_code == 422
+        london.kill()
+        london.up("--")
+        for path, body in (("/vms/db/power", {"on": True}), ("/vpgs/crm/pause", None)):
+            with pytest.raises(FileError, match="the site is not armed") as found:
+                london.manager.ask("POST", path, body)
+            assert "--armed" in found.value.hint
+        status = drsim("live", "status", "--site", str(london.file))
+        assert "site london" in status.stdout
+        london.kill()
+        done = drsim("live", "status", "--site", str(london.file))
+        assert done.returncode == 2
+        assert "is `drsim site up` running?" in done.stderr
