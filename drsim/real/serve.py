@@ -6,6 +6,7 @@ SIGTERM and SIGINT end it; VMs run on, and wait for their disks until the site i
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from drsim.spec.live import SiteFile
 
 QUIET = (CheckpointListed, CheckpointSealed)
 """Facts of every few seconds, which the log leaves out; `/events` has them."""
+SWITCH = 0.0002
+"""Seconds that a thread may keep the interpreter while another waits: the splitter answers guests between the core's steps."""
 _LONGEST_SOCKET = 107
 
 
@@ -37,6 +40,7 @@ async def serve(spec: SiteFile, base: Path, *, armed: bool, ready: Callable[[], 
         processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(),
     )
+    sys.setswitchinterval(SWITCH)
     log = structlog.get_logger().bind(site=spec.site)
     path = socket_of(spec, base)
     if len(str(path.absolute()).encode()) > _LONGEST_SOCKET:
