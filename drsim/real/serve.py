@@ -25,7 +25,7 @@ from drsim.spec.live import SiteFile
 QUIET = (CheckpointListed, CheckpointSealed)
 """Facts of every few seconds, which the log leaves out; `/events` has them."""
 SWITCH = 0.0002
-"""Seconds that a thread may keep the interpreter while another waits: the splitter answers guests between the core's steps."""
+"""Seconds that a thread may keep the interpreter while another waits: guests are answered between the core's steps."""
 _LONGEST_SOCKET = 107
 
 
