@@ -1,5 +1,6 @@
 """VMs that move, come and go, and what operators ask for: protection goes on, and guests do not notice."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -112,6 +113,15 @@ def played(spec: Model, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, dict[int,
     return run, issued
 
 
+BURSTS = {"kind": "onoff", "rate": 60.0, "size": "8 KiB", "on": "7 s", "off": "9 s", "pattern": "uniform"}
+
+
+@cache
+def undisturbed(fidelity: str) -> tuple[Run, dict[int, list[tuple[int, ...]]]]:
+    """The same guests, with nothing that moves."""
+    return played(model([], workload=BURSTS, fidelity=fidelity), pytest.MonkeyPatch())
+
+
 MOVES = [case for case, operations in CASES.items() if operations[0]["kind"] not in ("add-vm", "remove-vm")]
 
 
@@ -119,9 +129,8 @@ MOVES = [case for case, operations in CASES.items() if operations[0]["kind"] not
 @pytest.mark.parametrize("fidelity", ["slice", "write"])
 def test_guests_write_the_same_at_the_same_times(case: str, fidelity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever moves. Bursts, so that writes are drawn ahead unevenly."""
-    load = {"kind": "onoff", "rate": 60.0, "size": "8 KiB", "on": "7 s", "off": "9 s", "pattern": "uniform"}
-    plain, expected = played(model([], workload=load, fidelity=fidelity), monkeypatch)
-    run, found = played(model(CASES[case], workload=load, fidelity=fidelity), monkeypatch)
+    plain, expected = undisturbed(fidelity)
+    run, found = played(model(CASES[case], workload=BURSTS, fidelity=fidelity), monkeypatch)
     assert len(expected) == 4
     assert all(len(writes) > 1000 for writes in expected.values())
     assert {vm: found[vm] for vm in expected} == expected
