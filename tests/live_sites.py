@@ -12,6 +12,7 @@ from drsim.core.messages import Checkpoint
 from drsim.files.sites import load_site
 from drsim.real import pki
 from drsim.real.installation import Installation
+from drsim.real.planning import vpg_of
 from drsim.real.ports import free_port
 from drsim.spec.live import LiveVpg
 
@@ -55,9 +56,11 @@ class Sites:
     leeds: Installation
 
     def vpg(self, name: str, *vms: str) -> LiveVpg:
-        return self.london.plan_vpg(
-            name, vms, "leeds-1", interval=200_000_000, history=3600 * 10**9, rpo_alert=60 * 10**9, journal=None
-        )
+        spec, state = self.london.spec, self.london.state.state
+        return vpg_of(
+            spec, state, name, vms, "leeds-1", interval=200_000_000, history=3600 * 10**9, rpo_alert=60 * 10**9,
+            journal=None,
+        )  # fmt: skip
 
     async def until(self, condition: Callable[[], bool]) -> None:
         while not condition():

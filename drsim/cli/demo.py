@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from drsim.cli.live import Manager, console
+from drsim.cli.manager import Manager, console
 from drsim.core.errors import PlatformError
 from drsim.spec.quantity import parse_duration
 

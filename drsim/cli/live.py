@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from drsim.cli.manager import Manager, console, table
 from drsim.core.errors import FileError, PlatformError
 from drsim.files.sites import load_site
 from drsim.spec.quantity import parse_duration, parse_size
@@ -60,70 +59,6 @@ def up(
     asyncio.run(serve(load_site(file), file.parent, armed=armed))
 
 
-class Manager:
-    """The manager of a site, over its socket."""
-
-    def __init__(self, file: Path) -> None:
-        try:
-            import httpx
-
-            from drsim.real.serve import socket_of
-        except ImportError as error:
-            raise PlatformError(f"real sites need {error.name}", hint="install drsim[live]") from error
-        spec = load_site(file)
-        self._path, self._http = socket_of(spec, file.parent), httpx
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """An answer. Raises what the site says, or that it does not answer."""
-        transport = self._http.HTTPTransport(uds=str(self._path))
-        try:
-            with self._http.Client(transport=transport, base_url="http://site", timeout=120) as client:
-                answer = client.request(method, path, json=body)
-        except self._http.TransportError as error:
-            hint = "is `drsim site up` running?"
-            raise PlatformError(f"the site does not answer: {error}", place=str(self._path), hint=hint) from error
-        content = answer.json()
-        if answer.is_success:
-            return content
-        if "error" not in content:
-            first = content["detail"][0]
-            where = ".".join(str(part) for part in first["loc"][1:])
-            raise FileError(f"{where}: {first['msg']}", place=method + " " + path)
-        raise FileError(content["error"], place=content["place"], hint=content["hint"])
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Where tables go: as wide as the terminal, or 120 columns."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(width=120, stderr=stderr)
-
-
-def _table(rows: list[dict[str, Any]], *columns: str, json_: bool = False) -> None:
-    if json_:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.replace("_", " "))
-    for row in rows:
-        table.add_row(*(_cell(column, row.get(column)) for column in columns))
-    console().print(table)
-
-
-def _cell(column: str, value: Any) -> str:
-    match value:
-        case None:
-            return "-"
-        case list():
-            return " ".join(map(str, value))
-        case float() if column in ("taken", "newest", "begun"):
-            return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
-        case float():
-            return f"{value:.2f}"
-        case _:
-            return str(value)
-
-
 @live.command()
 def status(site: SiteArgument, json_: Json = False) -> None:
     """The site, its connection, and its VPGs."""
@@ -136,13 +71,13 @@ def status(site: SiteArgument, json_: Json = False) -> None:
     console().print(f"site {found['site']}, peer {peer['site']} {state}", highlight=False)
     if found["vpgs"]:
         columns = ("vpg", "from", "to", "vms", "status", "sub_status", "rpo_s", "checkpoints", "newest", "generation")
-        _table(found["vpgs"], *columns)
+        table(found["vpgs"], *columns)
 
 
 @live.command()
 def vms(site: SiteArgument, json_: Json = False) -> None:
     """All VMs of the site, and whether they run."""
-    _table(Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", json_=json_)
+    table(Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", json_=json_)
 
 
 @live.command()
@@ -204,7 +139,7 @@ def checkpoint(site: SiteArgument, vpg: Vpg, tag: Annotated[str, typer.Argument(
 def checkpoints(site: SiteArgument, vpg: Vpg, json_: Json = False) -> None:
     """What a VPG can be recovered from, oldest first; ask its recovery site."""
     rows = Manager(site).ask("GET", f"/vpgs/{vpg}/checkpoints")
-    _table(rows, "checkpoint", "taken", "tag", "note", json_=json_)
+    table(rows, "checkpoint", "taken", "tag", "note", json_=json_)
 
 
 @live.command()
@@ -318,7 +253,7 @@ def report(site: SiteArgument, operation: Number, json_: Json = False) -> None:
 @live.command()
 def events(site: SiteArgument, json_: Json = False) -> None:
     """What happened at the site, oldest first."""
-    _table(Manager(site).ask("GET", "/events"), "fact", "what", json_=json_)
+    table(Manager(site).ask("GET", "/events"), "fact", "what", json_=json_)
 
 
 def _seconds(text: str, option: str) -> float:

@@ -29,7 +29,7 @@ from drsim.core.units import SECOND
 from drsim.core.vpg import Vpg
 from drsim.real.clock import now_ns
 from drsim.real.installation import Installation
-from drsim.real.planning import Wish, plan_of
+from drsim.real.planning import Wish, plan_of, vpg_of
 from drsim.spec.base import Name, Spec
 
 
@@ -127,9 +127,9 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
     async def protect(new: NewVpg) -> dict[str, Any]:
         """Protect VMs of this site."""
         arms()
-        vpg = site.plan_vpg(
-            new.name, new.vms, new.target_host, interval=int(new.interval * SECOND), history=int(new.history * SECOND),
-            rpo_alert=int(new.rpo_alert * SECOND), journal=new.journal_bytes,
+        vpg = vpg_of(
+            site.spec, site.state.state, new.name, new.vms, new.target_host, interval=int(new.interval * SECOND),
+            history=int(new.history * SECOND), rpo_alert=int(new.rpo_alert * SECOND), journal=new.journal_bytes,
         )  # fmt: skip
         await site.protect(vpg)
         return {"vpg": new.name}

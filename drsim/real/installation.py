@@ -16,7 +16,7 @@ Every change is in the state file before anything is done about it. Whatever is 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
 
@@ -29,7 +29,6 @@ from drsim.core.messages import Checkpoint, Retention, Start
 from drsim.core.names import (
     Address,
     CheckpointId,
-    StreamId,
     StreamSpec,
     VmId,
     VolumeId,
@@ -50,13 +49,14 @@ from drsim.real.desk import Adopt, Desk, Drop, Request
 from drsim.real.disk import Disk
 from drsim.real.journal_store import JournalStore
 from drsim.real.local.hypervisor import LocalHypervisor, LocalVm
+from drsim.real.planning import streams_of
 from drsim.real.recorder import Recorder
 from drsim.real.recovery import Recoveries
 from drsim.real.splitter import Splitter
 from drsim.real.state import FolderLock, StateFile
 from drsim.real.transport import Connector, Listener, Terms
 from drsim.real.world import Site
-from drsim.spec.live import LiveVpg, ProtectedVm, ProtectedVolume, SiteFile, VpgState
+from drsim.spec.live import LiveVpg, SiteFile, VpgState
 
 LIFE = 1_000_000
 """Checkpoints that a life of a manager may number: at one a second, eleven days; a later life begins beyond."""
@@ -294,43 +294,6 @@ class Installation:
         self._add_vpg(known, fresh=True)
         self.site.begin(self.manager(name) if known.vpg.source == self.spec.site else self.catalog(name))
 
-    def plan_vpg(
-        self, name: str, vms: Iterable[str], target_host: str, *, interval: int, history: int, rpo_alert: int,
-        journal: int | None,
-    ) -> LiveVpg:  # fmt: skip
-        """A VPG of this site's VMs, by name. Raises FileError."""
-        members: list[ProtectedVm] = []
-        for each in vms:
-            vm = self.spec.vms.get(each)
-            if vm is None:
-                hint = f"there is: {', '.join(self.spec.vms) or 'none'}"
-                raise FileError(f"no VM is called {each!r}", place=self.spec.site, hint=hint)
-            volumes = tuple(
-                ProtectedVolume(
-                    id=self.state.state.volumes[f"{each}/{disk}"], name=disk, sectors=vm.disks[disk].size // SECTOR
-                )
-                for disk in vm.disks
-            )
-            members.append(
-                ProtectedVm(
-                    id=self.state.state.vms[each],
-                    name=each,
-                    host=vm.host,
-                    target=target_host,
-                    memory=vm.memory,
-                    cpus=vm.cpus,
-                    tools=vm.tools,
-                    ready=vm.ready,
-                    volumes=volumes,
-                )
-            )
-        if not members:
-            raise FileError("name the VMs that are to be protected", place=self.spec.site)
-        return LiveVpg(
-            name=name, source=self.spec.site, target=self.spec.link.peer, vms=tuple(members), interval=interval,
-            history=history, rpo_alert=rpo_alert, journal=journal, number=self.state.state.made + 1,
-        )  # fmt: skip
-
     def tag(self, vpg: str, tag: str) -> None:
         """Ask for a checkpoint under a name; at the source."""
         self.site.post(self._at_source(vpg), TagAsked(tag))
@@ -432,15 +395,3 @@ class Installation:
         self.site.catalogs.pop(vpg, None)
         self.state.vpg(vpg, lambda known: None)
         (self.folder / "catalogs" / f"{vpg}.json").unlink(missing_ok=True)
-
-
-def streams_of(vpg: LiveVpg) -> list[StreamSpec]:
-    """The streams of a VPG: one from each host of its VMs to each host that would run them."""
-    made: list[StreamSpec] = []
-    for source, target in sorted({(vm.host, vm.target) for vm in vpg.vms}):
-        mine = sorted((vm for vm in vpg.vms if (vm.host, vm.target) == (source, target)), key=lambda vm: vm.id)
-        id_ = StreamId(vpg.name, vra_address(vpg.source, source), recovery_vra_address(vpg.target, target), vpg.number)
-        volumes = tuple(VolumeInfo(VolumeId(v.id), VmId(vm.id), v.sectors) for vm in mine for v in vm.volumes)
-        vms = tuple(VmId(vm.id) for vm in mine)
-        made.append(StreamSpec(id_, vms, volumes, vpg.journal, origin=vpg.number))
-    return made

@@ -1,408 +1,19 @@
-"""JournalStore: journals and mirror disks of a recovery site in files, whole frames or nothing, aged and rebuilt.
-
-Theory of operation. Each stream has a directory:
-
-    ledger                    the state that holds: epoch, end, where each VM's log ends, what the mirrors hold
-    promoting                 a second ledger, written before a mirror changes: how far it may have changed
-    vm-N/*.segment            the VM's rows in order (`vm_log.py`)
-    volume-N.mirror, .sums    the volume as of the last promotion, and its checksums (`mirror.py`)
-
-    operation   order of what becomes durable
-    ---------   ----------------------------------------------------------------------------------------------
-    append      rows in every VM's log, then the ledger with the new ends; only then it is done
-    promote     both ledgers with `promoting`, rows into the mirrors, the ledger with `promoted`, then old segments go
-    rebuild     an image beside, from the mirror and the rows up to the cut, then its name
-
-So a frame is there for all its VMs or for none, whatever crashes when; a promotion that was cut is done again from
-its beginning and ends the same; an image is never half there. What lies in a log beyond the ledger's end was never
-acknowledged, and is cut off when the store is opened. Whatever lies before it and does not verify raises
-PlatformError: it is never applied, and no checkpoint beyond it is served.
-
-A file that verifies may still be the wrong one: an old copy, another stream's, or one whose end was lost. Therefore
-records and ledgers say what they belong to and what they follow, and each change leaves its number in two files. The
-exception is the last append: without its ledger entry it looks as if it had never been acknowledged. Then the store
-opens with the end before it, says so (`state`), and serves no cut beyond.
-
-The first frame of an epoch leaves a record in every VM's log, so that a cut that lies in none of the epochs held is
-refused and never rounded.
-
-Invariant: promoted <= promoting; a cut before `promoting` cannot be rebuilt, because the mirror may be past it.
-A failed append leaves no trace.
-"""
+"""JournalStore: the stores of a recovery site's streams, which come and go (`stream_store.py`)."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
-
-from drsim.core.batch import Payload, WriteBatch
+from drsim.core.effects import Append, Discard, Promote, ReadDigests
 from drsim.core.errors import PeerError, PlatformError
-from drsim.core.journal import Stored
 from drsim.core.messages import Cut, Frame, Position
-from drsim.core.names import Extent, StreamId, StreamSpec, VmId, VolumeId
-from drsim.core.units import SECTOR
-from drsim.core.window import reaches
-from drsim.real.codec import build, parse, plain
-from drsim.real.digests import of_regions
+from drsim.core.names import Extent, StreamId, StreamSpec
+from drsim.real.codec import build, plain
 from drsim.real.files import blame, make_directory, replace_file, sync_directory
-from drsim.real.ledger import Ledger
-from drsim.real.mirror import Image, Mirror
-from drsim.real.scratch import Scratch
-from drsim.real.vm_log import Holding, Tail, VmLog
-
-
-@dataclass(frozen=True, slots=True)
-class StoreState:
-    """What holds of one stream. Each tuple has one item for each VM, in the stream's order.
-
-    `tails` and `firsts` are where the rows held lie in the logs. The mirrors hold what is `promoted`; a promotion
-    that is not done may have changed them up to `promoting`.
-    """
-
-    stream: str
-    epoch: int
-    end: Position
-    tails: tuple[Tail, ...]
-    firsts: tuple[int, ...]
-    promoted: Position
-    promoting: Position
-
-
-class _Layer:
-    """A scratch disk that journaled rows are put on."""
-
-    def __init__(self, disk: Scratch) -> None:
-        self._disk = disk
-
-    def write(self, lba: int, data: Payload) -> None:
-        """Put whole sectors."""
-        self._disk.lay(lba, data)
-
-
-class StreamStore:
-    """The journals and mirrors of one stream. Use from one thread at a time.
-
-    A log goes on in a new segment file after `segment_bytes`; a ledger begins anew after `ledger_bytes`.
-    """
-
-    def __init__(
-        self, directory: Path, spec: StreamSpec, *, segment_bytes: int = 64 << 20, ledger_bytes: int = 1 << 18
-    ) -> None:
-        self.directory, self.spec = directory, spec
-        zero: Position = (0,) * len(spec.vms)
-        start = StoreState(str(spec.id), 1, zero, ((0, 0),) * len(spec.vms), zero, zero, zero)
-        self._logs = [VmLog(directory / f"vm-{vm}", spec.id, vm, segment_bytes=segment_bytes) for vm in spec.vms]
-        self._mirrors: dict[int, Mirror] = {}
-        self._broken = ""
-        self.corrupt: dict[int, set[int]] = {}
-        """Sectors of each volume that did not verify when they were last digested: they are sent again."""
-        with blame(directory), ExitStack() as opened:
-            make_directory(directory)
-            path = directory / "ledger"
-            if not path.exists() and any(p.name != "ledger.new" for p in directory.iterdir()):
-                raise PlatformError("the ledger is missing", place=str(directory), hint="nothing here can be trusted")
-            self._ledger = Ledger(path, start, self._parse, compact_bytes=ledger_bytes)
-            opened.callback(self._ledger.close)
-            self._marker = Ledger(directory / "promoting", zero, self._position, compact_bytes=ledger_bytes)
-            opened.callback(self._marker.close)
-            self._check_marker()
-            for slot, log in enumerate(self._logs):
-                log.read(self._holding(slot))
-            for log, first in zip(self._logs, self.state.firsts, strict=True):
-                opened.callback(log.close)
-                log.open(first)
-            for volume in spec.volumes:
-                self._mirrors[volume.id] = Mirror(directory / f"volume-{volume.id}.mirror", volume.sectors)
-                opened.callback(self._mirrors[volume.id].close)
-            for place in (directory, directory.parent):
-                sync_directory(place)  # names that a failed sync left in doubt when an earlier life made them
-            self._files = opened.pop_all()
-
-    @property
-    def state(self) -> StoreState:
-        """What holds."""
-        return self._ledger.state
-
-    def _parse(self, data: object) -> StoreState:
-        state: StoreState = build(StoreState, data)
-        columns = (state.end, state.tails, state.firsts, state.promoted, state.promoting)
-        if state.stream != str(self.spec.id) or {len(c) for c in columns} != {len(self.spec.vms)}:
-            raise ValueError(f"the ledger is of stream {state.stream}, or of other VMs than {self.spec.vms}")
-        return state
-
-    def _position(self, data: object) -> Position:
-        position: Position = parse(Position, data)
-        if len(position) != len(self.spec.vms):
-            raise ValueError(f"a position of {len(position)} VMs, the stream has {len(self.spec.vms)}")
-        return position
-
-    def _check_marker(self) -> None:
-        """The two ledgers tell the same story: a promotion stands in both before it begins."""
-        state, marked = self.state, self._marker.state
-        done = state.promoted == state.promoting
-        if marked != state.promoting and (done or not reaches(state.promoting, marked)):
-            hint = "an old ledger was put back, or its end was lost; nothing was changed"
-            message = f"the mirrors may hold {marked}, the ledger says {state.promoting}"
-            raise PlatformError(message, place=str(self.directory), hint=hint)
-
-    def _holding(self, slot: int) -> Holding:
-        state = self.state
-        return Holding(
-            state.firsts[slot], state.tails[slot], state.promoted[slot], state.end[slot], self._ledger.serial
-        )
-
-    # -- append -----------------------------------------------------------------------------------------------
-
-    def append(self, frame: Frame) -> None:
-        """Put a frame's rows at the end of the journals, durably.
-
-        Raises StoreFull when there is no room, PlatformError when the frame does not continue the journal or the
-        disk fails, PeerError for a frame that cannot be. Then nothing of it is there.
-        """
-        self._admit(frame)
-        before, ledger = self.state.tails, self._ledger
-        with blame(self.directory):
-            try:
-                for slot, log in enumerate(self._logs):
-                    if frame.upto[slot] > frame.after[slot] or frame.epoch > self.state.epoch:
-                        rows = frame.batch.take(frame.batch.vm == log.vm)
-                        log.append(frame.after[slot] + 1, frame.epoch, rows, commit=ledger.serial + 1)
-                for log, tail in zip(self._logs, before, strict=True):
-                    if log.tail != tail:
-                        log.sync()
-                tails = tuple(log.tail for log in self._logs)
-                ledger.put(replace(self.state, epoch=frame.epoch, end=frame.upto, tails=tails))
-            except BaseException:
-                if not ledger.broken:  # else the frame may be there: only opening anew can tell
-                    self._take_back(before)
-                raise
-
-    def _admit(self, frame: Frame) -> None:
-        state, place = self.state, str(self.directory)
-        self._check_whole()
-        if frame.stream != self.spec.id or {len(frame.after), len(frame.upto)} != {len(self._logs)}:
-            raise PeerError(f"a frame of stream {frame.stream}", place=place)
-        if frame.batch.payload is None:
-            raise PeerError("a frame without payload", place=place)
-        if frame.epoch < state.epoch:
-            raise PlatformError(f"the frame is of epoch {frame.epoch}, the journal in {state.epoch}", place=place)
-        continues = frame.after == state.end if frame.epoch == state.epoch else reaches(frame.after, state.end)
-        if not continues:
-            raise PlatformError(f"a frame after {frame.after} does not continue {state.end}", place=place)
-        counts = tuple(int((frame.batch.vm == log.vm).sum()) for log in self._logs)
-        if counts != tuple(u - a for a, u in zip(frame.after, frame.upto, strict=True)):
-            raise PeerError(f"{counts} rows from {frame.after} to {frame.upto}", place=place)
-        for volume in self.spec.volumes:
-            mine = frame.batch.volume == volume.id
-            end = (frame.batch.lba + frame.batch.sectors)[mine]
-            if len(end) and (int(end.max()) > volume.sectors or (frame.batch.vm[mine] != volume.vm).any()):
-                raise PeerError(f"a row beyond volume {volume.id}, or of another VM", place=place)
-        if not np.isin(frame.batch.volume, list(self._mirrors)).all():
-            raise PeerError("a row of a volume that the stream does not have", place=place)
-
-    @property
-    def closed(self) -> str:
-        """Why the store takes no changes until it is opened anew; nothing when it does."""
-        return self._broken or ("a ledger could not be written" if self._ledger.broken or self._marker.broken else "")
-
-    def _check_whole(self) -> None:
-        if self.closed:
-            message = f"the store is closed to changes: {self.closed}"
-            raise PlatformError(message, place=str(self.directory), hint="restart it")
-
-    def _take_back(self, tails: tuple[Tail, ...]) -> None:
-        try:
-            for log, tail in zip(self._logs, tails, strict=True):
-                log.rollback(tail)
-        except OSError as error:
-            self._broken = f"a failed append could not be taken back: {error}"
-            raise
-
-    # -- promote ----------------------------------------------------------------------------------------------
-
-    def promote(self, upto: Position) -> None:
-        """Apply rows up to `upto` to the mirrors, durably, then forget them. Doing it again changes nothing.
-
-        Raises StoreFull or PlatformError; what was promoted before stays so.
-        """
-        state = self.state
-        self._check_whole()
-        if reaches(state.promoted, upto):
-            return
-        if not reaches(upto, state.promoting):
-            raise PlatformError(f"promotion to {upto} after {state.promoting}", place=str(self.directory))
-        with blame(self.directory):
-            self._ledger.put(replace(state, promoting=upto))
-            self._marker.put(upto)
-            for after, to, log in zip(state.promoted, upto, self._logs, strict=True):
-                self._apply(log, after, to, self._mirrors)
-            for mirror in self._mirrors.values():
-                mirror.sync()
-            firsts = tuple(log.first_needed(to) for log, to in zip(self._logs, upto, strict=True))
-            self._ledger.put(replace(state, promoting=upto, promoted=upto, firsts=firsts))
-            for log, first in zip(self._logs, firsts, strict=True):
-                log.drop_before(first)
-
-    def _apply(
-        self,
-        log: VmLog,
-        after: int,
-        upto: int,
-        disks: Mapping[int, Mirror] | Mapping[int, Image] | Mapping[int, _Layer],
-    ) -> None:
-        """Put rows on disks; rows of others are left out."""
-        for _, batch in log.rows(after, upto):
-            payload = memoryview(batch.payload or b"")
-            at = 0
-            for volume, lba, sectors in zip(
-                batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True
-            ):
-                if volume in disks:
-                    disks[volume].write(lba, payload[at : at + sectors * SECTOR])
-                at += sectors * SECTOR
-
-    # -- reading ----------------------------------------------------------------------------------------------
-
-    def rebuild(self, cut: Cut, target: Path) -> dict[int, Path]:
-        """Image files `volume-N.img` in `target`, by volume, as the volumes were at the cut.
-
-        Raises PlatformError when the mirror is past the cut, the journal never stood there, or either is corrupt.
-        """
-        self._check_cut(cut)
-        images: dict[int, Path] = {v.id: target / f"volume-{v.id}.img" for v in self.spec.volumes}
-        beside = {volume: path.with_suffix(".part") for volume, path in images.items()}
-        made: dict[int, Image] = {}
-        with blame(target):
-            make_directory(target)
-            try:
-                for volume, path in beside.items():
-                    made[volume] = self._mirrors[volume].copy(path)
-                for log, after, upto in zip(self._logs, self.state.promoted, cut.position, strict=True):
-                    self._apply(log, after, upto, made)
-                for image in made.values():
-                    image.finish()
-                for volume in images:
-                    os.replace(beside[volume], images[volume])
-                sync_directory(target)
-            finally:
-                for image in made.values():
-                    image.close()
-                for path in beside.values():
-                    path.unlink(missing_ok=True)
-        return images
-
-    def scratch(self, cut: Cut, folder: Path, volumes: Iterable[VolumeId]) -> dict[VolumeId, Scratch]:
-        """Disks over the mirrors, as of a cut: `volume-N.disk` in a folder; those that are there already go on.
-
-        The cut must stay pinned until they are whole. Raises PlatformError as `rebuild` does.
-        """
-        infos = [v for v in self.spec.volumes if v.id in set(volumes)]
-        made: dict[VolumeId, Scratch] = {}
-        try:
-            fresh = [v for v in infos if not (folder / f"volume-{v.id}.laid").exists()]
-            if fresh:
-                self._check_cut(cut)
-            for info in infos:
-                made[info.id] = Scratch(folder / f"volume-{info.id}.disk", info, self._mirrors[info.id])
-            if fresh:
-                layers: dict[int, _Layer] = {v.id: _Layer(made[v.id]) for v in fresh}
-                for log, after, upto in zip(self._logs, self.state.promoted, cut.position, strict=True):
-                    self._apply(log, after, upto, layers)
-                for info in fresh:
-                    made[info.id].flush()
-                    (folder / f"volume-{info.id}.laid").touch()
-        except BaseException:
-            for each in made.values():
-                each.close()
-            raise
-        return made
-
-    def mirror(self, volume: VolumeId) -> Mirror:
-        """The mirror of a volume."""
-        return self._mirrors[volume]
-
-    def _check_cut(self, cut: Cut) -> None:
-        state, place = self.state, str(self.directory)
-        if len(cut.position) != len(self._logs):
-            raise PlatformError(f"a cut of {len(cut.position)} VMs, the stream has {len(self._logs)}", place=place)
-        if not reaches(cut.position, state.promoting):
-            raise PlatformError(f"cut {cut.position} lies before the mirrors ({state.promoting})", place=place)
-        if cut.epoch > state.epoch or (cut.epoch == state.epoch and not reaches(state.end, cut.position)):
-            where = f"{state.end} in epoch {state.epoch}"
-            raise PlatformError(f"the journal ends at {where}, before cut {cut.position} in {cut.epoch}", place=place)
-        for log, upto, promoted in zip(self._logs, cut.position, state.promoted, strict=True):
-            if upto != promoted and not log.reached(cut.epoch, upto):
-                message = f"the journal of VM {log.vm} never stood at {upto} in epoch {cut.epoch}"
-                raise PlatformError(message, place=place)
-
-    def rows(self, vm: VmId) -> Iterator[tuple[int, int, int, int]]:
-        """Rows held for a VM as (number, volume, lba, sectors), in order."""
-        slot = self.spec.vms.index(vm)
-        with blame(self.directory):
-            for first, batch in self._logs[slot].rows(self.state.promoted[slot], self.state.end[slot]):
-                columns = zip(batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True)
-                for n, (volume, lba, sectors) in enumerate(columns):
-                    yield first + n, volume, lba, sectors
-
-    def digests(self, extent: Extent, region_bytes: int) -> bytes:
-        """Digests of the regions of a stretch as it is in the mirror with everything durable in the journal.
-
-        A region with a sector that does not verify gets what its content does not have, so that it differs from a
-        source with the same content; it stands in `corrupt`. Raises PeerError for a stretch that is not one of the
-        stream's, PlatformError when the journal is corrupt or the disk fails.
-        """
-        self._check_extent(extent, region_bytes)
-        slot, state = self.spec.vms.index(extent.vm), self.state
-        with blame(self.directory):
-            read, bad = self._mirrors[extent.volume].read(extent.lba, extent.sectors)
-            content, unread = bytearray(read), set(bad)
-            for _, batch in self._logs[slot].rows(state.promoted[slot], state.end[slot]):
-                self._overlay(extent, batch, content, unread)
-        first, last = extent.lba, extent.lba + extent.sectors
-        known = {lba for lba in self.corrupt.get(extent.volume, ()) if not first <= lba < last}
-        self.corrupt[extent.volume] = known | unread
-        return of_regions(content, region_bytes, {(lba - first) * SECTOR // region_bytes for lba in unread})
-
-    def _check_extent(self, extent: Extent, region_bytes: int) -> None:
-        volume = next((v for v in self.spec.volumes if v.id == extent.volume and v.vm == extent.vm), None)
-        if volume is None or extent.vm not in self.spec.vms:
-            raise PeerError(f"no volume {extent.volume} of VM {extent.vm}", place=str(self.directory))
-        end, whole = extent.lba + extent.sectors, region_bytes // SECTOR
-        if not 0 <= extent.lba < end <= volume.sectors or extent.lba % whole or (end % whole and end < volume.sectors):
-            raise PeerError(f"sectors {extent.lba} to {end} are no regions", place=str(self.directory))
-
-    def _overlay(self, extent: Extent, batch: WriteBatch, content: bytearray, unread: set[int]) -> None:
-        """Put the rows that touch a stretch over its content."""
-        ends = batch.lba + batch.sectors
-        touch = (batch.volume == extent.volume) & (batch.lba < extent.lba + extent.sectors) & (ends > extent.lba)
-        if not touch.any():
-            return
-        rows = batch.take(touch)
-        payload, at = memoryview(rows.payload or b""), 0
-        for lba, sectors in zip(rows.lba.tolist(), rows.sectors.tolist(), strict=True):
-            start, stop = max(lba, extent.lba), min(lba + sectors, extent.lba + extent.sectors)
-            to, of = (start - extent.lba) * SECTOR, at + (start - lba) * SECTOR
-            content[to : to + (stop - start) * SECTOR] = payload[of : of + (stop - start) * SECTOR]
-            unread.difference_update(range(start, stop))
-            at += sectors * SECTOR
-
-    def held(self) -> Stored:
-        """What is here, in the core's words: for a VRA that has lost its memory."""
-        parts = tuple(
-            tuple((e.last, e.nbytes) for e in log.entries if e.last > base)
-            for log, base in zip(self._logs, self.state.promoting, strict=True)
-        )
-        return Stored(self.state.epoch, self.state.promoting, self.state.end, parts)
-
-    def close(self) -> None:
-        """Close all files."""
-        self._files.close()
+from drsim.real.stream_store import StreamStore
 
 
 class JournalStore:
@@ -470,6 +81,23 @@ class JournalStore:
         if stream not in self.streams:
             raise PeerError(f"there is no stream {stream} here", hint="do both sites have the same VPGs?")
         return self.streams[stream]
+
+    def perform(
+        self, effect: Append | Promote | ReadDigests | Discard, spec: StreamSpec | None, region_bytes: int
+    ) -> object:
+        """An effect on a stream, which is opened first if its spec is given; gives what it answers."""
+        if spec is not None:
+            self.open(spec)
+        match effect:
+            case Append(frame):
+                self.append(frame)
+            case Promote(stream, _, upto):
+                self.promote(stream, upto)
+            case ReadDigests(stream, _, extent):
+                return self.digests(stream, extent, region_bytes)
+            case Discard(stream, _, keep_disks):
+                self.discard(stream, keep_disks=keep_disks)
+        return None
 
     def append(self, frame: Frame) -> None:
         """See StreamStore.append. Raises PeerError for a stream that is not here, as all methods do."""

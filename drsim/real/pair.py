@@ -31,8 +31,9 @@ from drsim.core.vpg import Vpg
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.disk import MAX_WRITE
 from drsim.real.journal_store import JournalStore
+from drsim.real.news import News
 from drsim.real.transport import Connector, Listener, Terms
-from drsim.real.world import News, Site
+from drsim.real.world import Site
 from drsim.spec.tweaks import Tweaks
 
 

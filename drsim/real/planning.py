@@ -1,14 +1,23 @@
-"""Planning: what an operator asks of a live site, as a plan of the core."""
+"""Planning: what an operator asks of a live site, as a VPG with its streams, or as a plan of the core."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from drsim.core.errors import FileError
 from drsim.core.messages import Checkpoint
-from drsim.core.names import CheckpointId, VmId, VolumeId
+from drsim.core.names import (
+    CheckpointId,
+    StreamId,
+    StreamSpec,
+    VmId,
+    VolumeId,
+    VolumeInfo,
+    recovery_vra_address,
+    vra_address,
+)
 from drsim.core.recovery.plan import Commit, Kind, Nic, OnFailure, Plan, PlannedVm, Shutdown
-from drsim.core.units import SECOND, Ns
+from drsim.core.units import SECOND, SECTOR, Ns
 from drsim.spec.base import Spec
-from drsim.spec.live import LiveVpg
+from drsim.spec.live import LiveVpg, ProtectedVm, ProtectedVolume, SiteFile, SiteState
 
 SUFFIX = {Kind.TEST: "-test", Kind.CLONE: "-clone"}
 
@@ -74,3 +83,51 @@ def _volume(wanted: str, vpg: LiveVpg) -> VolumeId:
     if wanted not in names:
         raise FileError(f"VPG {vpg.name} has no volume {wanted!r}", hint=f"there is: {', '.join(names)}")
     return names[wanted]
+
+
+def vpg_of(
+    spec: SiteFile, state: SiteState, name: str, vms: Iterable[str], target_host: str, *, interval: int, history: int,
+    rpo_alert: int, journal: int | None,
+) -> LiveVpg:  # fmt: skip
+    """A VPG of a site's own VMs, by name. Times in nanoseconds, `journal` in bytes. Raises FileError."""
+    members: list[ProtectedVm] = []
+    for each in vms:
+        vm = spec.vms.get(each)
+        if vm is None:
+            hint = f"there is: {', '.join(spec.vms) or 'none'}"
+            raise FileError(f"no VM is called {each!r}", place=spec.site, hint=hint)
+        volumes = tuple(
+            ProtectedVolume(id=state.volumes[f"{each}/{disk}"], name=disk, sectors=vm.disks[disk].size // SECTOR)
+            for disk in vm.disks
+        )
+        members.append(
+            ProtectedVm(
+                id=state.vms[each],
+                name=each,
+                host=vm.host,
+                target=target_host,
+                memory=vm.memory,
+                cpus=vm.cpus,
+                tools=vm.tools,
+                ready=vm.ready,
+                volumes=volumes,
+            )
+        )
+    if not members:
+        raise FileError("name the VMs that are to be protected", place=spec.site)
+    return LiveVpg(
+        name=name, source=spec.site, target=spec.link.peer, vms=tuple(members), interval=interval, history=history,
+        rpo_alert=rpo_alert, journal=journal, number=state.made + 1,
+    )  # fmt: skip
+
+
+def streams_of(vpg: LiveVpg) -> list[StreamSpec]:
+    """The streams of a VPG: one from each host of its VMs to each host that would run them."""
+    made: list[StreamSpec] = []
+    for source, target in sorted({(vm.host, vm.target) for vm in vpg.vms}):
+        mine = sorted((vm for vm in vpg.vms if (vm.host, vm.target) == (source, target)), key=lambda vm: vm.id)
+        id_ = StreamId(vpg.name, vra_address(vpg.source, source), recovery_vra_address(vpg.target, target), vpg.number)
+        volumes = tuple(VolumeInfo(VolumeId(v.id), VmId(vm.id), v.sectors) for vm in mine for v in vm.volumes)
+        vms = tuple(VmId(vm.id) for vm in mine)
+        made.append(StreamSpec(id_, vms, volumes, vpg.journal, origin=vpg.number))
+    return made

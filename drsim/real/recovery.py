@@ -16,10 +16,7 @@ Not here: reverse protection, and restoring a volume in its place. Both fail wit
 """
 
 import asyncio
-import json
-import os
 import shutil
-import signal
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import asdict
@@ -29,22 +26,21 @@ from drsim.core.action import Action
 from drsim.core.effects import EffectId, Perform
 from drsim.core.errors import DrsimError, FileError, PlatformError
 from drsim.core.events import Decided, Done, Event, Failed, FenceAsked, PinAsked, Verdict
-from drsim.core.messages import Cut
-from drsim.core.names import Address, CheckpointId, StreamId, VmId, VolumeId
+from drsim.core.names import Address, CheckpointId, VmId, VolumeId
 from drsim.core.recovery import actions as do
 from drsim.core.recovery.facts import Facts, Trial
 from drsim.core.recovery.operations import Recovery
-from drsim.core.recovery.plan import Kind, Plan, Script
+from drsim.core.recovery.plan import Kind, Plan
 from drsim.core.recovery.report import Outcome, Report
 from drsim.core.recovery.rto import rto_parts
 from drsim.core.status import Lifecycle, Peer, Phase, Regions
 from drsim.core.units import SECOND, SECTOR, Ns
 from drsim.real.clock import now_ns
 from drsim.real.desk import DropVm, LookAtSource, StartVm, StopVm, TakeTag
-from drsim.real.files import blame, make_directory, replace_file
 from drsim.real.history import HistoryStore
 from drsim.real.local.hypervisor import LocalVm
-from drsim.real.scratch import Scratch
+from drsim.real.recovered import RecoveredDisks
+from drsim.real.scripts import run_script
 from drsim.spec.live import VpgState
 
 if TYPE_CHECKING:
@@ -60,11 +56,10 @@ class Recoveries:
 
     def __init__(self, site: "Installation") -> None:
         self._site = site
-        self.folder = site.folder / "recovered"
+        self.disks = RecoveredDisks(site, site.folder / "recovered")
         self.history = HistoryStore(site.folder / "history.db")
         self.running: dict[int, Recovery] = {}
         self._asked: dict[int, Ns] = {}
-        self._scratches: dict[str, dict[VolumeId, Scratch]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         site.site.perform, site.site.listen = self._perform, self._listen
 
@@ -83,8 +78,7 @@ class Recoveries:
 
     def go_on(self) -> None:
         """Operations of an earlier life go on, and their VMs have their disks."""
-        for folder in sorted(self.folder.glob("*/scratch.json")):
-            self._serve_again(folder.parent.name)
+        self.disks.serve_again()
         if self.history.open():
             self._work(self._go_on())
 
@@ -171,9 +165,7 @@ class Recoveries:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for disks in self._scratches.values():
-            for disk in disks.values():
-                disk.close()
+        self.disks.close()
         self.history.close()
 
     # -- actions ----------------------------------------------------------------------------------------------
@@ -222,7 +214,7 @@ class Recoveries:
                     do.PowerOff() | do.AwaitGuest():  # fmt: skip
                 await self._at_hypervisor(operation, action)
             case do.RunScript(script):
-                await _run(script)
+                await run_script(script)
             case do.Reverse():
                 raise PlatformError("a live site does not protect the other way by itself; make a VPG there")
             case _:
@@ -345,7 +337,7 @@ class Recoveries:
                 if there is not None and there.owner == operation:
                     await hypervisor.delete(name)
             case do.AttachDisks(name):
-                hypervisor.change(name, disks=[f"{name}/{volume}" for volume in sorted(self._scratches[name])])
+                hypervisor.change(name, disks=[f"{name}/{volume}" for volume in self.disks.volumes(name)])
             case do.DetachDisks(name):
                 if name in hypervisor.vms():
                     hypervisor.change(name, disks=())
@@ -366,125 +358,26 @@ class Recoveries:
     async def _at_disks(self, operation: Address, action: Action[Any]) -> None:
         match action:
             case do.CreateScratch(name, vm, checkpoint):
-                await self._make(name, self._of_vm(vm, checkpoint))
+                await self.disks.make(name, self.disks.of_vm(vm, checkpoint))
             case do.CopyDisks(name, vm, checkpoint):
-                await self._make(name, self._of_vm(vm, checkpoint))
-                await self._hydrate(name)
+                await self.disks.make(name, self.disks.of_vm(vm, checkpoint))
+                await self.disks.hydrate(name)
             case do.Promote(name):
-                await self._hydrate(name)
+                await self.disks.hydrate(name)
             case do.DropScratch(name) | do.DeleteCopy(name):
-                await self._drop(name)
+                await self.disks.drop(name)
             case do.RestoreVolume(vpg, volume, checkpoint, in_place):
                 if in_place:
                     raise PlatformError("a live site restores a volume beside its place only")
                 name = self._restored(operation, vpg, volume)
-                await self._make(name, self._of(vpg, checkpoint, {volume}))
-                await self._hydrate(name)
+                await self.disks.make(name, self.disks.of(vpg, checkpoint, {volume}))
+                await self.disks.hydrate(name)
             case do.UndoRestore(vpg, volume):
-                await self._drop(self._restored(operation, vpg, volume))
+                await self.disks.drop(self._restored(operation, vpg, volume))
             case do.KeepRestore():
                 pass
             case _:
                 raise PlatformError(f"a live site cannot {action}")
-
-    def _of_vm(self, vm: VmId, checkpoint: CheckpointId) -> list[tuple[StreamId, Cut, set[VolumeId]]]:
-        """Where the volumes of a VM come from; a VM belongs to one VPG of the other site."""
-        found = [
-            (known.vpg.name, {VolumeId(v.id) for v in each.volumes})
-            for known in self._site.state.state.vpgs.values() if known.vpg.target == self._site.spec.site
-            for each in known.vpg.vms if each.id == vm
-        ]  # fmt: skip
-        if not found:
-            raise PlatformError(f"VM {vm} is in no VPG here")
-        return self._of(found[0][0], checkpoint, found[0][1])
-
-    def _of(
-        self, vpg: str, checkpoint: CheckpointId, volumes: set[VolumeId]
-    ) -> list[tuple[StreamId, Cut, set[VolumeId]]]:
-        cut = next((c.cut for c in self._site.listed(vpg) if c.id == checkpoint), None)
-        if cut is None:
-            raise PlatformError(f"checkpoint {checkpoint} is not listed any more")
-        journals = self._site.site.journals
-        assert journals is not None
-        return [
-            (stream, part, mine)
-            for stream, part in cut.items()
-            if (mine := volumes & {v.id for v in journals.streams[stream].spec.volumes})
-        ]
-
-    async def _make(self, name: str, sources: list[tuple[StreamId, Cut, set[VolumeId]]]) -> None:
-        """Scratch disks, served as `name/number`; what they are made of stands beside them first."""
-        if name in self._scratches:
-            return
-        folder, journals = self.folder / name, self._site.site.journals
-        assert journals is not None
-        with blame(folder):
-            make_directory(folder)
-            of = [[str(stream), sorted(volumes)] for stream, _, volumes in sources]
-            replace_file(folder / "scratch.json", json.dumps(of).encode())
-        made: dict[VolumeId, Scratch] = {}
-        for stream, cut, volumes in sources:
-            store, lane = journals.streams[stream], self._site.site.lane(f"journal {stream}")
-            made |= await lane.call(lambda s=store, c=cut, v=volumes: s.scratch(c, folder, v))  # type: ignore[misc]
-        self._serve(name, made)
-
-    def _serve(self, name: str, disks: dict[VolumeId, Scratch]) -> None:
-        self._scratches[name] = disks
-        for volume, disk in disks.items():
-            self._site.splitter.add(f"{name}/{volume}", disk)
-
-    def _serve_again(self, name: str) -> None:
-        """The disks of an earlier life, whole or over their mirrors. Those that were not laid out yet come again."""
-        folder, journals = self.folder / name, self._site.site.journals
-        assert journals is not None
-        made: dict[VolumeId, Scratch] = {}
-        for text, volumes in json.loads((folder / "scratch.json").read_text()):
-            store = next((store for id_, store in journals.streams.items() if str(id_) == text), None)
-            for volume in (VolumeId(v) for v in volumes):
-                path = folder / f"volume-{volume}.disk"
-                if not (folder / f"volume-{volume}.laid").exists() or (
-                    store is None and not path.with_suffix(".whole").exists()
-                ):
-                    return
-                made[volume] = Scratch.again(path, volume, None if store is None else store.mirror(volume))
-        self._serve(name, made)
-
-    async def _hydrate(self, name: str) -> None:
-        if name not in self._scratches:
-            raise PlatformError(f"{name} has no disks")
-        for disk in self._scratches[name].values():
-            await asyncio.to_thread(disk.hydrate)
-
-    async def _drop(self, name: str) -> None:
-        disks = self._scratches.pop(name, {})
-        for volume, disk in disks.items():
-            self._site.splitter.remove(f"{name}/{volume}")
-            while self._site.splitter.users(f"{name}/{volume}"):
-                await asyncio.sleep(POLL)
-            disk.close()
-        folder = self.folder / name
-        (folder / "scratch.json").unlink(missing_ok=True)
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-
-
-async def _run(script: Script) -> None:
-    """A script of the plan, with its process group ended when its time is over."""
-    process = await asyncio.create_subprocess_shell(
-        script.command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(script.timeout / SECOND):
-            _, said = await process.communicate()
-    except TimeoutError as error:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        raise PlatformError(f"{script.command} ran for longer than {script.timeout / SECOND:g} s") from error
-    if process.returncode:
-        words = said.decode(errors="replace").strip().splitlines()
-        last = f": {words[-1]}" if words else ""
-        raise PlatformError(f"{script.command} ended with code {process.returncode}{last}")
 
 
 def step_of(record: Any) -> dict[str, Any]:

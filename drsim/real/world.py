@@ -64,40 +64,18 @@ from drsim.core.machine import Machine
 from drsim.core.messages import Hold, Message
 from drsim.core.names import Address, StreamId, StreamSpec, VolumeId, VolumeInfo, site_of
 from drsim.core.recovery_vra import RecoveryVra
-from drsim.core.units import SECOND, Ns
+from drsim.core.units import Ns
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.clock import now_ns
 from drsim.real.disk import Disk
 from drsim.real.journal_store import JournalStore
 from drsim.real.lane import Lane, Outcome
+from drsim.real.news import News, Timers
 from drsim.real.tap import Tap
 from drsim.real.transport import Connector, Listener
 from drsim.spec.tweaks import Tweaks
 
 Observer = Callable[[Ns, Fact], None]
-
-
-class News:
-    """Wakes who waits for something to have happened. May be shared by sites."""
-
-    def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
-
-    def wake(self) -> None:
-        """Something happened."""
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds; it is looked at now and at every `wake`."""
-        while not condition():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiting.discard(waiter)
 
 
 class Site:
@@ -129,7 +107,7 @@ class Site:
         self._started = self._closed = False
         self._removed: set[Address] = set()
         self._held: set[tuple[Address, str]] = set()  # VRAs that hold a VPG's guests
-        self._timers: dict[tuple[Address, str], asyncio.TimerHandle] = {}
+        self._timers = Timers()
         self._lanes: dict[str, Lane] = {}
 
     # -- building ---------------------------------------------------------------------------------------------
@@ -240,7 +218,7 @@ class Site:
             return
         self.failure = error
         self._events.clear()
-        self._cancel_timers()
+        self._timers.cancel()
         for tap in self.taps.values():
             tap.release(error)
         self.news.wake()
@@ -289,7 +267,7 @@ class Site:
             case Send(to, message):
                 self._send(here, to, message)
             case Arm(timer, delay):
-                self._arm(here, timer, delay)
+                self._timers.arm((here, timer), delay, lambda: self.post(here, Fired(timer)))
             case HoldGuests(vpg, _):
                 self._held.add((here, vpg))
             case ReleaseGuests(vpg, _):
@@ -300,19 +278,12 @@ class Site:
                 self.post(here, Done(id_, effect, ()))  # there are no agents in the guests yet: nobody takes part
             case ThawGuests():
                 pass  # nobody is frozen
-            case Append(frame):
-                journals = self._journals(effect, here, frame.stream)
-                self._work(id_, effect, f"journal {frame.stream}", lambda: journals().append(frame))
-            case Promote(stream, _, upto):
-                journals = self._journals(effect, here, stream)
-                self._work(id_, effect, f"journal {stream}", lambda: journals().promote(stream, upto))
             case ReadRegions(stream) | ReadDigests(stream) if here == stream.source:
                 self._read(id_, effect, self.taps[stream])
             case ReadRegions():
                 raise CoreError("the disks of a stream are read at its source only", place=here)
-            case ReadDigests(stream, _, extent):
-                journals, region = self._journals(effect, here, stream), self.tweaks.region_bytes
-                self._work(id_, effect, f"journal {stream}", lambda: journals().digests(stream, extent, region))
+            case Append() | Promote() | ReadDigests() | Discard():
+                self._in_journals(id_, effect)
             case Publish(fact):
                 for observer in tuple(self.observers):
                     observer(Ns(now_ns()), fact)
@@ -328,9 +299,6 @@ class Site:
                         self.post(here, VolumeLost(volume.id))
             case UntapVolumes(stream):
                 self.untap(stream)
-            case Discard(stream, _, keep_disks):
-                journals = self._journals(effect, here, stream)
-                self._work(id_, effect, f"journal {stream}", lambda: journals().discard(stream, keep_disks=keep_disks))
             case Keep(checkpoint):
                 catalog = self.catalogs[checkpoint.vpg]
                 self._work(id_, effect, f"catalog {checkpoint.vpg}", lambda: catalog.keep(checkpoint))
@@ -340,21 +308,15 @@ class Site:
             case _:
                 assert_never(effect)
 
-    def _journals(self, effect: Effect, vra: Address, stream: StreamId) -> Callable[[], JournalStore]:
-        """Gives the journals, to work that may block: a stream that the VRA has opened gets its files then."""
-        journals, machine = self.journals, self.kernel.machines[vra]
+    def _in_journals(self, id_: EffectId, effect: Append | Promote | ReadDigests | Discard) -> None:
+        """In the stream's lane; one that the VRA has opened since gets its files there, too."""
+        journals, machine, region = self.journals, self.kernel.machines[id_.address], self.tweaks.region_bytes
         if journals is None:
             raise CoreError(f"{type(effect).__name__} on a site without journals", place=self.name)
+        stream = effect.frame.stream if isinstance(effect, Append) else effect.stream
         known = machine.receivers.get(stream) if isinstance(machine, RecoveryVra) else None
-        if known is None or stream in journals.streams:
-            return lambda: journals
-        spec = known.spec
-
-        def opened() -> JournalStore:
-            journals.open(spec)
-            return journals
-
-        return opened
+        spec = None if known is None else known.spec
+        self._work(id_, effect, f"journal {stream}", lambda: journals.perform(effect, spec, region))
 
     def _taps_of(self, vra: Address, vpg: str | None = None) -> list[Tap]:
         return [tap for id_, tap in self.taps.items() if id_.source == vra and vpg in (None, id_.vpg)]
@@ -373,18 +335,6 @@ class Site:
             self._events.append((to, Received(sender, message)))
         elif self.end is not None:
             self.end.send(sender, to, message)
-
-    def _arm(self, address: Address, timer: str, delay: int) -> None:
-        key = address, timer
-        earlier = self._timers.pop(key, None)
-        if earlier is not None:
-            earlier.cancel()
-
-        def fire() -> None:
-            del self._timers[key]
-            self.post(address, Fired(timer))
-
-        self._timers[key] = asyncio.get_running_loop().call_later(delay / SECOND, fire)
 
     def _work(self, id_: EffectId, effect: Effect, target: str, work: Callable[[], object]) -> None:
         """Do work in a target's lane; answer the effect with `Done`, or `Failed` for an error that has a blame."""
@@ -434,7 +384,7 @@ class Site:
             for address in self.kernel.machines:
                 self.post(address, Stopped())
         self._closed = True
-        self._cancel_timers()
+        self._timers.cancel()
         if self.end is not None:
             await self.end.close()
         for lane in self._lanes.values():
@@ -447,8 +397,3 @@ class Site:
         if self.journals is not None:
             self.journals.close()
         self.news.wake()
-
-    def _cancel_timers(self) -> None:
-        for handle in self._timers.values():
-            handle.cancel()
-        self._timers.clear()

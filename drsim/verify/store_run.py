@@ -16,7 +16,8 @@ from drsim.core.messages import Checkpoint, Cut, Frame, Position
 from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.units import Ns
 from drsim.real.catalog_store import CatalogStore
-from drsim.real.journal_store import JournalStore, StreamStore
+from drsim.real.journal_store import JournalStore
+from drsim.real.stream_store import StreamStore
 from drsim.verify.store_damage import Damage
 from drsim.verify.store_disk import Disk
 from drsim.verify.store_truth import Image, Truth, content

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drsim.cli.live import Manager
+from drsim.cli.manager import Manager
 from drsim.real import pki
 from drsim.real.ports import free_port
 

@@ -20,8 +20,9 @@ from drsim.core.names import Address, Extent, StreamId, VmId, VolumeId
 from drsim.core.units import SECTOR, Ns
 from drsim.real.digests import DIGEST_BYTES, digest, of_regions
 from drsim.real.disk import Disk
-from drsim.real.journal_store import JournalStore, StreamStore
+from drsim.real.journal_store import JournalStore
 from drsim.real.lane import Lane
+from drsim.real.stream_store import StreamStore
 from drsim.real.tap import Tap
 from drsim.real.world import Site
 from drsim.spec.tweaks import Tweaks

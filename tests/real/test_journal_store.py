@@ -27,7 +27,8 @@ from live import (
 from drsim.core.errors import PeerError, PlatformError, StoreFull
 from drsim.core.messages import Cut, Frame
 from drsim.core.units import SECTOR
-from drsim.real.journal_store import JournalStore, StreamStore
+from drsim.real.journal_store import JournalStore
+from drsim.real.stream_store import StreamStore
 
 
 @contextmanager

@@ -27,8 +27,9 @@ from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.status import Health
 from drsim.core.units import SECOND, SECTOR
 from drsim.real.catalog_store import CatalogStore
-from drsim.real.journal_store import JournalStore, StreamStore
+from drsim.real.journal_store import JournalStore
 from drsim.real.pair import Pair, protect
+from drsim.real.stream_store import StreamStore
 from drsim.spec.tweaks import MS
 
 

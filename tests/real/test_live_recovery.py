@@ -56,7 +56,7 @@ async def waiting(sites: Sites, number: int) -> None:
 
 
 def disk(sites: Sites, name: str, volume: int) -> Path:
-    return sites.leeds.recoveries.folder / name / f"volume-{volume}.disk"
+    return sites.leeds.recoveries.disks.folder / name / f"volume-{volume}.disk"
 
 
 def whole(sites: Sites, name: str, volume: int, into: Path) -> int:
@@ -95,7 +95,7 @@ def test_a_failover_test_runs_beside_and_leaves_nothing(tmp_path: Path) -> None:
         report = await over(sites, number)
         assert report["outcome"] == "done", report
         assert sites.leeds.hypervisor.vms() == {}
-        assert sorted(p.name for p in sites.leeds.recoveries.folder.glob("*")) == []
+        assert sorted(p.name for p in sites.leeds.recoveries.disks.folder.glob("*")) == []
         known = sites.leeds.known("crm")
         assert known.pins == ()
         assert list(known.notes.values()) == ["tested: all fine"]

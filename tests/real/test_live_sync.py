@@ -14,8 +14,8 @@ from drsim.core.names import VmId
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.status import Sync
 from drsim.core.units import SECOND, SECTOR
-from drsim.real.journal_store import StreamStore
 from drsim.real.pair import Pair
+from drsim.real.stream_store import StreamStore
 
 REGION = 4096
 COMPARE = 16 * REGION

@@ -15,8 +15,9 @@ from drsim.core.names import CheckpointId
 from drsim.core.units import SECTOR, Ns
 from drsim.real import catalog_store, files
 from drsim.real.catalog_store import CatalogStore
-from drsim.real.journal_store import JournalStore, StreamStore
+from drsim.real.journal_store import JournalStore
 from drsim.real.ledger import Ledger
+from drsim.real.stream_store import StreamStore
 
 pytestmark = pytest.mark.usefixtures("no_sync")
 

@@ -13,9 +13,9 @@ from drsim.core.window import reaches
 from drsim.real import catalog_store, files, ledger, vm_log, wire
 from drsim.real.envelope import Prelude
 from drsim.real.files import blame, write_all
-from drsim.real.journal_store import StreamStore
 from drsim.real.ledger import Ledger
 from drsim.real.mirror import Image, Mirror
+from drsim.real.stream_store import StreamStore
 from drsim.real.vm_log import Entry, VmLog
 from drsim.verify.mutants.base import Patch, mutant, patched, several
 
@@ -129,7 +129,7 @@ def watermark_before_the_data() -> Patch:
             self._marker.put(upto)
             self._ledger.put(replace(state, promoting=upto, promoted=upto))
             for after, to, log in zip(state.promoted, upto, self._logs, strict=True):
-                self._apply(log, after, to, self._mirrors)
+                self._apply(log, after, to, {n: mirror.write for n, mirror in self._mirrors.items()})
             for mirror in self._mirrors.values():
                 mirror.sync()
 
