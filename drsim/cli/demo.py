@@ -83,7 +83,7 @@ class SiteProcess:
     def up(self, *options: str) -> None:
         """Start it, and wait until its manager can be asked. Raises PlatformError with what it said."""
         (self.folder / "api.sock").unlink(missing_ok=True)
-        words = [sys.executable, "-m", "drsim.cli.program", "site", "up", str(self.file), *(options or ("--armed",))]
+        words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(self.file), *(options or ("--armed",))]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 60

@@ -30,7 +30,6 @@ SECOND = 10**9
 pki = typer.Typer(no_args_is_help=True, help="Certificates by which real sites know each other.", rich_markup_mode=None)
 site = typer.Typer(no_args_is_help=True, help="Real sites: run one.", rich_markup_mode=None)
 live = typer.Typer(no_args_is_help=True, help="Real sites: look, protect, recover.", rich_markup_mode=None)
-GROUPS = {"pki": pki, "site": site, "live": live}
 
 
 @pki.command("init")

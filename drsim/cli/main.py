@@ -1,49 +1,34 @@
 """The `drsim` program: its commands, and what every command does about errors.
 
+A command's module is loaded when the command is called, and no other: real sites start without the simulation, and a
+simulation without what verifies it.
+
 Exit codes: 0 fine, 1 the run says no, 2 bad input.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 import drsim
-from drsim.cli.calibrate import calibrate
-from drsim.cli.experiment import experiment
-from drsim.cli.explain import explain
-from drsim.cli.fit import fit
-from drsim.cli.judge import judge
-from drsim.cli.live import GROUPS
-from drsim.cli.mutants import mutants
-from drsim.cli.policies import policies
-from drsim.cli.program import guarded
-from drsim.cli.recover import clone, failover, failover_test, move, plan, restore
-from drsim.cli.run import run
-from drsim.cli.show import check, schema, show
-from drsim.cli.size import planner, size
-from drsim.cli.study import study
-from drsim.cli.verify import replay, verify
-from drsim.cli.worst import worst
+from drsim.core.errors import DrsimError
 
-app = typer.Typer(
-    help="Simulate and verify continuous-replication disaster recovery: RPO, journals, WAN, crash consistency.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-commands: tuple[Callable[..., None], ...] = (
-    run, show, check, schema, fit, judge, verify, replay, explain, mutants, experiment, study, size, planner, policies,
-    calibrate, worst,
-)  # fmt: skip
-for command in commands:
-    app.command()(command)
-app.command("test")(failover_test)
-for operation in (failover, move, clone, restore, plan):
-    app.command()(operation)
-for name, group in GROUPS.items():
-    app.add_typer(group, name=name)
+COMMANDS = MappingProxyType({
+    "run": "run:run", "show": "show:show", "check": "show:check", "schema": "show:schema", "fit": "fit:fit",
+    "judge": "judge:judge", "verify": "verify:verify", "replay": "verify:replay", "explain": "explain:explain",
+    "mutants": "mutants:mutants", "experiment": "experiment:experiment", "study": "study:study", "size": "size:size",
+    "planner": "size:planner", "policies": "policies:policies", "calibrate": "calibrate:calibrate",
+    "worst": "worst:worst", "test": "recover:failover_test", "failover": "recover:failover", "move": "recover:move",
+    "clone": "recover:clone", "restore": "recover:restore", "plan": "recover:plan",
+})  # fmt: skip
+"""Where each command is: a module of `drsim.cli`, and its function."""
+GROUPS = MappingProxyType({"pki": "live:pki", "site": "live:site", "live": "live:live"})
+"""Where each group of commands is."""
 
 
 def _version(asked: bool) -> None:
@@ -52,7 +37,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -61,6 +45,34 @@ def options(
     """Simulate and verify continuous-replication disaster recovery: RPO, journals, WAN, crash consistency."""
 
 
+def program(names: Iterable[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
+    """The program with these commands and groups."""
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )  # fmt: skip
+    app.callback()(options)
+    for name in names:
+        module, _, what = (COMMANDS.get(name) or GROUPS[name]).partition(":")
+        found = getattr(import_module(f"drsim.cli.{module}"), what)
+        if name in COMMANDS:
+            app.command(name)(found)
+        else:
+            app.add_typer(found, name=name)
+    return app
+
+
 def main() -> None:
-    """Entry point of all commands; see `program.py`."""
-    guarded(app)
+    """Entry point: an error of the user's is a message, not a traceback."""
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    try:
+        (program([first]) if first in COMMANDS or first in GROUPS else program())()
+    except DrsimError as error:
+        Console(stderr=True, soft_wrap=True).print(f"drsim: {error}", markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("drsim: interrupted; nothing was written", markup=False, highlight=False)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

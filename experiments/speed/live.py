@@ -65,7 +65,7 @@ def sites(folder: Path, *, replicated: bool) -> Iterator[str]:
         ("london", {"link": {"peer": "leeds", "connect": at}, "hosts": {"london-1": {}}, "vms": vms}),
     ):
         (folder / f"{name}.yaml").write_text(json.dumps({"site": name, "folder": name, "pki": f"pki/{name}", **more}))
-    words = [sys.executable, "-m", "drsim.cli.program", "site", "up"]
+    words = [sys.executable, "-m", "drsim.cli.main", "site", "up"]
     processes = [
         subprocess.Popen(pinned(core, *words, str(folder / f"{name}.yaml"), "--armed"), stdout=subprocess.DEVNULL)
         for core, name in ((1, "leeds"), (0, "london"))

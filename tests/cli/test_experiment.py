@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from drsim.cli.main import app
+from drsim.cli.main import program
 from drsim.core.errors import FileError
+
+app = program()
 
 ONE_VM = Path(__file__).parents[2] / "experiments" / "one-vm.yaml"
 EXPECT = """question: How much is written in a minute?

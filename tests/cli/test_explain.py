@@ -7,11 +7,13 @@ import pytest
 from typer.testing import CliRunner
 from verify.test_litmus import naive_marker
 
-from drsim.cli.main import app
+from drsim.cli.main import program
 from drsim.core.errors import FileError
 from drsim.verify.hunt import HUNTERS, judge
 from drsim.verify.program import random_program
 from drsim.verify.token import Token
+
+app = program()
 
 runner = CliRunner()
 

@@ -115,3 +115,13 @@ def test_trace_format_can_be_said(tmp_path: Path) -> None:
     assert bad.returncode == 2
     assert "no trace format is called 'alibab'" in bad.stderr
     assert "alibaba" in bad.stderr
+
+
+def test_a_command_loads_no_more_than_it_needs() -> None:
+    """Real sites start without the simulation, and a simulation without what verifies it."""
+    heavy = {"live": ["drsim.sim", "drsim.study", "matplotlib"], "show": ["hypothesis", "drsim.real", "fastapi"]}
+    for name, modules in heavy.items():
+        load = f"import sys; from drsim.cli.main import program; program(['{name}'])"
+        code = f"{load}; print([m for m in {modules} if m in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "[]\n"

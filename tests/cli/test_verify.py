@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import drsim
 from drsim.cli import verify as command
-from drsim.cli.main import app
+from drsim.cli.main import program
 from drsim.core.errors import FileError
 from drsim.core.trace import TraceDigest, TraceLines
 from drsim.verify.mutants import BY_NAME
@@ -26,6 +26,8 @@ from drsim.verify.program import random_program, run
 from drsim.verify.swarm import Tally
 from drsim.verify.token import Token, decode
 from drsim.verify.violation import Violation
+
+app = program()
 
 runner = CliRunner()
 CLEAN = str(Token("explorer", random_program(3)))

@@ -25,7 +25,7 @@ def _qemu() -> None:
 
 
 def drsim(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "drsim.cli.program", *words]
+    command = [sys.executable, "-m", "drsim.cli.main", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 

@@ -96,9 +96,9 @@ def test_the_three_lines_of_the_guide(tmp_path: Path) -> None:
 def test_every_option_of_a_command_in_the_guide_exists() -> None:
     from typer.main import get_command
 
-    from drsim.cli.main import app
+    from drsim.cli.main import program
 
-    known = get_command(app).commands  # type: ignore[attr-defined]
+    known = get_command(program()).commands  # type: ignore[attr-defined]
     for command, rest in re.findall(r"\bdrsim (verify|replay|explain)\b([^\n|`]*)", GUIDE.read_text()):
         options = {option for parameter in known[command].params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= options, f"drsim {command} {rest}"
