@@ -1,4 +1,9 @@
-"""JournalStore: the stores of a recovery site's streams, which come and go (`stream_store.py`)."""
+"""JournalStore: the stores of a recovery site's streams, which come and go (`stream_store.py`).
+
+Each stream has a directory of its own, in which a sealed file `spec` says what the stream is: after a restart the
+site knows from its disk alone which streams it holds. A stream is discarded by giving its directory a name that
+means so, in one step, and deleting it then; what a crash leaves of that is swept up with the next look.
+"""
 
 import json
 import os
@@ -12,15 +17,19 @@ from drsim.core.errors import PeerError, PlatformError
 from drsim.core.messages import Cut, Frame, Position
 from drsim.core.names import Extent, StreamId, StreamSpec
 from drsim.real.codec import build, plain
+from drsim.real.envelope import PRELUDE, opened, prelude, seal
 from drsim.real.files import blame, make_directory, replace_file, sync_directory
 from drsim.real.stream_store import StreamStore
 
+MAGIC = b"DRSS"
+KEPT = "kept"
+"""Where the mirrors of a stream lie whose disks were to be kept."""
+GONE = ".gone"
+"""The end of the name of a directory that is being deleted."""
+
 
 class JournalStore:
-    """The stores of a recovery site's streams, under one directory.
-
-    Each stream's spec lies beside its directory; a stream that is opened later is found again (`found`).
-    """
+    """The stores of a recovery site's streams, under one directory."""
 
     def __init__(
         self, directory: Path, streams: list[StreamSpec], *, segment_bytes: int = 64 << 20, ledger_bytes: int = 1 << 18
@@ -38,15 +47,11 @@ class JournalStore:
     @staticmethod
     def found(directory: Path) -> list[StreamSpec]:
         """The streams that were opened under a directory and not discarded. Raises PlatformError."""
-        specs: list[StreamSpec] = []
-        for path in sorted(directory.glob("*.spec")):
-            with blame(path):
-                text = path.read_text()
-            try:
-                specs.append(build(StreamSpec, json.loads(text)))
-            except ValueError as error:
-                raise PlatformError(f"the stream's spec is corrupt: {error}", place=str(path)) from error
-        return specs
+        with blame(directory):
+            for place in directory.glob(f"*{GONE}"):
+                shutil.rmtree(place)
+            places = sorted(path for path in directory.glob("*") if path.is_dir() and path.name != KEPT)
+            return [_spec_in(place) for place in places if any(path.name != "spec.new" for path in place.iterdir())]
 
     def _place(self, stream: StreamId) -> Path:
         return self.directory / quote(str(stream), safe="")
@@ -56,9 +61,10 @@ class JournalStore:
         if spec.id in self.streams:
             return
         place, (segment_bytes, ledger_bytes) = self._place(spec.id), self._bytes
-        with blame(self.directory):
-            make_directory(self.directory)
-            replace_file(place.with_name(place.name + ".spec"), json.dumps(plain(spec)).encode())
+        with blame(place):
+            make_directory(place)
+            if not (place / "spec").exists() or _spec_in(place) != spec:
+                replace_file(place / "spec", seal(MAGIC, json.dumps(plain(spec)).encode()))
         self.streams[spec.id] = StreamStore(place, spec, segment_bytes=segment_bytes, ledger_bytes=ledger_bytes)
 
     def discard(self, stream: StreamId, *, keep_disks: bool) -> None:
@@ -69,13 +75,17 @@ class JournalStore:
                 if keep_disks:
                     store.promote(store.state.end)
                 store.close()
-            if keep_disks and place.exists():
-                make_directory(self.directory / "kept")
+            if not place.exists():
+                return
+            if keep_disks:
+                make_directory(self.directory / KEPT)
                 for mirror in place.glob("volume-*.mirror"):
-                    os.replace(mirror, self.directory / "kept" / mirror.name)
-                sync_directory(self.directory / "kept")
-            place.with_name(place.name + ".spec").unlink(missing_ok=True)
-            shutil.rmtree(place, ignore_errors=True)
+                    os.replace(mirror, self.directory / KEPT / mirror.name)
+                sync_directory(self.directory / KEPT)
+            gone = place.with_name(place.name + GONE)
+            os.replace(place, gone)
+            sync_directory(self.directory)
+            shutil.rmtree(gone)
 
     def _store(self, stream: StreamId) -> StreamStore:
         if stream not in self.streams:
@@ -122,3 +132,17 @@ class JournalStore:
         """Close all files."""
         for store in self.streams.values():
             store.close()
+
+
+def _spec_in(place: Path) -> StreamSpec:
+    """What the stream in a directory is. Raises OSError, and PlatformError when its spec does not verify."""
+    data = (place / "spec").read_bytes()
+    try:
+        header, _ = opened(prelude(MAGIC, data), data[PRELUDE:])
+        spec: StreamSpec = build(StreamSpec, json.loads(header))
+        if quote(str(spec.id), safe="") != place.name:
+            raise ValueError(f"it is the spec of {spec.id}")
+    except ValueError as error:
+        hint = "nothing was changed; put the file back, or discard the stream"
+        raise PlatformError(f"the stream's spec is corrupt: {error}", place=str(place / "spec"), hint=hint) from error
+    return spec

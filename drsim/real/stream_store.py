@@ -2,6 +2,7 @@
 
 Theory of operation. Each stream has a directory:
 
+    spec                      what the stream is (`journal_store.py`)
     ledger                    the state that holds: epoch, end, where each VM's log ends, what the mirrors hold
     promoting                 a second ledger, written before a mirror changes: how far it may have changed
     vm-N/*.segment            the VM's rows in order (`vm_log.py`)
@@ -95,7 +96,7 @@ class StreamStore:
         with blame(directory), ExitStack() as opened:
             make_directory(directory)
             path = directory / "ledger"
-            if not path.exists() and any(p.name != "ledger.new" for p in directory.iterdir()):
+            if not path.exists() and any(p.name not in ("spec", "ledger.new") for p in directory.iterdir()):
                 raise PlatformError("the ledger is missing", place=str(directory), hint="nothing here can be trusted")
             self._ledger = Ledger(path, start, self._parse, compact_bytes=ledger_bytes)
             opened.callback(self._ledger.close)

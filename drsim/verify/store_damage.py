@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from drsim.core.units import SECTOR
-from drsim.real import ledger, vm_log
+from drsim.real import journal_store, ledger, vm_log
 from drsim.real.envelope import PRELUDE, Unreadable, prelude
 from drsim.verify.store_disk import Disk, Files
 
-MAGIC = {".segment": vm_log.MAGIC, ".mirror": b"", ".sums": b"", "": ledger.MAGIC}
+MAGIC = {".segment": vm_log.MAGIC, "spec": journal_store.MAGIC}
+"""How the pieces of a file begin, by its kind; those of all others as a ledger's."""
 UNIT = {".mirror": SECTOR, ".sums": 4}
 
 
@@ -36,7 +37,7 @@ class Damage:
 
     @property
     def what(self) -> str:
-        """The kind of file: ledger, promoting, segment, mirror, sums, catalogue."""
+        """The kind of file: spec, ledger, promoting, segment, mirror, sums, catalogue."""
         path = PurePath(self.path)
         return "catalogue" if path.suffix == ".json" else path.suffix[1:] or path.name
 
@@ -125,7 +126,7 @@ def _units(path: str, content: bytes) -> list[tuple[int, int]]:
     at = 0
     try:
         while at < len(content):
-            size = prelude(MAGIC.get(suffix, b""), content[at:]).size
+            size = prelude(MAGIC.get(suffix or PurePath(path).name, ledger.MAGIC), content[at:]).size
             found.append((at, at + size))
             at += size
     except Unreadable:

@@ -151,6 +151,9 @@ class StoreRun:
     def open(self) -> None:
         """Open the store and the catalogue. Raises PlatformError."""
         specs = [self.spec, *([self.shape.spec(OTHER)] if self.shape.other else [])]
+        for spec in JournalStore.found(self.disk.root / "journals"):
+            if spec not in specs:
+                raise Violation("P21", f"the store finds {spec}, which nobody opened")
         sizes = {"segment_bytes": self.shape.segment_bytes, "ledger_bytes": self.shape.ledger_bytes}
         self.journals = JournalStore(self.disk.root / "journals", specs, **sizes)
         try:

@@ -183,6 +183,30 @@ def test_a_frame_of_another_stream_is_refused(tmp_path: Path) -> None:
         journals.append(strange)
 
 
+def test_what_a_stream_is_stands_in_its_directory(tmp_path: Path) -> None:
+    other = replace(SPEC, id=replace(STREAM, vpg="erp"))
+    with closing(JournalStore(tmp_path, [SPEC, other])) as journals:
+        mine, theirs = (journals.streams[s].directory for s in (STREAM, other.id))
+        assert JournalStore.found(tmp_path) == [SPEC, other]
+        journals.discard(other.id, keep_disks=True)
+    theirs.with_name(theirs.name + ".gone").mkdir()  # a crash came while it was deleted
+    (tmp_path / "just%3Abegun").mkdir()
+    assert JournalStore.found(tmp_path) == [SPEC]
+    assert not theirs.with_name(theirs.name + ".gone").exists()
+    whole = (mine / "spec").read_bytes()
+    for at in range(len(whole)):
+        (mine / "spec").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(PlatformError, match="spec is corrupt"):
+            JournalStore.found(tmp_path)
+    mine.rename(theirs)
+    (theirs / "spec").write_bytes(whole)
+    with pytest.raises(PlatformError, match="it is the spec of crm"):
+        JournalStore.found(tmp_path)
+    (theirs / "spec").unlink()
+    with pytest.raises(PlatformError, match="No such file"):
+        JournalStore.found(tmp_path)
+
+
 # -- cuts that never were ---------------------------------------------------------------------------------------------
 
 
