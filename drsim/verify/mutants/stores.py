@@ -147,8 +147,9 @@ def one_row_too_many_promoted() -> Patch:
     """A promotion applies one row too many."""
     apply = StreamStore._apply
 
-    def mutated(self: StreamStore, log: VmLog, after: int, upto: int, disks: Any) -> None:
-        apply(self, log, after, upto + (disks is self._mirrors), disks)
+    def mutated(self: StreamStore, log: VmLog, after: int, upto: int, put: Any) -> None:
+        promotes = any(isinstance(write.__self__, Mirror) for write in put.values())
+        apply(self, log, after, upto + promotes, put)
 
     return patched(StreamStore, "_apply", mutated)
 
