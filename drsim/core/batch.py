@@ -9,7 +9,6 @@ write, which is that write's (vm, log sequence number). Live, it is one bytes-li
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from drsim.core.errors import CoreError
 from drsim.core.names import VmId
 from drsim.core.units import SECTOR
+from drsim.core.value import bulk
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -28,7 +28,7 @@ FEW = 8
 Payload = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@bulk
 class Columns:
     """Writes as columns of equal length n, in capture order.
 
@@ -46,7 +46,7 @@ class Columns:
     payload: Payload | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@bulk
 class WriteBatch:
     """Rows `lo` up to, not including, `hi` of some columns."""
 
@@ -69,7 +69,7 @@ class WriteBatch:
             raise CoreError("columns of a batch have different lengths")
         end = np.zeros(n + 1, np.int64)
         lengths = np.asarray(sectors, np.int32)
-        np.cumsum(lengths, out=end[1:], dtype=np.int64)
+        lengths.cumsum(out=end[1:], dtype=np.int64)
         end *= SECTOR
         columns = Columns(
             np.asarray(vm, np.int32),
@@ -155,7 +155,7 @@ class WriteBatch:
     def rows_within(self, nbytes: int) -> int:
         """How many leading rows have at most `nbytes` bytes together."""
         end = self.columns.end
-        return int(np.searchsorted(end[self.lo + 1 : self.hi + 1], int(end[self.lo]) + nbytes, side="right"))
+        return int(end[self.lo + 1 : self.hi + 1].searchsorted(int(end[self.lo]) + nbytes, side="right"))
 
     def per_vm(self, vms: Sequence[VmId]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Rows and bytes of each VM of `vms` (ascending). Raises CoreError for a row of another VM."""

@@ -140,9 +140,12 @@ class DirtyBitmap:
     def _merge(self) -> None:
         if not self._pending:
             return
-        if self._pending_rows + len(self._keys) <= 8 * FEW and not self._runs and not self._unsure:
+        if self._pending_rows + len(self._keys) <= 8 * FEW:
             merged = set(self._keys.tolist()).union(*self._pending)
-            self._keys = np.array(sorted(merged), np.int64)
+            for start, stop in (*self._runs, *self._unsure):
+                merged = {key for key in merged if not start <= key < stop}
+            if len(merged) > len(self._keys):
+                self._keys = np.array(sorted(merged), np.int64)
             self._pending, self._pending_rows = [], 0
             return
         new = np.unique(np.concatenate(self._pending))
@@ -259,7 +262,8 @@ class DirtyBitmap:
         while self._runs and n > 0:
             start, stop = self._runs.popleft()
             keys = np.arange(start, min(stop, start + n), dtype=np.int64)
-            self._keys = np.insert(self._keys, np.searchsorted(self._keys, start), keys)
+            at = int(self._keys.searchsorted(start))
+            self._keys = np.concatenate([self._keys[:at], keys, self._keys[at:]])
             n -= len(keys)
             if start + len(keys) < stop:
                 self._runs.appendleft((start + len(keys), stop))
@@ -276,8 +280,8 @@ class DirtyBitmap:
         """Which of these regions, keys of one volume, are dirty, or may be."""
         self._merge()
         found = np.zeros(stop - start, np.bool_)
-        at = np.searchsorted(self._keys, [start, stop])
-        found[self._keys[at[0] : at[1]] - start] = True
+        first, last = self._keys.searchsorted([start, stop]).tolist()
+        found[self._keys[first:last] - start] = True
         for a, b in (*self._runs, *self._unsure):
             found[max(0, a - start) : max(0, b - start)] = True
         return found

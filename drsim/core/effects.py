@@ -5,7 +5,7 @@ the taps and `Publish` cannot fail and are not answered. Effects on one target a
 targets in any order.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from drsim.core.action import Action, Step
 from drsim.core.batch import WriteBatch
@@ -13,9 +13,10 @@ from drsim.core.facts import Fact
 from drsim.core.messages import Checkpoint, Frame, Message, Position
 from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec, VmId
 from drsim.core.units import Ns
+from drsim.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Send:
     """Carry a message. A connection may be `Lost`, never holed.
 
@@ -27,7 +28,7 @@ class Send:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Arm:
     """Report `Fired(timer)` after `delay` nanoseconds; replaces an earlier alarm of that name."""
 
@@ -35,7 +36,7 @@ class Arm:
     delay: Ns
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HoldGuests:
     """Stop acknowledging writes of the VPG's guests on this host. They may still reach the local disk."""
 
@@ -43,7 +44,7 @@ class HoldGuests:
     checkpoint: CheckpointId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReleaseGuests:
     """Acknowledge what was withheld, and go on."""
 
@@ -51,7 +52,7 @@ class ReleaseGuests:
     checkpoint: CheckpointId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FreezeGuests:
     """Bring the applications on these VMs of the VPG to rest: no transaction open, nothing more is written.
 
@@ -66,7 +67,7 @@ class FreezeGuests:
     timeout: Ns
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ThawGuests:
     """Let the applications of this freeze go on. What is not frozen for it yet will not be."""
 
@@ -74,7 +75,7 @@ class ThawGuests:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TapVolumes:
     """Hand over all that is written to the stream's volumes from now on, and nothing that is written to others.
 
@@ -85,14 +86,14 @@ class TapVolumes:
     spec: StreamSpec
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UntapVolumes:
     """Hand over nothing of this stream any more."""
 
     stream: StreamId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Append:
     """Put a frame's rows at the end of the journals of its VMs; done when durable.
 
@@ -103,7 +104,7 @@ class Append:
     frame: Frame
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Promote:
     """Apply journaled writes up to `upto` to the mirror disks, durably, then forget them. Idempotent.
 
@@ -117,7 +118,7 @@ class Promote:
     checkpoint: CheckpointId | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReadRegions:
     """Read the current content of these extents of the protected disks.
 
@@ -128,7 +129,7 @@ class ReadRegions:
     batch: WriteBatch
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReadDigests:
     """Digest the current content of a stretch, region by region: of the protected disk, or of the recovery side's.
 
@@ -141,7 +142,7 @@ class ReadDigests:
     extent: Extent
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Discard:
     """Delete the journals and mirror disks of these VMs of a stream. Idempotent.
 
@@ -153,21 +154,21 @@ class Discard:
     keep_disks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Publish:
     """Make a fact known: to measures, reports, alerts."""
 
     fact: Fact
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Keep:
     """Remember a checkpoint in the recovery site's catalogue, durably."""
 
     checkpoint: Checkpoint
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Forget:
     """Remove the checkpoints before this one from the catalogue, durably. None: all of them."""
 
@@ -175,7 +176,7 @@ class Forget:
     before: CheckpointId | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Perform:
     """Carry out an action of a workflow. (address, step) is its key: asked for again, nothing is done twice.
 
@@ -192,8 +193,7 @@ Effect = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class EffectId:
+class EffectId(NamedTuple):
     """The same on replay; live, the idempotency key given to the platform."""
 
     address: Address

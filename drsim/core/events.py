@@ -1,6 +1,5 @@
 """Events: every fact a world may report to a machine. In the past tense."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from drsim.core.batch import WriteBatch
@@ -8,19 +7,20 @@ from drsim.core.effects import Effect, EffectId
 from drsim.core.errors import DrsimError
 from drsim.core.messages import Message, Retention, Start
 from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId
+from drsim.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Started:
     """The machine's component is up, for the first time or again."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stopped:
     """The machine's component goes down in good order; nothing reaches it until `Started`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GuestWrote:
     """Writes that the tap has passed to the local disk, in capture order."""
 
@@ -28,35 +28,35 @@ class GuestWrote:
     batch: WriteBatch
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VmLeft:
     """A VM runs on another host from now on (vMotion): nothing that it writes comes here."""
 
     vm: VmId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VmArrived:
     """A VM runs on this host from now on. What it wrote elsewhere did not come here."""
 
     vm: VmId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VolumeLost:
     """A protected volume is not there: nobody can write or read it. A VRA that begins to tap it is told as well."""
 
     volume: VolumeId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VolumeFound:
     """A volume that was lost is back. What happened to it meanwhile did not come here."""
 
     volume: VolumeId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Received:
     """A message arrived."""
 
@@ -64,14 +64,14 @@ class Received:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fired:
     """A timer that the machine armed has run out."""
 
     timer: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Done:
     """An effect was performed."""
 
@@ -80,7 +80,7 @@ class Done:
     value: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failed:
     """An effect was not performed, and left no trace."""
 
@@ -89,21 +89,21 @@ class Failed:
     error: DrsimError
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lost:
     """The connection to a peer is gone; what was on it may or may not have arrived."""
 
     peer: Address
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Connected:
     """The peer can be reached again, over a new connection."""
 
     peer: Address
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TagAsked:
     """An operator wants a checkpoint now, under this name; with `quiesce` one with the applications at rest."""
 
@@ -111,7 +111,7 @@ class TagAsked:
     quiesce: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reconfigured:
     """The VPG consists of these streams from now on; `starts`: of the new ones, what the other side has.
 
@@ -126,14 +126,14 @@ class Reconfigured:
     retention: Retention | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DeleteAsked:
     """An operator wants the VPG deleted; its mirror disks may stay, for a later preseeded start."""
 
     keep_disks: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncAsked:
     """An operator distrusts the other side: everything is to be compared (the field's "force sync").
 
@@ -144,14 +144,14 @@ class SyncAsked:
     volumes: tuple[VolumeId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PauseAsked:
     """An operator wants replication paused, or resumed."""
 
     paused: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FenceAsked:
     """An operation moves the right to accept guest writes: to the recovery side (`fenced`), or back to the source.
 
@@ -162,7 +162,7 @@ class FenceAsked:
     fenced: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PinAsked:
     """An operation needs this checkpoint to stay (test, clone, failover before commit), or no longer."""
 
@@ -178,7 +178,7 @@ class Verdict(StrEnum):
     CANCEL = "cancel"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decided:
     """An operator has decided. `note`: in their words; of a test, how it went."""
 

@@ -1,14 +1,13 @@
 """Facts: what machines make known to measures, reports and alerts. In the past tense, with no payload."""
 
-from dataclasses import dataclass
-
 from drsim.core.messages import Trigger
 from drsim.core.names import CheckpointId, StreamId, VmId
 from drsim.core.status import Peer, Regions, Sync
 from drsim.core.units import Ns
+from drsim.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CheckpointSealed:
     """A consistent cut was taken."""
 
@@ -18,7 +17,7 @@ class CheckpointSealed:
     tag: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CheckpointSkipped:
     """No cut was taken at a time when one was due, or one was given up."""
 
@@ -27,7 +26,7 @@ class CheckpointSkipped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CheckpointListed:
     """A checkpoint can be recovered from now on. `quiesced`: the VMs for which it is application consistent."""
 
@@ -38,7 +37,7 @@ class CheckpointListed:
     quiesced: tuple[VmId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CheckpointsRetired:
     """The checkpoints before `before` left the list (None: all), because of `reason`."""
 
@@ -48,7 +47,7 @@ class CheckpointsRetired:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GenerationChanged:
     """The VPG is in a later generation: the source is fenced, or goes on."""
 
@@ -57,7 +56,7 @@ class GenerationChanged:
     fenced: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncStarted:
     """A stream fell out of sync, or its sync became a graver one; so much is dirty, or may be."""
 
@@ -67,7 +66,7 @@ class SyncStarted:
     dirty_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncEnded:
     """A stream is in sync again: so much was sent, and so much compared before."""
 
@@ -77,14 +76,14 @@ class SyncEnded:
     compared_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncDropped:
     """A stream ended before it was in sync: its VM went elsewhere, or its VPG is no more."""
 
     stream: StreamId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StateChanged:
     """The VPG's state, as its protected manager sees it, and the cause of what is wrong."""
 
@@ -93,14 +92,14 @@ class StateChanged:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VpgDeleted:
     """A VPG is gone on both sides (T30)."""
 
     vpg: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RecoverySideChanged:
     """What the recovery site can do for a VPG without its protected site: nothing to say while that answers (T13)."""
 
@@ -108,7 +107,7 @@ class RecoverySideChanged:
     peer: Peer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FrameRefused:
     """A recovery VRA refused a frame for lack of room or as out of order."""
 
@@ -116,14 +115,14 @@ class FrameRefused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BitmapGivenUp:
     """A stream's dirty bitmap outgrew its memory: until its sync ends, nobody knows which regions differ."""
 
     stream: StreamId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StoreChanged:
     """The store of a stream's journals stopped taking data, because of `reason`, or takes it again."""
 
@@ -132,7 +131,7 @@ class StoreChanged:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepBegun:
     """An operation has begun a step; `words`: what it is."""
 
@@ -141,7 +140,7 @@ class StepBegun:
     words: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepEnded:
     """A step is over; `error`: why it failed, empty if it did not."""
 
@@ -150,7 +149,7 @@ class StepEnded:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OperationEnded:
     """An operation is over; its report is there."""
 

@@ -81,7 +81,7 @@ class Membership:
         was = next((s.id for s in self.streams if any(v.vm == vm for v in s.volumes)), None)
         if was is None or was.target == target:
             return None
-        id_ = replace(was, target=target, part=self.version + 1)
+        id_ = was._replace(target=target, part=self.version + 1)
         part = StreamSpec(id_, (vm,), volumes, limit, origin=id_.part)
         return self._next((*self._without(vm), part), {id_: Start.RETARGETED})
 
@@ -113,7 +113,7 @@ class Membership:
         if host is None:
             last = {**self.last, vm: was}
             return replace(self._next(streams), unprotected=(*unprotected, vm), last=last)
-        id_ = replace(was.id, source=host, part=self.version + 1)
+        id_ = was.id._replace(source=host, part=self.version + 1)
         part = StreamSpec(id_, (vm,), volumes, limit, was.id, origin=was.origin)
         return replace(self._next((*streams, part), {part.id: Start.MOVED}), unprotected=unprotected)
 

@@ -5,13 +5,13 @@ Every message about data carries the VPG's generation and the stream's epoch; an
 into the dirty bitmap, because then numbers were given to writes that will never be sent as such.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from drsim.core.batch import WriteBatch
 from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec, VmId, VolumeId
 from drsim.core.status import Sync
 from drsim.core.units import Ns
+from drsim.core.value import value
 
 Position = tuple[int, ...]
 NONE = Ns(0)
@@ -59,7 +59,7 @@ class Refusal(StrEnum):
     FULL = "store full"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Frame:
     """Writes of one stream. `after` and `upto` are the positions before and after; `sizes` the bytes of each VM."""
 
@@ -78,7 +78,7 @@ class Frame:
         return sum(self.sizes)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ack:
     """Everything up to `durable` is durable at the recovery side."""
 
@@ -88,7 +88,7 @@ class Ack:
     durable: Position
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Nack:
     """A frame was not taken; send again from `expected`."""
 
@@ -99,7 +99,7 @@ class Nack:
     reason: Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resync:
     """A new epoch begins after `after`; what was numbered before and not acknowledged comes as dirty regions."""
 
@@ -110,7 +110,7 @@ class Resync:
     spec: StreamSpec
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resynced:
     """The recovery VRA is in this epoch now."""
 
@@ -119,7 +119,7 @@ class Resynced:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncDone:
     """Data up to `upto` closes the sync window: the image is a past state of the source again."""
 
@@ -129,7 +129,7 @@ class SyncDone:
     upto: Position
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Where:
     """Where does the stream stand? From a protected VRA to which it is new, or that lost its memory."""
 
@@ -138,7 +138,7 @@ class Where:
     spec: StreamSpec
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Standing:
     """The recovery VRA knows of no later epoch than this, and of no number beyond this position."""
 
@@ -148,7 +148,7 @@ class Standing:
     position: Position
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Compare:
     """A stretch that the sender does not know about, and the digests of its regions at the source, one after another.
 
@@ -163,7 +163,7 @@ class Compare:
     digests: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Compared:
     """Which regions of the stretch differ at the recovery side: a byte for each, 0 or 1, in their order."""
 
@@ -177,7 +177,7 @@ class Compared:
 DataMessage = Frame | Ack | Nack | Resync | Resynced | SyncDone | Where | Standing | Compare | Compared
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cut:
     """One stream's part of a checkpoint. `without`: volumes that had left the stream before."""
 
@@ -186,7 +186,7 @@ class Cut:
     without: tuple[VolumeId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Checkpoint:
     """A consistent cut over a VPG. Holds no data. `taken` is when the manager asked for the hold.
 
@@ -203,7 +203,7 @@ class Checkpoint:
     generation: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hold:
     """Stop acknowledging guest writes of the VPG and say what is captured. `alone`: no other VRA is asked."""
 
@@ -212,7 +212,7 @@ class Hold:
     alone: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Held:
     """All that the VRA had captured when it held. `frozen`: the VMs of the cut that were frozen then, ascending."""
 
@@ -223,7 +223,7 @@ class Held:
     frozen: tuple[VmId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Release:
     """Acknowledge guest writes again."""
 
@@ -231,7 +231,7 @@ class Release:
     checkpoint: CheckpointId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Released:
     """The VRA had held until the release came."""
 
@@ -240,7 +240,7 @@ class Released:
     vra: Address
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Aborted:
     """The VRA cannot vouch for the checkpoint: it let go by itself, or a stream is not in sync."""
 
@@ -250,7 +250,7 @@ class Aborted:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Freeze:
     """Bring the applications on the VPG's VMs to rest. Manager to protected VRA.
 
@@ -261,7 +261,7 @@ class Freeze:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Frozen:
     """The VMs that can be frozen are, or nobody needs to wait for them any more. Protected VRA to manager."""
 
@@ -270,7 +270,7 @@ class Frozen:
     vra: Address
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Thaw:
     """The checkpoint is sealed or void: let the applications go on. Manager to protected VRA."""
 
@@ -278,7 +278,7 @@ class Thaw:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncChanged:
     """A stream entered or left synchronization, or what it does changed. Protected VRA to manager.
 
@@ -292,7 +292,7 @@ class SyncChanged:
     missing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Configure:
     """The streams of a VPG from now on, those of all its VRAs. Manager to protected VRA.
 
@@ -305,7 +305,7 @@ class Configure:
     starts: dict[StreamId, Start]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pause:
     """Send nothing for the VPG until told otherwise: what is written becomes dirty. Manager to protected VRA."""
 
@@ -313,7 +313,7 @@ class Pause:
     paused: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lineage:
     """The generation that the VPG is in; no earlier one counts. `fenced`: guest writes are another side's.
 
@@ -325,7 +325,7 @@ class Lineage:
     fenced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ForceSync:
     """Compare every region of the VPG's disks with the other side. Manager to protected VRA.
 
@@ -342,7 +342,7 @@ class ForceSync:
         return ForceSync(self.vpg, self.full or other.full, some)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Forced:
     """The VRA compares everything from now on. Protected VRA to manager."""
 
@@ -350,7 +350,7 @@ class Forced:
     vra: Address
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delete:
     """The VPG is to be deleted (T30). Protected manager to recovery manager, until `Deleted` comes back."""
 
@@ -358,14 +358,14 @@ class Delete:
     keep_disks: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Deleted:
     """Nothing of the VPG is listed any more, and its journals are gone. Recovery manager to protected manager."""
 
     vpg: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Retention:
     """How much history a VPG keeps, counted back from its newest checkpoint, in nanoseconds.
 
@@ -377,7 +377,7 @@ class Retention:
     fail_safe: Ns = NONE
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Members:
     """The streams that the VPG has now: no others will have anything new. Protected manager to recovery manager.
 
@@ -389,14 +389,14 @@ class Members:
     retention: Retention | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Sealed:
     """A checkpoint whose cut is known to be consistent. Protected manager to recovery manager."""
 
     checkpoint: Checkpoint
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Await:
     """Tell me when the stream's journal is durable through this cut. Recovery manager to recovery VRA."""
 
@@ -406,7 +406,7 @@ class Await:
     cut: Cut
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reached:
     """It is."""
 
@@ -415,7 +415,7 @@ class Reached:
     stream: StreamId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Missed:
     """It never will be: the epoch ended before."""
 
@@ -424,7 +424,7 @@ class Missed:
     stream: StreamId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Marks:
     """All checkpoints that the stream's journal has reached, oldest first. Recovery manager to recovery VRA.
 
@@ -436,7 +436,7 @@ class Marks:
     marks: dict[CheckpointId, Cut]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Listed:
     """The newest checkpoint that can be recovered, and how many there are. Recovery manager to protected manager.
 
@@ -451,14 +451,14 @@ class Listed:
     limited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Withdrawn:
     """No checkpoint is listed any more: there is no recovery point. Recovery manager to protected manager."""
 
     vpg: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Age:
     """Nothing older than this checkpoint is listed: its data may go to the mirror. Recovery manager to VRA.
 
@@ -470,7 +470,7 @@ class Age:
     stream: StreamId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Close:
     """No listed checkpoint, and none to come, has this stream: its journals can go. Recovery manager to VRA, until
     `Closed` comes back.
@@ -483,7 +483,7 @@ class Close:
     keep_disks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Closed:
     """The journals of a stream are gone, or never were here. Recovery VRA to manager."""
 
@@ -491,7 +491,7 @@ class Closed:
     stream: StreamId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class JournalLimit:
     """A journal is near its hard limit; it fits again if `keep_from` becomes the oldest checkpoint.
 
@@ -506,7 +506,7 @@ class JournalLimit:
     fresh: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StoreState:
     """The recovery VRA's journal store takes data, or does not. VRA to recovery manager, on to the protected one."""
 

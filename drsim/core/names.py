@@ -1,7 +1,8 @@
 """Names: addresses of machines, numbers of VMs and volumes, streams and checkpoints."""
 
-from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
+
+from drsim.core.value import value
 
 Address = NewType("Address", str)
 """Where a machine lives: "site/host/vra", "site/vpg/name"."""
@@ -41,8 +42,7 @@ def site_of(address: Address) -> str:
     return address.partition("/")[0]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class StreamId:
+class StreamId(NamedTuple):
     """One VPG's writes from one protected VRA to one recovery VRA, in order.
 
     `part`: VMs and volumes that were added later, or came from another host, have a stream of their own.
@@ -57,7 +57,7 @@ class StreamId:
         return f"{self.vpg}:{self.source}>{self.target}{'' if self.part == 1 else f'#{self.part}'}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VolumeInfo:
     """A protected volume: whose it is and how many sectors it has."""
 
@@ -66,7 +66,7 @@ class VolumeInfo:
     sectors: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Extent:
     """A stretch of a volume, in sectors."""
 
@@ -76,7 +76,7 @@ class Extent:
     sectors: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StreamSpec:
     """What both ends know of a stream. `vms` are ascending; `limit` is each VM's journal limit in bytes.
 

@@ -8,8 +8,9 @@ health, then peer, then sync. `ALLOWED` is the field's table; a test projects ev
 the result up in it.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from drsim.core.value import value
 
 
 class Lifecycle(StrEnum):
@@ -77,7 +78,7 @@ class Health(StrEnum):
     ERROR = "Error"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Regions:
     """The whole state. Region E, the service level, is the last two fields."""
 

@@ -6,7 +6,6 @@ never from hashes of Python objects. A batch is written as its rows' content dig
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from enum import Enum
 
 import numpy as np
@@ -30,10 +29,12 @@ from drsim.core.messages import (
 )  # fmt: skip
 from drsim.core.names import Address, StreamId
 from drsim.core.units import Ns
+from drsim.core.value import field_names
 
 
 def text(value: object) -> str:
     """A value written out: classes by name, fields in order, sets sorted, dicts in the order of their keys."""
+    kind: type = type(value)
     match value:
         case WriteBatch():
             digest = content_digest(value, np.arange(len(value), dtype=np.int64))
@@ -44,15 +45,15 @@ def text(value: object) -> str:
             return str(value.value)
         case DrsimError():
             return value.message
+        case _ if (names := field_names(kind)) is not None:
+            inner = " ".join(f"{name}={text(getattr(value, name))}" for name in names)
+            return f"{kind.__name__}({inner})" if inner else kind.__name__
         case tuple() | list():
             return "(" + " ".join(text(v) for v in value) + ")"
         case frozenset():
             return "{" + " ".join(sorted(text(v) for v in value)) + "}"
         case dict():
             return "{" + " ".join(f"{text(k)}={text(v)}" for k, v in sorted(value.items())) + "}"
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            inner = " ".join(f"{f.name}={text(getattr(value, f.name))}" for f in fields(value))
-            return f"{type(value).__name__}({inner})" if inner else type(value).__name__
         case _:
             return str(value)
 

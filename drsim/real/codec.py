@@ -5,20 +5,21 @@ declared types (a bool is no int), and ValueError for anything else; the caller 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
 
 from drsim.core.errors import CoreError
+from drsim.core.value import field_names
 
 
 def plain(value: object) -> Any:
-    """A value as JSON knows it: dataclasses as objects, tuples and sets as lists, dicts as lists of pairs.
+    """A value as JSON knows it: values with fields as objects, tuples and sets as lists, dicts as lists of pairs.
 
     Raises CoreError for a type that has no plain form.
     """
+    kind: type = type(value)
     match value:
         case Enum():
             return value.value
@@ -26,27 +27,30 @@ def plain(value: object) -> Any:
             return value
         case bytes():
             return value.hex()
+        case _ if (names := field_names(kind)) is not None:
+            return {name: plain(getattr(value, name)) for name in names}
         case tuple():
             return [plain(v) for v in value]
         case frozenset():
             return sorted(plain(v) for v in value)
         case Mapping():
             return [[plain(k), plain(v)] for k, v in value.items()]
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
         case _:
-            raise CoreError(f"{type(value).__name__} has no plain form")
+            raise CoreError(f"{kind.__name__} has no plain form")
 
 
 @cache
 def hints(cls: type) -> dict[str, Any]:
-    """Type of each field of a dataclass, in order."""
+    """Type of each field of a dataclass or a named tuple, in order."""
     resolved = get_type_hints(cls)
-    return {f.name: resolved[f.name] for f in fields(cls)}
+    return {name: resolved[name] for name in field_names(cls) or ()}
 
 
 def build(cls: type, data: object, **ready: object) -> Any:
-    """A dataclass from its plain form; the fields in `ready` are given and must not be in `data`. ValueError if not."""
+    """A dataclass or named tuple from its plain form; fields in `ready` are given and must not be in `data`.
+
+    Raises ValueError when it is not one.
+    """
     if not isinstance(data, dict):
         raise ValueError(f"{cls.__name__} is no object")
     wanted = hints(cls)
@@ -78,8 +82,8 @@ def parse(type_: Any, data: Any) -> Any:
         return (_tuple if origin is tuple else _dict)(get_args(type_), data)
     if isinstance(type_, type) and issubclass(type_, Enum):
         return type_(data)
-    if is_dataclass(type_):
-        return build(type_, data)  # type: ignore[arg-type]
+    if isinstance(type_, type) and field_names(type_) is not None:
+        return build(type_, data)
     raise CoreError(f"no codec for {type_}")
 
 

@@ -76,6 +76,8 @@ class Bags:
         self.down: set[Address] = set()
         self.cut: set[Link] = set()  # connections that both ends know to be lost; both directions
         self.skew: dict[Address, int] = {}  # how far a machine's clock is from ours
+        self.stepped: Callable[[Address, Event], None] | None = None
+        """Told of each step of a machine, when its effects are in the bags."""
 
     # -- what a subclass does ---------------------------------------------------------------------------------
 
@@ -85,9 +87,6 @@ class Bags:
 
     def told(self, address: Address, effect: Unanswered) -> None:
         """An effect that needs no answer."""
-
-    def stepped(self, address: Address, event: Event) -> None:
-        """A machine took a step, and its effects are in the bags."""
 
     # -- one step ---------------------------------------------------------------------------------------------
 
@@ -105,7 +104,8 @@ class Bags:
                 self.timers[address, effect.timer] = self.now + effect.delay  # type: ignore[union-attr]
             else:
                 self.told(address, effect)  # type: ignore[arg-type]
-        self.stepped(address, event)
+        if self.stepped is not None:
+            self.stepped(address, event)
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
         """A message goes on its way, if there is one."""

@@ -47,7 +47,6 @@ from drsim.core.effects import (
 from drsim.core.errors import DrsimError, PlatformError, StoreFull
 from drsim.core.events import (
     DeleteAsked,
-    Event,
     FenceAsked,
     GuestWrote,
     PauseAsked,
@@ -162,6 +161,7 @@ class Explorer(Bags):
         self.states: set[int] = set()  # coarse, for counting how many different ones were seen
         self.freezer = Freezer(self)
         self.checks = Checkers(self, enabled=checking)
+        self.stepped = self.checks.stepped
         for address in estate.addresses:
             self.post(address, Started())
 
@@ -212,9 +212,6 @@ class Explorer(Bags):
         return machine
 
     # -- the bags' effects ------------------------------------------------------------------------------------
-
-    def stepped(self, address: Address, event: Event) -> None:
-        self.checks.stepped(address, event)
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
         """A message goes on its way, or into nothing on a connection that is half open."""

@@ -24,7 +24,7 @@ from drsim.verify.store_truth import Image, Truth, content
 from drsim.verify.violation import Violation
 
 STREAM = StreamId("crm", Address("west/h1/vra"), Address("east/r1/recovery-vra"))
-OTHER = replace(STREAM, vpg="erp")
+OTHER = STREAM._replace(vpg="erp")
 SIZES = ((24,), (40, 9))
 """Sectors of the volumes of each VM."""
 KEPT = 6

@@ -159,7 +159,7 @@ def test_an_old_segment_of_the_same_length_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_record_of_another_stream_with_the_same_vms_is_refused(tmp_path: Path) -> None:
-    other = replace(STREAM, vpg="erp")
+    other = STREAM._replace(vpg="erp")
     with closing(JournalStore(tmp_path, [SPEC, replace(SPEC, id=other)])) as journals:
         for f in some(2):
             journals.append(f)
@@ -176,7 +176,7 @@ def test_a_record_of_another_stream_with_the_same_vms_is_refused(tmp_path: Path)
 
 def test_a_frame_of_another_stream_is_refused(tmp_path: Path) -> None:
     good = some(1)[0]
-    strange = replace(good, stream=replace(STREAM, vpg="erp"))
+    strange = replace(good, stream=STREAM._replace(vpg="erp"))
     with store_at(tmp_path / "s") as store, pytest.raises(PeerError, match="erp"):
         store.append(strange)
     with closing(JournalStore(tmp_path / "j", [SPEC])) as journals, pytest.raises(PeerError, match="no stream"):
@@ -184,7 +184,7 @@ def test_a_frame_of_another_stream_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_stream_is_stands_in_its_directory(tmp_path: Path) -> None:
-    other = replace(SPEC, id=replace(STREAM, vpg="erp"))
+    other = replace(SPEC, id=STREAM._replace(vpg="erp"))
     with closing(JournalStore(tmp_path, [SPEC, other])) as journals:
         mine, theirs = (journals.streams[s].directory for s in (STREAM, other.id))
         assert JournalStore.found(tmp_path) == [SPEC, other]
