@@ -24,7 +24,7 @@ COMMANDS = MappingProxyType({
     "mutants": "mutants:mutants", "experiment": "experiment:experiment", "study": "study:study", "size": "size:size",
     "planner": "size:planner", "policies": "policies:policies", "calibrate": "calibrate:calibrate",
     "worst": "worst:worst", "test": "recover:failover_test", "failover": "recover:failover", "move": "recover:move",
-    "clone": "recover:clone", "restore": "recover:restore", "plan": "recover:plan",
+    "clone": "recover:clone", "restore": "recover:restore", "plan": "recover:plan", "scrub": "scrub:scrub",
 })  # fmt: skip
 """Where each command is: a module of `drsim.cli`, and its function."""
 GROUPS = MappingProxyType({"pki": "live:pki", "site": "live:site", "live": "live:live"})

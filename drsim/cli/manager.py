@@ -28,12 +28,14 @@ class Manager:
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """An answer. Raises what the site says, or that it does not answer."""
+        hint = "is `drsim site up` running?"
+        if not self._path.exists():
+            raise PlatformError("the site does not answer: it has no socket", place=str(self._path), hint=hint)
         transport = self._http.HTTPTransport(uds=str(self._path))
         try:
             with self._http.Client(transport=transport, base_url="http://site", timeout=120) as client:
                 answer = client.request(method, path, json=body)
         except self._http.TransportError as error:
-            hint = "is `drsim site up` running?"
             raise PlatformError(f"the site does not answer: {error}", place=str(self._path), hint=hint) from error
         content = answer.json()
         if answer.is_success:

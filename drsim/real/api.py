@@ -30,6 +30,7 @@ from drsim.core.vpg import Vpg
 from drsim.real.clock import now_ns
 from drsim.real.installation import Installation
 from drsim.real.planning import Wish, plan_of, vpg_of
+from drsim.real.scrub import scrub_site
 from drsim.spec.base import Name, Spec
 
 
@@ -160,6 +161,11 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
             case _:
                 raise FileError(f"a VPG cannot {what!r}", place=site.spec.site, hint="pause, resume or sync")
         return {"vpg": vpg}
+
+    @app.post("/scrub")
+    async def scrub() -> dict[str, Any]:
+        """Read everything again that a recovery may need, and say what of it does not verify. Takes its time."""
+        return (await scrub_site(site)).plain()
 
     @app.post("/vms/{vm}/record")
     async def record(vm: str, power: Power) -> dict[str, Any]:

@@ -50,6 +50,12 @@ class CatalogStore:
             raise PlatformError(f"the catalogue is corrupt: {error}", place=str(self.path)) from error
         self.checkpoints = {c.id: c for c in content.checkpoints}
 
+    def verify(self) -> None:
+        """Read the file again: it says what holds. Raises PlatformError."""
+        with blame(self.path):
+            if not self.closed and self._read() != self._data:
+                raise PlatformError("the catalogue's file is not what was written", place=str(self.path))
+
     def keep(self, checkpoint: Checkpoint) -> None:
         """Add a checkpoint, durably. Raises StoreFull or PlatformError: the list is as before, or this is `closed`."""
         self._put({**self.checkpoints, checkpoint.id: checkpoint})

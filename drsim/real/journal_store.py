@@ -48,10 +48,7 @@ class JournalStore:
     def found(directory: Path) -> list[StreamSpec]:
         """The streams that were opened under a directory and not discarded. Raises PlatformError."""
         with blame(directory):
-            for place in directory.glob(f"*{GONE}"):
-                shutil.rmtree(place)
-            places = sorted(path for path in directory.glob("*") if path.is_dir() and path.name != KEPT)
-            return [_spec_in(place) for place in places if any(path.name != "spec.new" for path in place.iterdir())]
+            return [spec_in(place) for place in places(directory)]
 
     def _place(self, stream: StreamId) -> Path:
         return self.directory / quote(str(stream), safe="")
@@ -63,7 +60,7 @@ class JournalStore:
         place, (segment_bytes, ledger_bytes) = self._place(spec.id), self._bytes
         with blame(place):
             make_directory(place)
-            if not (place / "spec").exists() or _spec_in(place) != spec:
+            if not (place / "spec").exists() or spec_in(place) != spec:
                 replace_file(place / "spec", seal(MAGIC, json.dumps(plain(spec)).encode()))
         self.streams[spec.id] = StreamStore(place, spec, segment_bytes=segment_bytes, ledger_bytes=ledger_bytes)
 
@@ -86,6 +83,20 @@ class JournalStore:
             os.replace(place, gone)
             sync_directory(self.directory)
             shutil.rmtree(gone)
+
+    def scrub(self, stream: StreamId) -> list[PlatformError]:
+        """What of a stream's files does not verify; nothing when it is not here any more."""
+        store = self.streams.get(stream)
+        if store is None:
+            return []
+        try:
+            with blame(store.directory):
+                if spec_in(store.directory) != store.spec:
+                    place = str(store.directory / "spec")
+                    raise PlatformError("the stream's spec is not what was written", place=place)
+        except PlatformError as error:
+            return [error, *store.scrub()]
+        return store.scrub()
 
     def _store(self, stream: StreamId) -> StreamStore:
         if stream not in self.streams:
@@ -134,7 +145,15 @@ class JournalStore:
             store.close()
 
 
-def _spec_in(place: Path) -> StreamSpec:
+def places(directory: Path) -> list[Path]:
+    """The directories of the streams under one; what is left of discarded ones is deleted. Raises OSError."""
+    for place in directory.glob(f"*{GONE}"):
+        shutil.rmtree(place)
+    found = sorted(path for path in directory.glob("*") if path.is_dir() and path.name != KEPT)
+    return [place for place in found if any(path.name != "spec.new" for path in place.iterdir())]
+
+
+def spec_in(place: Path) -> StreamSpec:
     """What the stream in a directory is. Raises OSError, and PlatformError when its spec does not verify."""
     data = (place / "spec").read_bytes()
     try:

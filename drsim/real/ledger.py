@@ -43,33 +43,40 @@ class Ledger(Generic[T]):
             replace_file(path, _entry(0, initial))
         self._fd = os.open(path, os.O_RDWR)
         try:
-            self._end = self._scan()
+            self._end, self.serial, self.state = self._scan()
             os.ftruncate(self._fd, self._end)
             os.fsync(self._fd)
         except BaseException:
             self.close()
             raise
 
-    def _scan(self) -> int:
+    def verify(self) -> None:
+        """Read the file again: it says what holds. Raises PlatformError, and OSError."""
+        if self._scan() != (self._end, self.serial, self.state):
+            raise PlatformError("the ledger's file is not what was written", place=str(self.path))
+
+    def _scan(self) -> tuple[int, int, T]:
+        """Where the whole entries end, and the last one's number and state. Changes nothing."""
         size = os.fstat(self._fd).st_size
         data, at = read_exactly(self._fd, size, 0, self.path) if size else b"", 0
+        last, holds = 0, self.state
         while at < len(data):
             try:
                 start = prelude(MAGIC, data[at:])
                 raw, _ = opened(start, data[at + PRELUDE : at + start.size])
                 serial, state = self._read(raw)
-                if at and serial != self.serial + 1:
-                    raise ValueError(f"entry {serial} after entry {self.serial}")
+                if at and serial != last + 1:
+                    raise ValueError(f"entry {serial} after entry {last}")
             except ValueError as error:
                 if at and _cut(data[at:]):
                     break
                 hint = "the store's state is not known; nothing in it can be trusted"
                 raise PlatformError(f"entry at byte {at}: {error}", place=str(self.path), hint=hint) from error
-            self.serial, self.state = serial, state
+            last, holds = serial, state
             at += start.size
         if not at:
             raise PlatformError("the ledger is empty", place=str(self.path))
-        return at
+        return at, last, holds
 
     def _read(self, raw: bytes) -> tuple[int, T]:
         content = json.loads(raw)

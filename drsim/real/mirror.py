@@ -98,6 +98,13 @@ class Mirror:
             image.bad.update(bad)
             write_all(image.fd, data, lba * SECTOR)
 
+    def bad(self) -> set[int]:
+        """The sectors that do not verify, of all."""
+        found: set[int] = set()
+        for lba in range(0, self.sectors, _CHUNK):
+            found.update(self.read(lba, min(_CHUNK, self.sectors - lba))[1])
+        return found
+
     def read(self, lba: int, n: int) -> tuple[bytes, list[int]]:
         """The content of `n` sectors from `lba` on, and which of them do not verify."""
         data = read_exactly(self._fd, n * SECTOR, lba * SECTOR, self.path)
