@@ -26,14 +26,14 @@ class Manager:
         spec = load_site(file)
         self._path, self._http = socket_of(spec, file.parent), httpx
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """An answer. Raises what the site says, or that it does not answer."""
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float | None = 120) -> Any:
+        """An answer, waited for so long (None: for ever). Raises what the site says, or that it does not answer."""
         hint = "is `drsim site up` running?"
         if not self._path.exists():
             raise PlatformError("the site does not answer: it has no socket", place=str(self._path), hint=hint)
         transport = self._http.HTTPTransport(uds=str(self._path))
         try:
-            with self._http.Client(transport=transport, base_url="http://site", timeout=120) as client:
+            with self._http.Client(transport=transport, base_url="http://site", timeout=seconds) as client:
                 answer = client.request(method, path, json=body)
         except self._http.TransportError as error:
             raise PlatformError(f"the site does not answer: {error}", place=str(self._path), hint=hint) from error

@@ -44,7 +44,7 @@ def _scrubbed(file: Path) -> dict[str, Any]:
     try:
         lock = FolderLock(folder)
     except PlatformError:  # it runs
-        found: dict[str, Any] = Manager(file).ask("POST", "/scrub")
+        found: dict[str, Any] = Manager(file).ask("POST", "/scrub", seconds=None)
         return found
     with closing(lock):
         return scrub_folder(folder).plain()
