@@ -117,6 +117,11 @@ def _look(app: FastAPI, site: Installation) -> None:
         """The last facts, oldest first."""
         return [{"at": at / SECOND, "fact": type(fact).__name__, "what": str(fact)} for at, fact in site.facts]
 
+    @app.post("/scrub")
+    async def scrub() -> dict[str, Any]:
+        """Read everything again that a recovery may need, and say what of it does not verify. Takes its time."""
+        return (await scrub_site(site)).plain()
+
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
         """For Prometheus."""
@@ -161,11 +166,6 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
             case _:
                 raise FileError(f"a VPG cannot {what!r}", place=site.spec.site, hint="pause, resume or sync")
         return {"vpg": vpg}
-
-    @app.post("/scrub")
-    async def scrub() -> dict[str, Any]:
-        """Read everything again that a recovery may need, and say what of it does not verify. Takes its time."""
-        return (await scrub_site(site)).plain()
 
     @app.post("/vms/{vm}/record")
     async def record(vm: str, power: Power) -> dict[str, Any]:

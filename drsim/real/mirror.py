@@ -18,7 +18,7 @@ import numpy as np
 from drsim.core.batch import Payload
 from drsim.core.errors import PlatformError
 from drsim.core.units import SECTOR
-from drsim.real.files import create_sparse, read_exactly, write_all
+from drsim.real.files import create_sparse, read_exactly, sync_directory, write_all
 
 _SUM = np.dtype("<u4")
 _CHUNK = 2048
@@ -30,6 +30,20 @@ def _sums(data: Payload, lba: int) -> list[int]:
     return [
         crc32(view[at : at + SECTOR], (lba + n) & 0xFFFFFFFF) or 1 for n, at in enumerate(range(0, len(view), SECTOR))
     ]
+
+
+def _distrust(path: Path, sectors: int) -> None:
+    """Checksums that no content has, durable before they have their name."""
+    beside = path.with_name(path.name + ".lost")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        for at in range(0, sectors, _CHUNK):
+            write_all(fd, b"\xff" * _SUM.itemsize * min(_CHUNK, sectors - at), at * _SUM.itemsize)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(beside, path)
+    sync_directory(path.parent)
 
 
 class Image:
@@ -60,15 +74,21 @@ class Image:
 
 
 class Mirror:
-    """One volume's mirror disk, created when it is not there. All methods raise OSError for what the disk does."""
+    """One volume's mirror disk, created when it is not there. All methods raise OSError for what the disk does.
 
-    def __init__(self, path: Path, sectors: int) -> None:
+    `known`: it has held something. If nothing of it is there, no sector of the one that is created verifies.
+    """
+
+    def __init__(self, path: Path, sectors: int, *, known: bool = False) -> None:
         self.path, self.sectors = path, sectors
-        self._fd = create_sparse(path, sectors * SECTOR)
+        sums = path.with_suffix(".sums")
+        if known and not path.exists() and not sums.exists():
+            _distrust(sums, sectors)
+        self._sums = create_sparse(sums, sectors * _SUM.itemsize)
         try:
-            self._sums = create_sparse(path.with_suffix(".sums"), sectors * _SUM.itemsize)
+            self._fd = create_sparse(path, sectors * SECTOR)
         except BaseException:
-            os.close(self._fd)
+            os.close(self._sums)
             raise
 
     def write(self, lba: int, data: Payload) -> None:

@@ -34,7 +34,8 @@ A failed append leaves no trace.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,31 +47,13 @@ from drsim.core.messages import Cut, Frame, Position
 from drsim.core.names import Extent, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.core.window import reaches
-from drsim.real.codec import build, parse
 from drsim.real.digests import of_regions
 from drsim.real.files import blame, make_directory, sync_directory
 from drsim.real.ledger import Ledger
 from drsim.real.mirror import Image, Mirror
 from drsim.real.scratch import Scratch
+from drsim.real.store_state import StoreState, begun, position_of, state_of
 from drsim.real.vm_log import Holding, Tail, VmLog
-
-
-@dataclass(frozen=True, slots=True)
-class StoreState:
-    """What holds of one stream. Each tuple has one item for each VM, in the stream's order.
-
-    `tails` and `firsts` are where the rows held lie in the logs. The mirrors hold what is `promoted`; a promotion
-    that is not done may have changed them up to `promoting`.
-    """
-
-    stream: str
-    epoch: int
-    end: Position
-    tails: tuple[Tail, ...]
-    firsts: tuple[int, ...]
-    promoted: Position
-    promoting: Position
-
 
 Put = Callable[[int, Payload], None]
 """Puts whole sectors at one."""
@@ -86,8 +69,7 @@ class StreamStore:
         self, directory: Path, spec: StreamSpec, *, segment_bytes: int = 64 << 20, ledger_bytes: int = 1 << 18
     ) -> None:
         self.directory, self.spec = directory, spec
-        zero: Position = (0,) * len(spec.vms)
-        start = StoreState(str(spec.id), 1, zero, ((0, 0),) * len(spec.vms), zero, zero, zero)
+        start = begun(spec)
         self._logs = [VmLog(directory / f"vm-{vm}", spec.id, vm, segment_bytes=segment_bytes) for vm in spec.vms]
         self._mirrors: dict[int, Mirror] = {}
         self._broken = ""
@@ -98,9 +80,11 @@ class StreamStore:
             path = directory / "ledger"
             if not path.exists() and any(p.name not in ("spec", "ledger.new") for p in directory.iterdir()):
                 raise PlatformError("the ledger is missing", place=str(directory), hint="nothing here can be trusted")
-            self._ledger = Ledger(path, start, self._parse, compact_bytes=ledger_bytes)
+            self._ledger = Ledger(path, start, partial(state_of, spec), compact_bytes=ledger_bytes)
             opened.callback(self._ledger.close)
-            self._marker = Ledger(directory / "promoting", zero, self._position, compact_bytes=ledger_bytes)
+            self._marker = Ledger(
+                directory / "promoting", start.promoting, partial(position_of, spec), compact_bytes=ledger_bytes
+            )
             opened.callback(self._marker.close)
             self._check_marker()
             for slot, log in enumerate(self._logs):
@@ -109,7 +93,8 @@ class StreamStore:
                 opened.callback(log.close)
                 log.open(first)
             for volume in spec.volumes:
-                self._mirrors[volume.id] = Mirror(directory / f"volume-{volume.id}.mirror", volume.sectors)
+                path, known = directory / f"volume-{volume.id}.mirror", volume.id in self.state.mirrors
+                self._mirrors[volume.id] = Mirror(path, volume.sectors, known=known)
                 opened.callback(self._mirrors[volume.id].close)
             for place in (directory, directory.parent):
                 sync_directory(place)  # names that a failed sync left in doubt when an earlier life made them
@@ -119,19 +104,6 @@ class StreamStore:
     def state(self) -> StoreState:
         """What holds."""
         return self._ledger.state
-
-    def _parse(self, data: object) -> StoreState:
-        state: StoreState = build(StoreState, data)
-        columns = (state.end, state.tails, state.firsts, state.promoted, state.promoting)
-        if state.stream != str(self.spec.id) or {len(c) for c in columns} != {len(self.spec.vms)}:
-            raise ValueError(f"the ledger is of stream {state.stream}, or of other VMs than {self.spec.vms}")
-        return state
-
-    def _position(self, data: object) -> Position:
-        position: Position = parse(Position, data)
-        if len(position) != len(self.spec.vms):
-            raise ValueError(f"a position of {len(position)} VMs, the stream has {len(self.spec.vms)}")
-        return position
 
     def _check_marker(self) -> None:
         """The two ledgers tell the same story: a promotion stands in both before it begins."""
@@ -229,14 +201,15 @@ class StreamStore:
         if not reaches(upto, state.promoting):
             raise PlatformError(f"promotion to {upto} after {state.promoting}", place=str(self.directory))
         with blame(self.directory):
-            self._ledger.put(replace(state, promoting=upto))
+            state = replace(state, promoting=upto, mirrors=tuple(v.id for v in self.spec.volumes))
+            self._ledger.put(state)
             self._marker.put(upto)
             for after, to, log in zip(state.promoted, upto, self._logs, strict=True):
                 self._apply(log, after, to, {n: mirror.write for n, mirror in self._mirrors.items()})
             for mirror in self._mirrors.values():
                 mirror.sync()
             firsts = tuple(log.first_needed(to) for log, to in zip(self._logs, upto, strict=True))
-            self._ledger.put(replace(state, promoting=upto, promoted=upto, firsts=firsts))
+            self._ledger.put(replace(state, promoted=upto, firsts=firsts))
             for log, first in zip(self._logs, firsts, strict=True):
                 log.drop_before(first)
 

@@ -290,6 +290,35 @@ def test_a_mirror_that_is_gone_is_not_an_empty_one(tmp_path: Path, name: str) ->
         store.rebuild(Cut(1, found[2].upto), tmp_path / "images")
 
 
+def test_a_mirror_that_is_gone_with_its_checksums_is_not_an_empty_one_either(tmp_path: Path) -> None:
+    """It used to come back as zeros, and to be served. What is promoted to it afterwards is right again."""
+    found = promoted(tmp_path)
+    for name in ("volume-0.mirror", "volume-0.sums"):
+        (tmp_path / "s" / name).unlink()
+    for _ in range(2):  # and the next start does not forget
+        with store_at(tmp_path / "s") as store:
+            (flaw,) = store.scrub()
+            assert "sector 0 and 63 more" in flaw.message
+            with pytest.raises(PlatformError, match="checksum"):
+                store.rebuild(Cut(1, found[2].upto), tmp_path / "images")
+    every = frame([(0, 0, 0, b"w" * 64 * SECTOR)], (4, 3))
+    with store_at(tmp_path / "s") as store:
+        store.append(every)
+        store.promote(every.upto)
+        assert store.scrub() == []
+        images = read_images(store.rebuild(Cut(1, every.upto), tmp_path / "images"))
+        assert images == contents([*found, every], every.upto)
+
+
+def test_a_mirror_that_never_held_anything_may_be_made_again(tmp_path: Path) -> None:
+    with store_at(tmp_path / "s") as store:
+        store.append(some(1)[0])
+    for name in ("volume-0.mirror", "volume-0.sums"):
+        (tmp_path / "s" / name).unlink()
+    with store_at(tmp_path / "s") as store:
+        assert store.scrub() == []
+
+
 def test_a_large_mirror_is_verified_chunk_by_chunk(tmp_path: Path) -> None:
     from drsim.real.mirror import Mirror
 
