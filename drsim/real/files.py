@@ -22,6 +22,15 @@ def blame(place: Path | str) -> Iterator[None]:
         raise PlatformError(error.strerror or str(error), place=str(place)) from error
 
 
+@contextmanager
+def noted(flaws: list[PlatformError]) -> Iterator[None]:
+    """Add a PlatformError inside to what was found, and go on."""
+    try:
+        yield
+    except PlatformError as error:
+        flaws.append(error)
+
+
 def write_all(fd: int, data: Payload, offset: int) -> None:
     """Write all bytes at an offset, however many calls it takes. Raises OSError."""
     view = memoryview(data)

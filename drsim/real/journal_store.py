@@ -18,7 +18,7 @@ from drsim.core.messages import Cut, Frame, Position
 from drsim.core.names import Extent, StreamId, StreamSpec
 from drsim.real.codec import build, plain
 from drsim.real.envelope import PRELUDE, opened, prelude, seal
-from drsim.real.files import blame, make_directory, replace_file, sync_directory
+from drsim.real.files import blame, make_directory, noted, replace_file, sync_directory
 from drsim.real.stream_store import StreamStore
 
 MAGIC = b"DRSS"
@@ -89,14 +89,11 @@ class JournalStore:
         store = self.streams.get(stream)
         if store is None:
             return []
-        try:
-            with blame(store.directory):
-                if spec_in(store.directory) != store.spec:
-                    place = str(store.directory / "spec")
-                    raise PlatformError("the stream's spec is not what was written", place=place)
-        except PlatformError as error:
-            return [error, *store.scrub()]
-        return store.scrub()
+        place, flaws = store.directory, list[PlatformError]()
+        with noted(flaws), blame(place):
+            if spec_in(place) != store.spec:
+                raise PlatformError("the stream's spec is not what was written", place=str(place / "spec"))
+        return [*flaws, *store.scrub()]
 
     def _store(self, stream: StreamId) -> StreamStore:
         if stream not in self.streams:

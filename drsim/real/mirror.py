@@ -32,6 +32,11 @@ def _sums(data: Payload, lba: int) -> list[int]:
     ]
 
 
+def where(bad: set[int]) -> str:
+    """Which sectors, in words."""
+    return f"sector {min(bad)}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
+
+
 def _distrust(path: Path, sectors: int) -> None:
     """Checksums that no content has, durable before they have their name."""
     beside = path.with_name(path.name + ".lost")
@@ -63,9 +68,9 @@ class Image:
     def finish(self) -> None:
         """Make it durable. Raises PlatformError when a bad sector is left, and OSError."""
         if self.bad:
-            where = f"sector {min(self.bad)}" + (f" and {len(self.bad) - 1} more" if len(self.bad) > 1 else "")
             hint = "the mirror is corrupt here; what it holds can only come from the protected site again"
-            raise PlatformError(f"{where}: checksum of the content is wrong", place=str(self.origin), hint=hint)
+            message = f"{where(self.bad)}: checksum of the content is wrong"
+            raise PlatformError(message, place=str(self.origin), hint=hint)
         os.fsync(self.fd)
 
     def close(self) -> None:

@@ -17,12 +17,13 @@ Not compared: disks of recovered VMs, which their guests change, and kept mirror
 
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drsim.core.errors import PlatformError
 from drsim.real.catalog_store import CatalogStore
-from drsim.real.files import blame
+from drsim.real.files import blame, noted
 from drsim.real.journal_store import places, spec_in
 from drsim.real.stream_store import StreamStore
 
@@ -47,18 +48,14 @@ class Scrubbed:
 async def scrub_site(site: "Installation") -> Scrubbed:
     """A site that runs."""
     done, journals = Scrubbed(), site.site.journals
-    for stream in list(journals.streams) if journals is not None else ():
-        assert journals is not None
-        try:
-            done.flaws += await site.site.lane(f"journal {stream}").call(lambda s=stream: journals.scrub(s))  # type: ignore[misc]
-        except PlatformError as error:
-            done.flaws.append(error)
+    assert journals is not None
+    for stream in list(journals.streams):
+        with noted(done.flaws):
+            done.flaws += await site.site.lane(f"journal {stream}").call(partial(journals.scrub, stream))
         done.streams += 1
     for name, catalog in list(site.site.catalogs.items()):
-        try:
+        with noted(done.flaws):
             await site.site.lane(f"catalog {name}").call(catalog.verify)
-        except PlatformError as error:
-            done.flaws.append(error)
         done.catalogs += 1
     return done
 
@@ -68,16 +65,11 @@ def scrub_folder(folder: Path) -> Scrubbed:
     done = Scrubbed()
     with blame(folder):
         for place in places(folder / "journals"):
-            try:
-                with closing(StreamStore(place, spec_in(place))) as store:
-                    done.flaws += store.scrub()
-            except PlatformError as error:
-                done.flaws.append(error)
+            with noted(done.flaws), closing(StreamStore(place, spec_in(place))) as store:
+                done.flaws += store.scrub()
             done.streams += 1
         for path in sorted((folder / "catalogs").glob("*.json")):
-            try:
+            with noted(done.flaws):
                 CatalogStore(path)
-            except PlatformError as error:
-                done.flaws.append(error)
             done.catalogs += 1
     return done

@@ -48,9 +48,9 @@ from drsim.core.names import Extent, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.core.window import reaches
 from drsim.real.digests import of_regions
-from drsim.real.files import blame, make_directory, sync_directory
+from drsim.real.files import blame, make_directory, noted, sync_directory
 from drsim.real.ledger import Ledger
-from drsim.real.mirror import Image, Mirror
+from drsim.real.mirror import Image, Mirror, where
 from drsim.real.scratch import Scratch
 from drsim.real.store_state import StoreState, begun, position_of, state_of
 from drsim.real.vm_log import Holding, Tail, VmLog
@@ -358,28 +358,29 @@ class StreamStore:
         found: list[PlatformError] = []
         with blame(self.directory):
             for ledger in (self._ledger, self._marker):
-                try:
+                with noted(found):
                     ledger.verify()
-                except PlatformError as error:
-                    found.append(error)
             for log in self._logs:
                 found += log.flaws()
-            found += [flaw for volume in self.spec.volumes for flaw in self._rotten(volume)]
+            for volume in self.spec.volumes:
+                if rotten := self._rotten(volume):
+                    hint = "no checkpoint held can give it back; force a sync, and those to come will have it again"
+                    place = str(self._mirrors[volume.id].path)
+                    found.append(PlatformError(f"{where(rotten)} does not verify", place=place, hint=hint))
         return found
 
-    def _rotten(self, volume: VolumeInfo) -> list[PlatformError]:
-        mirror, slot = self._mirrors[volume.id], self.spec.vms.index(volume.vm)
-        bad = mirror.bad()
-        with suppress(PlatformError):  # of the journal, which is told for itself
-            for _, batch in self._logs[slot].rows(self.state.promoted[slot], self.state.promoting[slot]) if bad else ():
-                rows = batch.take(batch.volume == volume.id)
-                for lba, sectors in zip(rows.lba.tolist(), rows.sectors.tolist(), strict=True):
-                    bad.difference_update(range(lba, lba + sectors))
-        if not bad:
-            return []
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        hint = "no checkpoint held can give it back; force a sync, and those to come will have it again"
-        return [PlatformError(f"sector {min(bad)}{more} does not verify", place=str(mirror.path), hint=hint)]
+    def _rotten(self, volume: VolumeInfo) -> set[int]:
+        """The sectors of a mirror that do not verify, and that no promotion under way will overwrite."""
+        bad, slot = self._mirrors[volume.id].bad(), self.spec.vms.index(volume.vm)
+
+        def covered(lba: int, data: Payload) -> None:
+            bad.difference_update(range(lba, lba + len(data) // SECTOR))
+
+        if bad:
+            with suppress(PlatformError):  # of the journal, which is told for itself
+                after, upto = self.state.promoted[slot], self.state.promoting[slot]
+                self._apply(self._logs[slot], after, upto, {volume.id: covered})
+        return bad
 
     def held(self) -> Stored:
         """What is here, in the core's words: for a VRA that has lost its memory."""

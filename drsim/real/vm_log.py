@@ -33,7 +33,7 @@ from drsim.core.errors import PlatformError
 from drsim.core.names import StreamId
 from drsim.real.codec import build, plain
 from drsim.real.envelope import PRELUDE, ROW, Unreadable, batch_of, columns, opened, prelude, seal
-from drsim.real.files import blame, make_directory, read_exactly, sync_directory, write_all
+from drsim.real.files import blame, make_directory, noted, read_exactly, sync_directory, write_all
 
 MAGIC = b"DRSJ"
 
@@ -289,16 +289,15 @@ class VmLog:
             if fd >= 0:
                 os.close(fd)
 
-    def flaws(self) -> Iterator[PlatformError]:
+    def flaws(self) -> list[PlatformError]:
         """What of the records held does not verify when it is read again."""
-        for entry in list(self.entries):
+        found: list[PlatformError] = []
+        for entry in self.entries:
             path = self._path(entry.segment)
-            try:
-                with blame(path), path.open("rb") as file:
-                    if self._record(file.fileno(), entry.segment, entry.offset)[0] != entry:
-                        yield PlatformError("a record has changed", place=str(path))
-            except PlatformError as error:
-                yield error
+            with noted(found), blame(path), path.open("rb") as file:
+                if self._record(file.fileno(), entry.segment, entry.offset)[0] != entry:
+                    raise PlatformError("a record has changed", place=str(path))
+        return found
 
     def close(self) -> None:
         """Close the file."""

@@ -76,12 +76,16 @@ def test_several_flaws_of_one_stream_are_all_told(kept: Path) -> None:
     assert len(told) == 4
 
 
-def test_a_promotion_under_way_explains_what_it_will_overwrite_and_nothing_else(kept: Path) -> None:
+def test_a_promotion_under_way_explains_what_it_will_overwrite_and_nothing_else(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a crash leaves it: both ledgers say how far, the mirrors may have any of it."""
     (place,) = (kept / "journals").iterdir()
     with closing(StreamStore(place, SPEC)) as store:
-        whole = store._ledger.put
-        store._ledger.put = lambda state: whole(state) if state.promoted != state.promoting else None  # type: ignore[method-assign]
+        put = store._ledger.put
+        monkeypatch.setattr(
+            store._ledger, "put", lambda state: put(state) if state.promoted != state.promoting else None
+        )
         store.promote(FRAMES[2].upto)
     mirror = place / "volume-0.mirror"
     content = bytearray(mirror.read_bytes())

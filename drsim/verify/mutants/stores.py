@@ -148,7 +148,7 @@ def one_row_too_many_promoted() -> Patch:
     apply = StreamStore._apply
 
     def mutated(self: StreamStore, log: VmLog, after: int, upto: int, put: Any) -> None:
-        promotes = any(isinstance(write.__self__, Mirror) for write in put.values())
+        promotes = any(isinstance(getattr(write, "__self__", None), Mirror) for write in put.values())
         apply(self, log, after, upto + promotes, put)
 
     return patched(StreamStore, "_apply", mutated)
