@@ -15,6 +15,7 @@ from drsim.real.installation import Installation
 from drsim.real.planning import vpg_of
 from drsim.real.ports import free_port
 from drsim.spec.live import LiveVpg
+from drsim.verify.transcripts import replay
 
 LONDON = """
 site: london
@@ -88,7 +89,7 @@ class Sites:
 async def running(folder: Path) -> AsyncIterator[Sites]:
     async with AsyncExitStack() as stack:
         sites = [
-            await stack.enter_async_context(Installation(load_site(folder / f"{name}.yaml"), folder))
+            await stack.enter_async_context(Installation(load_site(folder / f"{name}.yaml"), folder, transcript=True))
             for name in ("leeds", "london")
         ]
         for site in sites:
@@ -100,7 +101,7 @@ async def running(folder: Path) -> AsyncIterator[Sites]:
 def on_sites(
     folder: Path, *checks: Callable[[Sites], Awaitable[None]], last: Callable[[Sites], Awaitable[None]] | None = None
 ) -> None:
-    """Each check in a life of its own; `last`, whatever came of them."""
+    """Each check in a life of its own; `last`, whatever came of them. Every life is then played again (P28)."""
 
     async def run() -> None:
         try:
@@ -113,3 +114,5 @@ def on_sites(
                     await last(sites)
 
     asyncio.run(run())
+    for transcript in folder.glob("*/transcripts/*.gz"):
+        assert replay(transcript).broke == ""

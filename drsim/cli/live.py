@@ -49,13 +49,16 @@ def init(
 def up(
     file: Annotated[Path, typer.Argument(help="The site's file.")],
     armed: Annotated[bool, Option("--armed", help="Let it change something: protect, power, recover.")] = False,
+    transcript: Annotated[
+        bool, Option("--transcript", help="Write all that its core is told, for drsim replay.")
+    ] = False,
 ) -> None:
     """Run a real site until it is told to end (Ctrl-C). Its VMs run on."""
     try:
         from drsim.real.serve import serve
     except ImportError as error:
         raise PlatformError(f"real sites need {error.name}", hint="install drsim[live]") from error
-    asyncio.run(serve(load_site(file), file.parent, armed=armed))
+    asyncio.run(serve(load_site(file), file.parent, armed=armed, transcript=transcript))
 
 
 @live.command()

@@ -26,6 +26,7 @@ from drsim.verify.properties import PROPERTIES
 from drsim.verify.store_programs import StoreProbes
 from drsim.verify.swarm import Tally, operations, swarm
 from drsim.verify.token import decode
+from drsim.verify.violation import Violation
 
 ENOUGH = {"explorer": 5000, "store": 500}
 """Programs after which every probe of their kind should have been hit."""
@@ -178,10 +179,13 @@ def _report(tally: Tally, figures: dict[str, Any]) -> None:
 
 
 def replay(
-    token: Annotated[str, typer.Argument(help="A reproduction token: dr1. ...")],
+    token: Annotated[str, typer.Argument(help="A reproduction token (dr1. ...), or the transcript of a live site.")],
     trace: Annotated[bool, typer.Option("--trace", help="Print every step of the core.")] = False,
 ) -> None:
-    """Play the program of a token: the same steps, in any process. Exits with 1 when it violates a property."""
+    """Play it: the same steps, in any process. Exits with 1 when a property is violated, or the core fails."""
+    if not token.startswith("dr1.") and Path(token).exists():
+        _replay_transcript(Path(token), trace=trace)
+        return
     it = decode(token)
     hunter = HUNTERS[it.kind]
     if trace and hunter.trace is None:
@@ -189,8 +193,7 @@ def replay(
     if trace and hunter.trace is not None:
         lines = TraceLines()
         hunter.trace(it.program, lines)
-        for line in lines.lines:
-            console.print(line, markup=False, highlight=False)
+        _print(lines)
     verdict, played = watch(hunter, it.program)
     said = f"{it.kind} program of {operations(it.kind, it.program)} operations, written by drsim {it.version}"
     if it.version != drsim.__version__:
@@ -204,3 +207,31 @@ def replay(
     console.print(f"{verdict.prop} does not hold: {demand(verdict.prop)}", style="bold red", highlight=False)
     console.print(f"  seen  {verdict.message}", markup=False, highlight=False)
     raise typer.Exit(1)
+
+
+def _replay_transcript(path: Path, *, trace: bool) -> None:
+    from drsim.verify.transcripts import replay as play
+
+    lines = TraceLines() if trace else None
+    try:
+        played = play(path, lines)
+    except Violation as violation:
+        console.print(f"P28 does not hold: {demand('P28')}", style="bold red", highlight=False)
+        console.print(f"  seen  {violation.message}", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    finally:
+        if lines is not None:
+            _print(lines)
+    said = f"site {played.site}, drsim {played.version}: {played.machines} machines, {played.steps:,} steps"
+    console.print(said, highlight=False)
+    if played.broke:
+        console.print(
+            f"the core fails in the last step\n  {played.broke}", style="bold red", markup=False, highlight=False
+        )
+        raise typer.Exit(1)
+    console.print("the same effects in every step", style="bold green", highlight=False)
+
+
+def _print(lines: TraceLines) -> None:
+    for line in lines.lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

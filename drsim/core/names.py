@@ -1,6 +1,6 @@
 """Names: addresses of machines, numbers of VMs and volumes, streams and checkpoints."""
 
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, Protocol
 
 from drsim.core.value import value
 
@@ -40,6 +40,34 @@ def catalog_address(site: str, vpg: str) -> Address:
 def site_of(address: Address) -> str:
     """The site part of an address."""
     return address.partition("/")[0]
+
+
+class Directory(Protocol):
+    """Where something of each VPG is."""
+
+    def __getitem__(self, vpg: str, /) -> Address:
+        """Its address."""
+        ...
+
+
+@value
+class Managers:
+    """A site's managers of all VPGs, also of those that are made later."""
+
+    site: str
+
+    def __getitem__(self, vpg: str) -> Address:
+        return vpg_address(self.site, vpg)
+
+
+@value
+class Catalogs:
+    """A site's catalogues of all VPGs, also of those that are made later."""
+
+    site: str
+
+    def __getitem__(self, vpg: str) -> Address:
+        return catalog_address(self.site, vpg)
 
 
 class StreamId(NamedTuple):

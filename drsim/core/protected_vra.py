@@ -89,7 +89,7 @@ from drsim.core.messages import (
     Thaw,
     Trigger,
 )  # fmt: skip
-from drsim.core.names import Address, CheckpointId, StreamId, StreamSpec, VmId
+from drsim.core.names import Address, CheckpointId, Directory, StreamId, StreamSpec, VmId
 from drsim.core.sender import TRIGGER_OF, Sender
 from drsim.core.status import Sync
 from drsim.core.units import Ns
@@ -126,7 +126,7 @@ class ProtectedVra:
     """
 
     def __init__(
-        self, address: Address, managers: dict[str, Address], streams: list[StreamSpec], *, pool_bytes: int,
+        self, address: Address, managers: Directory, streams: list[StreamSpec], *, pool_bytes: int,
         tweaks: Tweaks, starts: Mapping[StreamId, Start] = NOTHING_NEW, versions: Mapping[str, int] = FIRST,
     ) -> None:  # fmt: skip
         self.address, self.tweaks = address, tweaks

@@ -36,7 +36,7 @@ from drsim.core.messages import (
     SyncDone,
     Where,
 )
-from drsim.core.names import Address, StreamId, StreamSpec
+from drsim.core.names import Address, Directory, StreamId, StreamSpec
 from drsim.core.receiver import Receiver
 from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
@@ -66,7 +66,7 @@ class RecoveryVra:
     """
 
     def __init__(
-        self, address: Address, catalogs: dict[str, Address], streams: list[StreamSpec], *, pool_bytes: int,
+        self, address: Address, catalogs: Directory, streams: list[StreamSpec], *, pool_bytes: int,
         tweaks: Tweaks, durable: Mapping[StreamId, Stored] | None = None,
         generations: Mapping[str, int] = FIRST,
     ) -> None:  # fmt: skip

@@ -22,6 +22,7 @@ from drsim.core.names import Address
 from drsim.core.recovery.facts import Facts
 from drsim.core.recovery.plan import Plan
 from drsim.core.units import Ns
+from drsim.core.value import value
 from drsim.core.workflow import History
 from drsim.real.codec import build, plain
 
@@ -36,7 +37,8 @@ CREATE TABLE IF NOT EXISTS step (operation INTEGER NOT NULL, step TEXT NOT NULL,
 """
 
 
-class _Said(Action[object]):
+@value
+class Said(Action[object]):
     """Stands for an action in a history: only its step matters there."""
 
     def __str__(self) -> str:
@@ -144,11 +146,11 @@ def _telling(told: dict[str, Any], address: Address) -> Event:
         case {"event": "decided", "verdict": verdict, "note": note}:
             return Decided(Verdict(verdict), note)
         case {"event": "done", "step": step, "facts": facts}:
-            return Done(EffectId(address, 0), Perform(tuple(step), _Said()), build(Facts, facts))
+            return Done(EffectId(address, 0), Perform(tuple(step), Said()), build(Facts, facts))
         case {"event": "done", "step": step, "value": value}:
-            return Done(EffectId(address, 0), Perform(tuple(step), _Said()), value)
+            return Done(EffectId(address, 0), Perform(tuple(step), Said()), value)
         case {"event": "failed", "step": step, "error": kind, "message": message, "place": place, "hint": hint}:
             error = _ERRORS.get(kind, DrsimError)(message, place=place, hint=hint)
-            return Failed(EffectId(address, 0), Perform(tuple(step), _Said()), error)
+            return Failed(EffectId(address, 0), Perform(tuple(step), Said()), error)
         case _:
             raise TypeError(f"no event: {told!r}")

@@ -19,24 +19,17 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
+from typing import ParamSpec
 
 from drsim.core.catalog import Catalog
 from drsim.core.errors import FileError, PlatformError
 from drsim.core.events import DeleteAsked, PauseAsked, Reconfigured, SyncAsked, TagAsked
 from drsim.core.facts import Fact, StateChanged, VpgDeleted
-from drsim.core.kernel import Sink
+from drsim.core.machine import Machine
 from drsim.core.messages import Checkpoint, Retention, Start
 from drsim.core.names import (
-    Address,
-    CheckpointId,
-    StreamSpec,
-    VmId,
-    VolumeId,
-    VolumeInfo,
-    catalog_address,
-    recovery_vra_address,
-    vpg_address,
-    vra_address,
+    Address, Catalogs, CheckpointId, Managers, StreamSpec, VmId, VolumeId, VolumeInfo, catalog_address,
+    recovery_vra_address, vpg_address, vra_address,
 )  # fmt: skip
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.recovery_vra import RecoveryVra
@@ -50,14 +43,16 @@ from drsim.real.disk import Disk
 from drsim.real.journal_store import JournalStore
 from drsim.real.local.hypervisor import LocalHypervisor, LocalVm
 from drsim.real.planning import streams_of
-from drsim.real.recorder import Recorder
+from drsim.real.recorder import Recorders
 from drsim.real.recovery import Recoveries
 from drsim.real.splitter import Splitter
 from drsim.real.state import FolderLock, StateFile
+from drsim.real.transcript import Transcript
 from drsim.real.transport import Connector, Listener, Terms
 from drsim.real.world import Site
 from drsim.spec.live import LiveVpg, SiteFile, VpgState
 
+P = ParamSpec("P")
 LIFE = 1_000_000
 """Checkpoints that a life of a manager may number: at one a second, eleven days; a later life begins beyond."""
 AGAIN = 0.5
@@ -67,16 +62,18 @@ AGAIN = 0.5
 class Installation:
     """A site, from its file. Use as an async context."""
 
-    def __init__(self, spec: SiteFile, base: Path, *, trace: Sink | None = None) -> None:
+    def __init__(self, spec: SiteFile, base: Path, *, transcript: bool = False) -> None:
         self.spec, self.base = spec, base
         self.folder = base / spec.folder
-        self._trace = trace
+        self._recorded = transcript
+        self.transcript: Transcript | None = None
+        """Of this life, if it was asked for."""
         self.facts: list[tuple[Ns, Fact]] = []
         """The last facts, newest last."""
         self.refused: Callable[[str], None] = lambda why: None
         """Is told, from any thread, why a client of the splitter was turned away."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._recorders: dict[str, Recorder] = {}
+        self._recorders = Recorders(base / spec.folder / "recordings")
 
     async def __aenter__(self) -> "Installation":
         self._lock = FolderLock(self.folder)
@@ -110,11 +107,12 @@ class Installation:
                 tap.release(PlatformError("the site stops", place=self.spec.site))
             if hasattr(self, "splitter"):
                 await asyncio.to_thread(self.splitter.close)
-            for recorder in self._recorders.values():
-                recorder.close()
+            self._recorders.close()
             if hasattr(self, "recoveries"):
                 await self.recoveries.close()
             await self.site.close()
+        if self.transcript is not None:
+            self.transcript.close()
         self._lock.close()
 
     # -- building ---------------------------------------------------------------------------------------------
@@ -123,16 +121,17 @@ class Installation:
         spec, folder = self.spec, self.folder
         self.state = StateFile(folder / "state.json")
         self.state.put(lives=self.state.state.lives + 1)
-        self.site = Site(spec.site, folder, tweaks=spec.tweaks, trace=self._trace)
+        if self._recorded:
+            path = folder / "transcripts" / f"life-{self.state.state.lives}.gz"
+            self.transcript = Transcript(path, spec.site, max_steps=spec.tweaks.max_steps)
+        self.site = Site(spec.site, folder, tweaks=spec.tweaks, trace=self.transcript)
+        if self.transcript is not None:
+            self.site.listeners.append(self.transcript.told)
         self.site.observers.append(self._observe)
         journals = JournalStore.found(folder / "journals")
         self.site.journals = JournalStore(folder / "journals", journals)
-        self._managers: dict[str, Address] = {}
-        self._catalogs: dict[str, Address] = {}
         self.splitter = Splitter(lambda why: self.refused(why))
         self._open_disks()
-        for vpg in self.state.state.vpgs.values():
-            self._know(vpg.vpg)
         for host in spec.hosts:
             self._add_vras(host, journals)
         for vpg in self.state.state.vpgs.values():
@@ -170,9 +169,10 @@ class Installation:
         streams = [s for vpg in mine for s in streams_of(vpg.vpg) if s.id.source == address]
         starts = {s.id: Start.CRASHED for s in streams}
         versions = {vpg.vpg.name: vpg.vpg.version for vpg in mine}
-        site.add(address, ProtectedVra(
-            address, self._managers, streams, pool_bytes=pool, tweaks=tweaks, starts=starts, versions=versions,
-        ))  # fmt: skip
+        self.add(
+            address, ProtectedVra, address, Managers(spec.site), streams, pool_bytes=pool, tweaks=tweaks,
+            starts=starts, versions=versions,
+        )  # fmt: skip
         for stream in streams:
             site.tap(stream)
         address = recovery_vra_address(spec.site, host)
@@ -180,13 +180,16 @@ class Installation:
         theirs = [s for s in journals if s.id.target == address]
         held = {s.id: site.journals.streams[s.id].held() for s in theirs}
         generations = {name: vpg.generation for name, vpg in state.vpgs.items()}
-        site.add(address, RecoveryVra(
-            address, self._catalogs, theirs, pool_bytes=pool, tweaks=tweaks, durable=held, generations=generations,
-        ))  # fmt: skip
+        self.add(
+            address, RecoveryVra, address, Catalogs(spec.site), theirs, pool_bytes=pool, tweaks=tweaks, durable=held,
+            generations=generations,
+        )  # fmt: skip
 
-    def _know(self, vpg: LiveVpg) -> None:
-        self._managers[vpg.name] = vpg_address(vpg.source, vpg.name)
-        self._catalogs[vpg.name] = catalog_address(vpg.target, vpg.name)
+    def add(self, address: Address, make: Callable[P, Machine], *args: P.args, **named: P.kwargs) -> None:
+        """Put a machine on the site; what it is made of goes into the transcript."""
+        if self.transcript is not None:
+            self.transcript.made(address, make, args, named)
+        self.site.add(address, make(*args, **named))
 
     def _add_vpg(self, known: VpgState, *, fresh: bool) -> None:
         """The machine that this site has of a VPG, and who talks to whom."""
@@ -197,11 +200,11 @@ class Installation:
             vras = sorted({s.id.source for s in streams_of(vpg)})
             first = CheckpointId(1 if fresh else 1 + LIFE * (self.state.state.lives - 1))
             configured = None if fresh else Reconfigured(vpg.version, tuple(streams_of(vpg)), {})
-            site.add(manager, Vpg(
-                manager, vpg.name, vras, catalog, interval=Ns(vpg.interval), rpo_alert=Ns(vpg.rpo_alert),
+            self.add(
+                manager, Vpg, manager, vpg.name, vras, catalog, interval=Ns(vpg.interval), rpo_alert=Ns(vpg.rpo_alert),
                 history=Ns(vpg.history), tweaks=tweaks, first=first, creating=known.creating, paused=known.paused,
                 configured=configured, deleting=known.deleting,
-            ))  # fmt: skip
+            )  # fmt: skip
             site.peers += pairs
             return
         store = CatalogStore(self.folder / "catalogs" / f"{vpg.name}.json")
@@ -209,11 +212,12 @@ class Installation:
         pins = [CheckpointId(n) for n in known.pins]
         assert site.journals is not None
         held = [s for s in site.journals.streams if s.vpg == vpg.name]
-        site.add(catalog, Catalog(
-            catalog, vpg.name, manager, held or [s.id for s in streams_of(vpg)], retention=Retention(Ns(vpg.history)),
-            tweaks=tweaks, kept=None if fresh else tuple(store.checkpoints.values()), pins=pins,
-            deleting=known.deleting, generation=known.generation, fenced=known.fenced,
-        ))  # fmt: skip
+        self.add(
+            catalog, Catalog, catalog, vpg.name, manager, held or [s.id for s in streams_of(vpg)],
+            retention=Retention(Ns(vpg.history)), tweaks=tweaks,
+            kept=None if fresh else tuple(store.checkpoints.values()), pins=pins, deleting=known.deleting,
+            generation=known.generation, fenced=known.fenced,
+        )  # fmt: skip
         site.peers += [(there, here) for here, there in pairs]
 
     async def _connect(self) -> None:
@@ -237,11 +241,11 @@ class Installation:
 
     def manager(self, vpg: str) -> Address:
         """The address of a VPG's manager. Raises FileError when no VPG has this name."""
-        return self._managers[self.known(vpg).vpg.name]
+        return vpg_address(self.known(vpg).vpg.source, vpg)
 
     def catalog(self, vpg: str) -> Address:
         """The address of its catalogue."""
-        return self._catalogs[self.known(vpg).vpg.name]
+        return catalog_address(self.known(vpg).vpg.target, vpg)
 
     def known(self, vpg: str) -> VpgState:
         """What is remembered of a VPG. Raises FileError when there is none of this name."""
@@ -290,7 +294,6 @@ class Installation:
             raise FileError(f"there is no host {missing.pop()} here", place=self.spec.site, hint=f"there is: {hosts}")
         made = max(self.state.state.made, known.vpg.number)
         self.state.put(vpgs={**self.state.state.vpgs, name: known}, made=made)
-        self._know(known.vpg)
         self._add_vpg(known, fresh=True)
         self.site.begin(self.manager(name) if known.vpg.source == self.spec.site else self.catalog(name))
 
@@ -319,16 +322,9 @@ class Installation:
         if spec is None:
             hint = f"there is: {', '.join(self.spec.vms) or 'none'}"
             raise FileError(f"no VM is called {vm!r}", place=self.spec.site, hint=hint)
-        if on and vm not in self._recorders:
-            numbers = self.state.state.volumes
-            disks = {name: self.site.disks[VolumeId(numbers[f"{vm}/{name}"])] for name in spec.disks}
-            self._recorders[vm] = Recorder(self.folder / "recordings" / f"{vm}.csv", disks)
-        elif not on and vm not in self._recorders:
-            raise FileError(f"VM {vm} is not being recorded", place=self.spec.site)
-        recorder = self._recorders[vm]
-        if not on:
-            self._recorders.pop(vm).close()
-        return recorder.path, recorder.writes
+        numbers = self.state.state.volumes
+        disks = {name: self.site.disks[VolumeId(numbers[f"{vm}/{name}"])] for name in spec.disks}
+        return self._recorders.record(vm, disks, on=on)
 
     def _at_source(self, vpg: str) -> Address:
         known = self.known(vpg)

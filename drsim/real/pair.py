@@ -15,6 +15,8 @@ from drsim.core.kernel import Sink
 from drsim.core.messages import Checkpoint, Retention
 from drsim.core.names import (
     Address,
+    Catalogs,
+    Managers,
     StreamId,
     StreamSpec,
     VmId,
@@ -144,9 +146,9 @@ def _add_machines(settings: Settings, protected: Site, recovery: Site, specs: li
     )  # fmt: skip
     for vra in vras:
         mine = [s for s in specs if s.id.source == vra]
-        protected.add(vra, ProtectedVra(vra, {vpg: manager}, mine, pool_bytes=pool, tweaks=tweaks))
+        protected.add(vra, ProtectedVra(vra, Managers(protected.name), mine, pool_bytes=pool, tweaks=tweaks))
     target = specs[0].id.target
-    recovery.add(target, RecoveryVra(target, {vpg: catalog}, specs, pool_bytes=pool, tweaks=tweaks))
+    recovery.add(target, RecoveryVra(target, Catalogs(recovery.name), specs, pool_bytes=pool, tweaks=tweaks))
     streams = [s.id for s in specs]
     recovery.add(
         catalog, Catalog(catalog, vpg, manager, streams, retention=Retention(Ns(settings.history)), tweaks=tweaks)

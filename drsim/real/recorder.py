@@ -7,7 +7,7 @@ the layout of the Alibaba block traces, which many tools read. Content is not re
 import threading
 from pathlib import Path
 
-from drsim.core.errors import PlatformError
+from drsim.core.errors import FileError, PlatformError
 from drsim.core.units import SECTOR
 from drsim.real.clock import now_ns
 from drsim.real.disk import Disk, Run
@@ -53,3 +53,27 @@ class Recorder:
                 disk.listeners = tuple(each for each in disk.listeners if each is not self)
         with self._lock, blame(self.path):
             self._file.close()
+
+
+class Recorders:
+    """The recordings that are under way, of VMs by name, as files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: dict[str, Recorder] = {}
+
+    def record(self, vm: str, disks: dict[str, Disk], *, on: bool) -> tuple[Path, int]:
+        """Begin one, or end it; gives the file, and how many writes are in it. Raises FileError, PlatformError."""
+        if on and vm not in self._running:
+            self._running[vm] = Recorder(self.folder / f"{vm}.csv", disks)
+        elif not on and vm not in self._running:
+            raise FileError(f"VM {vm} is not being recorded", place=str(self.folder))
+        recorder = self._running[vm]
+        if not on:
+            self._running.pop(vm).close()
+        return recorder.path, recorder.writes
+
+    def close(self) -> None:
+        """End all of them."""
+        for recorder in self._running.values():
+            recorder.close()

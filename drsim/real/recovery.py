@@ -61,7 +61,8 @@ class Recoveries:
         self.running: dict[int, Recovery] = {}
         self._asked: dict[int, Ns] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        site.site.perform, site.site.listen = self._perform, self._listen
+        site.site.perform = self._perform
+        site.site.listeners.append(self._listen)
 
     # -- operations -------------------------------------------------------------------------------------------
 
@@ -93,10 +94,11 @@ class Recoveries:
 
     def _open(self, number: int, plan: Plan, asked: Ns) -> None:
         address = self._address(number)
-        machine = Recovery(address, plan, self.history.events(number, address))
+        self._site.add(address, Recovery, address, plan, self.history.events(number, address))
+        machine = self._site.site.kernel.machines[address]
+        assert isinstance(machine, Recovery)
         self._asked[number] = asked
         self.running[number] = machine
-        self._site.site.add(address, machine)
         self._site.site.begin(address)
         self._over(number)
 

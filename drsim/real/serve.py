@@ -34,7 +34,9 @@ def socket_of(spec: SiteFile, base: Path) -> Path:
     return base / spec.folder / "api.sock"
 
 
-async def serve(spec: SiteFile, base: Path, *, armed: bool, ready: Callable[[], None] = lambda: None) -> None:
+async def serve(
+    spec: SiteFile, base: Path, *, armed: bool, transcript: bool = False, ready: Callable[[], None] = lambda: None
+) -> None:
     """Run a site until it is told to end. Raises DrsimError for what keeps it from running."""
     structlog.configure(
         processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
@@ -46,7 +48,7 @@ async def serve(spec: SiteFile, base: Path, *, armed: bool, ready: Callable[[], 
     if len(str(path.absolute()).encode()) > _LONGEST_SOCKET:
         hint = f"unix sockets have paths of at most {_LONGEST_SOCKET} bytes; put the site into a shorter folder"
         raise PlatformError("the path is too long", place=str(path), hint=hint)
-    async with Installation(spec, base) as site:
+    async with Installation(spec, base, transcript=transcript) as site:
         site.site.observers.append(lambda now, fact: _note(log, now, fact))
         site.refused = lambda why: log.warning("client refused", why=why)
         with blame(path):

@@ -97,8 +97,8 @@ class Site:
         """Answers the peer's manager."""
         self.perform: Callable[[EffectId, Perform], None] | None = None
         """Carries out what workflows ask for, and posts the answer."""
-        self.listen: Callable[[Ns, Address, Event], None] | None = None
-        """Is told what a machine is about to be told."""
+        self.listeners: list[Callable[[Ns, Address, Event], None]] = []
+        """Are told what a machine is about to be told."""
         self.peers: list[tuple[Address, Address]] = []
         """Which machines here (first) talk to which there (second): who is told of loss and return."""
         self.failure: BaseException | None = None
@@ -207,8 +207,8 @@ class Site:
 
     def _step(self, to: Address, event: Event) -> None:
         now = Ns(now_ns())
-        if self.listen is not None:
-            self.listen(now, to, event)
+        for listen in self.listeners:
+            listen(now, to, event)
         for id_, effect in self.kernel.post(now, to, event):
             self._perform(id_, effect)
 
