@@ -11,6 +11,7 @@ Requests and answers are JSON over the sites' connection, checked like everythin
 be an error in words. What is asked again, because an answer was lost, does nothing twice.
 """
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -92,6 +93,10 @@ class Answer(Spec):
     vms: tuple[int, ...] = ()
 
 
+AGAIN = 0.5
+"""Seconds between attempts to tell the other manager what it has to hear."""
+
+
 class Desk:
     """One site's."""
 
@@ -114,6 +119,16 @@ class Desk:
         if answer.error:
             raise FileError(answer.error, place=peer, hint=answer.hint)
         return answer
+
+    async def insist(self, request: Request) -> None:
+        """Ask until there is an answer. Raises nothing that time may cure."""
+        while True:
+            try:
+                await self.ask(request)
+            except PlatformError:
+                await asyncio.sleep(AGAIN)
+            else:
+                return
 
     async def asked(self, text: str) -> str:
         """The other site's manager asks. Never raises."""

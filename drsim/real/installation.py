@@ -28,8 +28,18 @@ from drsim.core.facts import Fact, StateChanged, VpgDeleted
 from drsim.core.machine import Machine
 from drsim.core.messages import Checkpoint, Retention, Start
 from drsim.core.names import (
-    Address, Catalogs, CheckpointId, Managers, StreamSpec, VmId, VolumeId, VolumeInfo, catalog_address,
-    recovery_vra_address, vpg_address, vra_address,
+    Address,
+    Catalogs,
+    CheckpointId,
+    Managers,
+    StreamSpec,
+    VmId,
+    VolumeId,
+    VolumeInfo,
+    catalog_address,
+    recovery_vra_address,
+    vpg_address,
+    vra_address,
 )  # fmt: skip
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.recovery_vra import RecoveryVra
@@ -38,7 +48,7 @@ from drsim.core.units import SECOND, SECTOR, Ns
 from drsim.core.vpg import Vpg
 from drsim.real import pki
 from drsim.real.catalog_store import CatalogStore
-from drsim.real.desk import Adopt, Desk, Drop, Request
+from drsim.real.desk import Adopt, Desk, Drop
 from drsim.real.disk import Disk
 from drsim.real.journal_store import JournalStore
 from drsim.real.local.hypervisor import LocalHypervisor, LocalVm
@@ -55,8 +65,6 @@ from drsim.spec.live import LiveVpg, SiteFile, VpgState
 P = ParamSpec("P")
 LIFE = 1_000_000
 """Checkpoints that a life of a manager may number: at one a second, eleven days; a later life begins beyond."""
-AGAIN = 0.5
-"""Seconds between attempts to tell the other manager what it has to hear."""
 
 
 class Installation:
@@ -360,25 +368,15 @@ class Installation:
         self._tasks.add(task)
         task.add_done_callback(done)
 
-    async def _insist(self, request: Request) -> None:
-        """Ask the other manager until it has answered."""
-        while True:
-            try:
-                await self.desk.ask(request)
-            except PlatformError:
-                await asyncio.sleep(AGAIN)
-            else:
-                return
-
     async def _drop(self, vpg: str) -> None:
         """The other side may forget a deleted VPG, and then so do we."""
-        await self._insist(Drop(vpg=vpg))
+        await self.desk.insist(Drop(vpg=vpg))
         self.forget(vpg)
 
     async def _delete_again(self, known: VpgState) -> None:
         """A deletion of an earlier life goes on; the other side may have ended it, and then has to hear of it again."""
         assert known.deleting is not None
-        await self._insist(Adopt(vpg=known.vpg))
+        await self.desk.insist(Adopt(vpg=known.vpg))
         self.site.post(self.manager(known.vpg.name), DeleteAsked(known.deleting))
 
     def forget(self, vpg: str) -> None:
