@@ -1,21 +1,33 @@
-"""Site files: reading one into a `SiteFile`."""
+"""Site files: reading one into a `SiteFile`, or a `RemoteSite` for commands that speak to it from elsewhere."""
 
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from drsim.core.errors import FileError
 from drsim.files.explain import explain
 from drsim.files.yaml_tree import Place, fail, parse, read_text
-from drsim.spec.live import SiteFile
+from drsim.spec.live import RemoteSite, SiteFile
 from drsim.spec.quantity import FROM_FILE
 
 
 def load_site(path: Path) -> SiteFile:
     """The site of a file. Raises FileError that names every error with file and line."""
+    found = load_any_site(path)
+    if isinstance(found, RemoteSite):
+        hint = "run this on the site's machine, with the site's own file"
+        raise FileError("this file says how to reach a site, not what it is", place=str(path), hint=hint)
+    return found
+
+
+def load_any_site(path: Path) -> SiteFile | RemoteSite:
+    """The site of a file, or how to reach it (a file with `connect`). Raises FileError as `load_site` does."""
     tree = parse(read_text(path), file=path)
     if tree is None:
         raise fail([(Place(path, 1), "the file is empty; it describes a site")], main=path)
+    plain = tree.plain()
+    kind = RemoteSite if isinstance(plain, dict) and "connect" in plain else SiteFile
     try:
-        return SiteFile.model_validate(tree.plain(), context=FROM_FILE)
+        return kind.model_validate(plain, context=FROM_FILE)
     except ValidationError as error:
         raise fail(explain(error, tree), main=path) from error

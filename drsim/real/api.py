@@ -1,4 +1,4 @@
-"""API: a live site's manager over HTTP, on a unix socket that only this user may open.
+"""API: a live site's manager over HTTP.
 
     GET    /status  /vms  /vpgs/{vpg}/checkpoints  /operations  /operations/{n}  /events  /metrics  /openapi.json
     POST   /vpgs  /vpgs/{vpg}/checkpoints|pause|resume|sync  /vms/{vm}/power|record
@@ -9,6 +9,7 @@ Until the site is *armed* everything that changes something is refused; an opera
 answers with its plan and what would refuse it, armed or not. Errors are JSON: what, where, what to do.
 """
 
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from pydantic import Field
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import drsim
 from drsim.core.errors import DrsimError, FileError
@@ -217,6 +219,24 @@ def _recover(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
         arms()
         site.recoveries.decide(number, decision.verdict, decision.note)
         return {"operation": number}
+
+
+class Keyed:
+    """The application for those who show its token (RFC 6750); everybody else is refused, and `refused` hears of it."""
+
+    def __init__(self, app: ASGIApp, token: str, refused: Callable[[str], None]) -> None:
+        self._app, self._key, self._refused = app, f"Bearer {token}".encode(), refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        shown = dict(scope["headers"]).get(b"authorization", b"")
+        if secrets.compare_digest(shown, self._key):
+            await self._app(scope, receive, send)
+            return
+        host = (scope.get("client") or ("somebody",))[0]
+        self._refused(f"{host} asked the API with {'a wrong' if shown else 'no'} token")
+        said = {"error": "the token is not the site's", "place": "", "hint": "it is in the file api.token of the site"}
+        await JSONResponse(said, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
 
 def status_of(site: Installation) -> dict[str, Any]:

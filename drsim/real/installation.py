@@ -311,8 +311,9 @@ class Installation:
 
     def pause(self, vpg: str, *, paused: bool) -> None:
         """Pause replication, or let it go on; at the source."""
+        address = self._at_source(vpg)
         self.state.vpg(vpg, lambda known: known.model_copy(update={"paused": paused}))
-        self.site.post(self._at_source(vpg), PauseAsked(paused))
+        self.site.post(address, PauseAsked(paused))
 
     def force_sync(self, vpg: str) -> None:
         """Compare everything with the other side; at the source."""

@@ -4,8 +4,9 @@
     DIR/SITE/ca.pem             what a site needs, to be copied to it: whom to believe
     DIR/SITE/site.pem, site.key and who it is
 
-A site is named in its certificate as the URI `drsim:SITE`. Both sides of a connection show theirs (mutual TLS 1.3), and
-each is taken only as the site that it was expected to be. Keys are P-256, readable by their owner only.
+A site is named in its certificate as the URI `drsim:SITE` and, for who asks its API, as a host of that name. Both sides
+of a connection show theirs (mutual TLS 1.3), and each is taken only as the site that it was expected to be. Keys are
+P-256, readable by their owner only.
 """
 
 import os
@@ -76,12 +77,13 @@ def _site(
 ) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)])
+    names = [x509.UniformResourceIdentifier(_uri(site)), x509.DNSName(site)]
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     signer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     certificate = (
         _begun(name, authority.subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(_uri(site))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.ExtendedKeyUsage(both), critical=False)
         .add_extension(signer_id, critical=False)
         .sign(signer, hashes.SHA256())
@@ -134,6 +136,13 @@ def contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
             hint = "`drsim pki init` makes ca.pem, site.pem and site.key"
             raise FileError(f"the site's certificate cannot be read: {error}", place=str(folder), hint=hint) from error
     return made[0], made[1]
+
+
+def api_context(folder: Path) -> ssl.SSLContext:
+    """For a site's API: whoever asks sees who it is, and shows no certificate. Raises FileError."""
+    context = contexts(folder)[0]
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def check_peer(certificate: Any, site: str, *, place: str) -> None:

@@ -77,6 +77,24 @@ class LiveLink(Spec):
         return host, int(port)
 
 
+class LiveApi(Spec):
+    """The site's API for other machines, over TLS with its certificate; who asks shows the site's token."""
+
+    listen: HostPort
+
+
+class RemoteSite(Spec):
+    """A real site as an operator's machine knows it: what its commands need instead of the site's own file."""
+
+    site: Name
+    connect: HostPort
+    """Where its API listens."""
+    ca: str = Field(min_length=1)
+    """The authority's certificate (ca.pem), from this file's folder."""
+    token: str = Field(min_length=1)
+    """A copy of the site's file api.token, from this file's folder."""
+
+
 class SiteFile(Spec):
     """One real site."""
 
@@ -86,6 +104,8 @@ class SiteFile(Spec):
     pki: str | None = None
     """The folder with its certificate (`drsim pki init`). Without one the sites talk on loopback only."""
     link: LiveLink
+    api: LiveApi | None = None
+    """Without it the API is on a unix socket only."""
     hosts: Annotated[dict[Name, LiveHost], Field(min_length=1)]
     vms: dict[Name, LiveVm] = {}
     networks: tuple[Name, ...] = ()
@@ -100,6 +120,8 @@ class SiteFile(Spec):
                 raise ValueError(f"VM {name} is on host {vm.host}, which is not one of {', '.join(self.hosts)}")
         if self.pki is None and self.link.place[0] not in LOOPBACK:
             raise ValueError(f"sites talk over {self.link.place[0]} with certificates only; give pki")
+        if self.api is not None and self.pki is None:
+            raise ValueError("the API listens with a certificate only; give pki")
         if self.link.peer == self.site:
             raise ValueError("a site is not its own peer")
         return self
