@@ -99,14 +99,17 @@ async def running(folder: Path) -> AsyncIterator[Sites]:
 
 
 def on_sites(
-    folder: Path, *checks: Callable[[Sites], Awaitable[None]], last: Callable[[Sites], Awaitable[None]] | None = None
+    folder: Path,
+    *checks: Callable[[Sites], Awaitable[None]],
+    last: Callable[[Sites], Awaitable[None]] | None = None,
+    seconds: float = 90,
 ) -> None:
     """Each check in a life of its own; `last`, whatever came of them. Every life is then played again (P28)."""
 
     async def run() -> None:
         try:
             for check in checks:
-                async with asyncio.timeout(90), running(folder) as sites:
+                async with asyncio.timeout(seconds), running(folder) as sites:
                     await check(sites)
         finally:
             if last is not None:

@@ -75,15 +75,15 @@ def run(vms: int, interval: str, out: Path | None, *, json_: bool) -> None:
 class SiteProcess:
     """A site's process, and the way to its manager."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *options: str) -> None:
         self.name, self.file, self.folder = name, folder / f"{name}.yaml", folder / name
-        self._log = folder / f"{name}.log"
+        self._log, self._options = folder / f"{name}.log", options or ("--armed",)
         self.up()
 
     def up(self, *options: str) -> None:
         """Start it, and wait until its manager can be asked. Raises PlatformError with what it said."""
         (self.folder / "api.sock").unlink(missing_ok=True)
-        words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(self.file), *(options or ("--armed",))]
+        words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(self.file), *(options or self._options)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
@@ -134,8 +134,8 @@ def two_sites(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[SiteProces
         disks = {"system": {"path": f"{name}.disk", "size": f"{DISK} B"}}
         vms[name] = {"host": "london-1", "memory": "16 MiB", "ready": guest.READY, "disks": disks}
     link = f"127.0.0.1:{port}"
-    _write(folder, "leeds", {"link": {"peer": "london", "listen": link}, "hosts": {"leeds-1": {}}})
-    _write(folder, "london", {"link": {"peer": "leeds", "connect": link}, "hosts": {"london-1": {}}, "vms": vms})
+    write_site(folder, "leeds", {"link": {"peer": "london", "listen": link}, "hosts": {"leeds-1": {}}})
+    write_site(folder, "london", {"link": {"peer": "leeds", "connect": link}, "hosts": {"london-1": {}}, "vms": vms})
     leeds = SiteProcess(folder, "leeds")
     try:
         london = SiteProcess(folder, "london")
@@ -147,7 +147,8 @@ def two_sites(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[SiteProces
         leeds.close()
 
 
-def _write(folder: Path, name: str, content: dict[str, Any]) -> None:
+def write_site(folder: Path, name: str, content: dict[str, Any]) -> None:
+    """Its file."""
     whole = {"site": name, "folder": name, "pki": f"pki/{name}", **content}
     (folder / f"{name}.yaml").write_text(json.dumps(whole, indent=1))  # JSON is YAML
 

@@ -71,6 +71,8 @@ def status(site: SiteArgument, json_: Json = False) -> None:
     peer = found["peer"]
     state = "connected" if peer["connected"] else f"not connected {peer['error']}".strip()
     console().print(f"site {found['site']}, peer {peer['site']} {state}", highlight=False)
+    for stream, why in found["damaged"].items():
+        console().print(f"damaged and set aside: {stream}: {why}", style="red", highlight=False, markup=False)
     if found["vpgs"]:
         columns = ("vpg", "from", "to", "vms", "status", "sub_status", "rpo_s", "checkpoints", "newest", "generation")
         table(found["vpgs"], *columns)

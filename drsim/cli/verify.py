@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -17,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import drsim
-from drsim.core.errors import FileError
+from drsim.core.errors import FileError, PlatformError
 from drsim.core.trace import TraceLines
 from drsim.verify.complaint import complaint, demand
 from drsim.verify.hunt import HUNTERS, watch
@@ -42,12 +44,23 @@ def verify(
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to play on instead.")] = None,
     save: Annotated[Path | None, typer.Option(help="A directory for the tokens of what is found.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Real sites on this machine instead, under faults.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(help="Of --live: how many faults; 20 when nothing is said.", min=1)
+    ] = None,
 ) -> None:
     """Let a swarm of byte programs attack the core, and check every property after every step.
 
     A step is one event handled by a machine of the core, with the oracle on. Exits with 1 when a property was
     violated, or when a probe was never hit in a run that is long enough to hit all; with 130 when it was interrupted.
     """
+    if live:
+        if seconds or programs or workers or scheduler or save:
+            raise FileError("--live was given with an option of the swarm", hint="it takes --rounds, --seed and --json")
+        _verify_live(rounds or 20, seed, as_json=as_json)
+        return
+    if rounds is not None:
+        raise FileError("--rounds was given without --live", hint="--programs or --seconds end a swarm")
     if seconds is not None and programs is not None:
         raise FileError("--seconds and --programs were both given", hint="one of them ends the run")
     if seconds is None and programs is None:
@@ -70,6 +83,40 @@ def verify(
         raise typer.Exit(1)
     if tally.interrupted:
         raise typer.Exit(130)
+
+
+def _verify_live(rounds: int, seed: int, *, as_json: bool) -> None:
+    try:
+        from drsim.cli.siege import besiege
+    except ImportError as error:
+        raise PlatformError(f"real sites need {error.name}", hint="install drsim[live]") from error
+    folder = Path(tempfile.mkdtemp(prefix="drsim-live-"))
+    errors = Console(stderr=True)
+    columns = (TextColumn("besieging"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=as_json or not errors.is_terminal) as bar:
+        task = bar.add_task("", total=rounds)
+        try:
+            tally = besiege(folder, rounds=rounds, seed=seed, progress=lambda n: bar.update(task, completed=n))
+        except Violation as violation:
+            bar.stop()
+            _violated(violation.prop, violation.message)
+            console.print(f"  kept  {folder}: logs, transcripts (drsim replay), history (drsim judge)", highlight=False)
+            console.print(f"  again  drsim verify --live --rounds {rounds} --seed {seed}", highlight=False)
+            raise typer.Exit(1) from None
+    shutil.rmtree(folder)
+    if as_json:
+        print(json.dumps(tally.figures(), indent=2))  # noqa: T201
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("fault", "rounds", "checkpoints judged", "refused", "protected again after at most"):
+        table.add_column(column, justify="left" if column == "fault" else "right")
+    for fault, row in sorted(tally.figures()["faults"].items()):
+        table.add_row(fault, *(str(row[key]) for key in ("rounds", "judged", "refused")), f"{row['slowest_s']:.1f} s")
+    console.print(table, highlight=False)
+    console.print(
+        f"{tally.writes:,} writes; {tally.transcripts} transcripts played again, {tally.steps:,} steps", highlight=False
+    )
+    console.print("no violation", style="bold green")
 
 
 def _make(directory: Path) -> None:
@@ -204,8 +251,7 @@ def replay(
     if verdict is None:
         console.print(f"no violation in {played.steps:,} steps", style="bold green", highlight=False)
         return
-    console.print(f"{verdict.prop} does not hold: {demand(verdict.prop)}", style="bold red", highlight=False)
-    console.print(f"  seen  {verdict.message}", markup=False, highlight=False)
+    _violated(verdict.prop, verdict.message)
     raise typer.Exit(1)
 
 
@@ -216,8 +262,7 @@ def _replay_transcript(path: Path, *, trace: bool) -> None:
     try:
         played = play(path, lines)
     except Violation as violation:
-        console.print(f"P28 does not hold: {demand('P28')}", style="bold red", highlight=False)
-        console.print(f"  seen  {violation.message}", markup=False, highlight=False)
+        _violated(violation.prop, violation.message)
         raise typer.Exit(1) from None
     finally:
         if lines is not None:
@@ -230,6 +275,11 @@ def _replay_transcript(path: Path, *, trace: bool) -> None:
         )
         raise typer.Exit(1)
     console.print("the same effects in every step", style="bold green", highlight=False)
+
+
+def _violated(prop: str, seen: str) -> None:
+    console.print(f"{prop} does not hold: {demand(prop)}", style="bold red", highlight=False)
+    console.print(f"  seen  {seen}", markup=False, highlight=False)
 
 
 def _print(lines: TraceLines) -> None:

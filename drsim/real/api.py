@@ -264,7 +264,10 @@ def status_of(site: Installation) -> dict[str, Any]:
         vpgs.append(row)
     why = "" if connected or end is None or end.error is None else end.error.message
     peer = {"site": site.spec.link.peer, "connected": connected, "error": why}
-    return {"site": site.spec.site, "peer": peer, "vpgs": vpgs, "failure": str(site.site.failure or "")}
+    return {
+        "site": site.spec.site, "peer": peer, "vpgs": vpgs, "failure": str(site.site.failure or ""),
+        "damaged": {stream: error.message for stream, error in site.distrust.damaged.items()},
+    }  # fmt: skip
 
 
 def metrics_of(site: Installation) -> str:

@@ -9,14 +9,14 @@ a replica never differs from the source outside of what is known to differ; the 
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from drsim.core.batch import Payload
 from drsim.core.errors import PlatformError
-from drsim.core.names import VolumeInfo
+from drsim.core.names import VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.real.clock import now_ns
 from drsim.real.files import blame, create_sparse, make_directory, read_exactly, write_all
@@ -116,3 +116,8 @@ class Disk:
         with self.lock:
             os.close(self._fd)
             self._fd = -1
+
+
+def open_disks(folder: Path, volumes: Iterable[VolumeInfo]) -> dict[VolumeId, Disk]:
+    """Make disks, as files in a folder, or open those that are there."""
+    return {volume.id: Disk(volume, folder / f"volume-{volume.id}.disk") for volume in volumes}

@@ -50,6 +50,7 @@ from drsim.real import pki
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.desk import Adopt, Desk, Drop
 from drsim.real.disk import Disk
+from drsim.real.distrust import Distrust
 from drsim.real.journal_store import JournalStore
 from drsim.real.local.hypervisor import LocalHypervisor, LocalVm
 from drsim.real.planning import streams_of
@@ -136,8 +137,9 @@ class Installation:
         if self.transcript is not None:
             self.site.listeners.append(self.transcript.told)
         self.site.observers.append(self._observe)
-        journals = JournalStore.found(folder / "journals")
-        self.site.journals = JournalStore(folder / "journals", journals)
+        store = self.site.journals = JournalStore(folder / "journals", [])
+        self.distrust = Distrust(self, store)
+        journals = [each.spec for each in store.streams.values()]
         self.splitter = Splitter(lambda why: self.refused(why))
         self._open_disks()
         for host in spec.hosts:
@@ -216,12 +218,14 @@ class Installation:
             site.peers += pairs
             return
         store = CatalogStore(self.folder / "catalogs" / f"{vpg.name}.json")
+        if vpg.name in self.distrust.vpgs():
+            store.forget(None)
         site.catalogs[vpg.name] = store
         pins = [CheckpointId(n) for n in known.pins]
         assert site.journals is not None
-        held = [s for s in site.journals.streams if s.vpg == vpg.name]
+        held = [*(s for s in site.journals.streams if s.vpg == vpg.name), *(s.id for s in streams_of(vpg))]
         self.add(
-            catalog, Catalog, catalog, vpg.name, manager, held or [s.id for s in streams_of(vpg)],
+            catalog, Catalog, catalog, vpg.name, manager, list(dict.fromkeys(held)),
             retention=Retention(Ns(vpg.history)), tweaks=tweaks,
             kept=None if fresh else tuple(store.checkpoints.values()), pins=pins, deleting=known.deleting,
             generation=known.generation, fenced=known.fenced,
@@ -235,6 +239,7 @@ class Installation:
         terms = Terms(
             tweaks.peer_timeout / SECOND, 8 * window, rate=None if link.rate is None else link.rate / 8,
             compress=link.compress, tls=None if contexts is None else contexts[link.listen is None],
+            lost=self.distrust.vpgs,
         )  # fmt: skip
         host, port = link.place
         if link.listen is not None:

@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from drsim.core.effects import Append, Discard, Promote, ReadDigests
 from drsim.core.errors import PeerError, PlatformError
@@ -24,6 +25,8 @@ from drsim.real.stream_store import StreamStore
 MAGIC = b"DRSS"
 KEPT = "kept"
 """Where the mirrors of a stream lie whose disks were to be kept."""
+DAMAGED = "damaged"
+"""Where streams lie whose files did not verify, for whoever wants to look; nobody uses them."""
 GONE = ".gone"
 """The end of the name of a directory that is being deleted."""
 
@@ -49,6 +52,27 @@ class JournalStore:
         """The streams that were opened under a directory and not discarded. Raises PlatformError."""
         with blame(directory):
             return [spec_in(place) for place in places(directory)]
+
+    def open_found(self) -> dict[str, PlatformError]:
+        """Open every stream that is here; give why, by name, for those that are set aside because they do not verify.
+
+        Raises PlatformError when the disk fails: then nothing is known about them.
+        """
+        damaged: dict[str, PlatformError] = {}
+        with blame(self.directory):
+            for place in places(self.directory):
+                try:
+                    self.open(spec_in(place))
+                except PlatformError as error:
+                    cause = error.__cause__
+                    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                        raise
+                    damaged[unquote(place.name)] = error
+                    make_directory(self.directory / DAMAGED)
+                    aside = self.directory / DAMAGED / place.name
+                    os.replace(place, next(path for n in count(1) if not (path := aside.with_suffix(f".{n}")).exists()))
+                    sync_directory(self.directory / DAMAGED)
+        return damaged
 
     def _place(self, stream: StreamId) -> Path:
         return self.directory / quote(str(stream), safe="")
@@ -146,7 +170,7 @@ def places(directory: Path) -> list[Path]:
     """The directories of the streams under one; what is left of discarded ones is deleted. Raises OSError."""
     for place in directory.glob(f"*{GONE}"):
         shutil.rmtree(place)
-    found = sorted(path for path in directory.glob("*") if path.is_dir() and path.name != KEPT)
+    found = sorted(path for path in directory.glob("*") if path.is_dir() and path.name not in (KEPT, DAMAGED))
     return [place for place in found if any(path.name != "spec.new" for path in place.iterdir())]
 
 

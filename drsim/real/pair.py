@@ -31,7 +31,7 @@ from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.units import SECOND, Ns
 from drsim.core.vpg import Vpg
 from drsim.real.catalog_store import CatalogStore
-from drsim.real.disk import MAX_WRITE
+from drsim.real.disk import MAX_WRITE, open_disks
 from drsim.real.journal_store import JournalStore
 from drsim.real.news import News
 from drsim.real.transport import Connector, Listener, Terms
@@ -181,7 +181,7 @@ async def protect(
         Site(settings.protected, directory / settings.protected, tweaks=tweaks, news=news, trace=trace) as protected,
     ):
         _add_machines(settings, protected, recovery, specs)
-        protected.open_disks(volumes)
+        protected.disks = open_disks(protected.directory / "disks", volumes)
         for spec in specs:
             protected.tap(spec)
         recovery.journals = JournalStore(recovery.directory / "journals", specs, segment_bytes=settings.segment_bytes)

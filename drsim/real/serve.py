@@ -13,9 +13,9 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 import uvicorn
@@ -49,7 +49,7 @@ async def serve(
     """Run a site until it is told to end. Raises DrsimError for what keeps it from running."""
     structlog.configure(
         processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=structlog.PrintLoggerFactory(_Lossy(sys.stdout)),  # type: ignore[arg-type]
     )
     sys.setswitchinterval(SWITCH)
     log = structlog.get_logger().bind(site=spec.site)
@@ -72,6 +72,8 @@ async def serve(
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
         serving = [asyncio.create_task(server.run_on()) for server in servers]
         log.info("up", armed=armed, life=site.state.state.lives)
+        for stream, error in site.distrust.damaged.items():
+            log.error("journal damaged and set aside", stream=stream, why=str(error))
         ready()
         try:
             over = asyncio.create_task(ended.wait())
@@ -135,6 +137,23 @@ def _token(path: Path) -> str:
         hint = "delete the file: the site makes a new one"
         raise PlatformError(f"a token has at least {_SHORTEST_TOKEN} characters", place=str(path), hint=hint)
     return found
+
+
+class _Lossy:
+    """A log that loses lines when its disk is full: the site goes on."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        """Of a line, what the disk takes."""
+        with suppress(OSError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        with suppress(OSError):
+            self._file.flush()
 
 
 def _note(log: Any, now: Ns, fact: Fact) -> None:

@@ -16,6 +16,7 @@ import gzip
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from importlib import import_module
@@ -44,14 +45,17 @@ _HOME = ("drsim.core.", "drsim.spec.", "drsim.real.history")
 
 
 class Transcript:
-    """Writes one, as a sink of the site's kernel. Raises PlatformError, also when the file is there already."""
+    """Writes one, as a sink of the site's kernel. Raises PlatformError when it cannot be begun.
+
+    It is beside the site's work: when its disk is full or fails, it ends, and the site goes on.
+    """
 
     def __init__(self, path: Path, site: str, *, max_steps: int) -> None:
         self.path = path
         with blame(path):
             make_directory(path.parent)
             self._file = cast(TextIO, gzip.open(path, "xt", compresslevel=1, encoding="utf-8"))  # noqa: SIM115
-        self._flushed = 0.0
+        self._flushed, self._over = 0.0, False
         self._put("site", site, drsim.__version__, max_steps)
 
     def made(
@@ -71,17 +75,20 @@ class Transcript:
         self._put("gave", [text(effect) for effect in effects])
 
     def _put(self, *record: object) -> None:
-        if self._file.closed:
+        if self._over:
             return
-        with blame(self.path):
+        try:
             self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
             if time.monotonic() - self._flushed > FLUSH:
                 self._file.flush()
                 self._flushed = time.monotonic()
+        except OSError:
+            self.close()
 
     def close(self) -> None:
         """Nothing more is written."""
-        with blame(self.path):
+        self._over = True
+        with suppress(OSError):
             self._file.close()
 
 

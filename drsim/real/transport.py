@@ -24,6 +24,7 @@ that makes them smaller: the link is what is slow then; what did not shrink is t
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,13 +47,17 @@ _BURST = 0.05  # seconds' worth of the rate that may be written at once
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a connection is used. `silence` in seconds, `rate` in bytes per second, None for no limit."""
+    """How a connection is used. `silence` in seconds, `rate` in bytes per second, None for no limit.
+
+    `lost` gives the VPGs of which something that was durable here is not.
+    """
 
     silence: float
     queue_bytes: int
     rate: float | None = None
     compress: bool = False
     tls: ssl.SSLContext | None = None
+    lost: Callable[[], tuple[str, ...]] = tuple
 
 
 class Post(Protocol):
@@ -62,8 +67,8 @@ class Post(Protocol):
         """A message came."""
         ...
 
-    def up(self) -> None:
-        """The peer can be reached, over a new connection."""
+    def up(self, lost: tuple[str, ...]) -> None:
+        """The peer can be reached, over a new connection; it has lost something of these VPGs."""
         ...
 
     def down(self) -> None:
@@ -174,10 +179,10 @@ class End:
             async with asyncio.timeout(self._silence):
                 if self._terms.tls is not None:
                     check_peer(writer.get_extra_info("peercert"), self.peer, place=self._place)
-                writer.write(encode(Hello(self.site)))
+                writer.write(encode(Hello(self.site, self._terms.lost())))
                 await writer.drain()
-                await self._greet(reader)
-            self._set_up(writer)
+                hello = await self._greet(reader)
+            self._set_up(writer, hello.lost)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(reader, writer))
                 tasks.create_task(self._write(writer))
@@ -196,12 +201,13 @@ class End:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _greet(self, reader: asyncio.StreamReader) -> None:
+    async def _greet(self, reader: asyncio.StreamReader) -> Hello:
         hello = await self._next(reader)
         if not isinstance(hello, Hello):
             raise PeerError("the peer does not begin with a hello", place=self._place)
         if hello.site != self.peer:
             raise PeerError(f"this is site {hello.site!r}", place=self._place, hint="check the peer's address")
+        return hello
 
     async def _next(self, reader: asyncio.StreamReader) -> Wired:
         start = expect(await reader.readexactly(PRELUDE), place=self._place)
@@ -279,12 +285,12 @@ class End:
         if self._answering:
             await asyncio.wait(self._answering)
 
-    def _set_up(self, writer: asyncio.StreamWriter) -> None:
+    def _set_up(self, writer: asyncio.StreamWriter, lost: tuple[str, ...]) -> None:
         self.break_off()
         self.error = None
         self._writer = writer
         self._changed.set()
-        self._post.up()
+        self._post.up(lost)
 
     def _set_down(self) -> None:
         self._writer = None

@@ -32,9 +32,10 @@ MAX_BODY = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who speaks."""
+    """Who speaks. `lost`: VPGs of which something that was durable here is not: the peer has to compare everything."""
 
     site: str
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

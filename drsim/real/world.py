@@ -29,11 +29,11 @@ handled, guests get an error, and `check`, `wait` and leaving the site's context
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from drsim.core.effects import (
     Append,
@@ -62,7 +62,7 @@ from drsim.core.facts import Fact
 from drsim.core.kernel import Kernel, Sink
 from drsim.core.machine import Machine
 from drsim.core.messages import Hold, Message
-from drsim.core.names import Address, StreamId, StreamSpec, VolumeId, VolumeInfo, site_of
+from drsim.core.names import Address, StreamId, StreamSpec, VolumeId, site_of
 from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.units import Ns
 from drsim.real.catalog_store import CatalogStore
@@ -74,6 +74,9 @@ from drsim.real.news import News, Timers
 from drsim.real.tap import Tap
 from drsim.real.transport import Connector, Listener
 from drsim.spec.tweaks import Tweaks
+
+if TYPE_CHECKING:
+    from drsim.real.distrust import Distrust
 
 Observer = Callable[[Ns, Fact], None]
 
@@ -97,6 +100,7 @@ class Site:
         """Answers the peer's manager."""
         self.perform: Callable[[EffectId, Perform], None] | None = None
         """Carries out what workflows ask for, and posts the answer."""
+        self.distrust: Distrust | None = None
         self.listeners: list[Callable[[Ns, Address, Event], None]] = []
         """Are told what a machine is about to be told."""
         self.peers: list[tuple[Address, Address]] = []
@@ -121,11 +125,6 @@ class Site:
         """Take a machine off the site; what is still on its way to it is dropped."""
         if self.kernel.machines.pop(address, None) is not None:
             self._removed.add(address)
-
-    def open_disks(self, volumes: Iterable[VolumeInfo]) -> None:
-        """Make disks, as files in the site's directory, or open those that are there."""
-        for volume in volumes:
-            self.disks[volume.id] = Disk(volume, self.directory / "disks" / f"volume-{volume.id}.disk")
 
     def tap(self, spec: StreamSpec) -> Tap:
         """Tap the volumes of a stream, in place of those that it had before. Those that are not here are left out."""
@@ -247,9 +246,11 @@ class Site:
             raise CoreError("nobody answers here", place=self.name)
         return await self.desk(text)
 
-    def up(self) -> None:
-        """The connection is up again; the first one, before the start, needs no word."""
+    def up(self, lost: tuple[str, ...] = ()) -> None:
+        """The connection is up again; the first one, before the start, needs no word: everything is compared then."""
         if self._started:
+            if self.distrust is not None:
+                self.distrust.heard(lost)
             for here, there in self.peers:
                 self.post(here, Connected(there))
 

@@ -192,7 +192,8 @@ class VpgState(Spec):
 class SiteState(Spec):
     """All that a site has to remember. `lives`: how often it was started. `vms`, `volumes`: their numbers, by name.
 
-    `operations`, `made`: how many operations were begun, and VPGs made.
+    `operations`, `made`: how many operations were begun, and VPGs made. `distrusted`: VPGs of which journals were set
+    aside, until a checkpoint is listed again.
     """
 
     lives: int = 0
@@ -201,3 +202,4 @@ class SiteState(Spec):
     vpgs: dict[str, VpgState] = {}
     operations: int = 0
     made: int = 0
+    distrusted: tuple[str, ...] = ()

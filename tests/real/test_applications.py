@@ -106,13 +106,13 @@ class Protected:
             yield place
 
 
-def on_protected(folder: Path, work: Callable[[Protected], None]) -> None:
+def on_protected(folder: Path, work: Callable[[Protected], None], seconds: float = 90) -> None:
     """Work with two sites, in a thread of its own."""
 
     async def check(sites: Sites) -> None:
         await asyncio.to_thread(work, Protected(sites))
 
-    on_sites(folder, check)
+    on_sites(folder, check, seconds=seconds)
 
 
 def database(path: Path) -> sqlite3.Connection:

@@ -19,7 +19,7 @@ from drsim.core.messages import Frame
 from drsim.core.names import Address, Extent, StreamId, VmId, VolumeId
 from drsim.core.units import SECTOR, Ns
 from drsim.real.digests import DIGEST_BYTES, digest, of_regions
-from drsim.real.disk import Disk
+from drsim.real.disk import Disk, open_disks
 from drsim.real.journal_store import JournalStore
 from drsim.real.lane import Lane
 from drsim.real.stream_store import StreamStore
@@ -268,7 +268,7 @@ def test_a_site_digests_its_own_side_after_what_was_asked_before(
         async with Site(here.split("/")[0], tmp_path, tweaks=Tweaks(region_bytes=REGION)) as site:
             site.add(Address(here), asking)
             if source:
-                site.open_disks(SPEC.volumes)
+                site.disks = open_disks(site.directory / "disks", SPEC.volumes)
                 site.tap(SPEC)
                 (tmp_path / "disks" / "volume-0.disk").write_bytes(bytes(8 * SECTOR) + data.ljust(56 * SECTOR, b"\0"))
             else:

@@ -29,6 +29,7 @@ from drsim.core.messages import Checkpoint, Cut, Release
 from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.units import SECTOR, Ns
 from drsim.real.catalog_store import CatalogStore
+from drsim.real.disk import open_disks
 from drsim.real.journal_store import JournalStore
 from drsim.real.world import Site
 from drsim.spec.tweaks import MS, Tweaks
@@ -163,7 +164,7 @@ def test_a_read_sees_what_was_captured_before_its_answer_and_nothing_else(tmp_pa
         async with Site("london", tmp_path, tweaks=Tweaks()) as site:
             machine = Scripted({"read": [ReadRegions(STREAM, asked)]})
             site.add(vra, machine)
-            site.open_disks(SPEC.volumes)
+            site.disks = open_disks(site.directory / "disks", SPEC.volumes)
             tap = site.tap(SPEC)
             site.start()
             for n in range(1, 200):

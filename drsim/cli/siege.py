@@ -1,0 +1,470 @@
+"""`drsim verify --live`: two real sites as processes, guests that write, seeded faults, and the oracle on real disks.
+
+Theory of operation. Guests write self-describing sectors over NBD to the disks of two VMs, whose VRAs are on two hosts;
+one of them writes to both in turn, each write after the other's acknowledgement, so that a point without a barrier is
+seen. A round does something to the sites or to the connection between them, and then demands:
+
+    protection returns by itself    a checkpoint that is asked for now is listed within a minute
+    nothing listed is wrong         both VMs' volumes, restored as of that checkpoint and of an older one, are one
+                                    crash-consistent state (`drsim judge`, L2)
+    nothing acknowledged is lost    the new checkpoint has all that was acknowledged before it was asked for
+    damage is seen                  what a flipped or torn journal held is refused, or right; never wrong
+
+In the end the VPG is deleted, and nothing may be left of it; and every life's transcript is played again (P28).
+What a seed decides is what is done and roughly when; the rest is up to the machine, so a failure keeps its folder.
+"""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drsim.cli.demo import SiteProcess, write_site
+from drsim.core.errors import FileError, PlatformError
+from drsim.core.units import SECTOR
+from drsim.real import nbd, pki
+from drsim.real.ports import free_port
+from drsim.verify.history import read_history
+from drsim.verify.judge import judge
+from drsim.verify.sectors import Stamp, stamp_write
+from drsim.verify.transcripts import replay
+from drsim.verify.violation import Violation
+
+VMS = ("db", "app")
+SIZE = 1 << 20
+BACK = 60.0
+"""Seconds within which protection has to be back."""
+PACE = 0.004
+"""Seconds that a guest rests after each write."""
+FULL = 16 << 10
+"""Bytes that a file may have while the disk is "full"."""
+
+
+@dataclass
+class Siege:
+    """What came of it, so far. `rounds`, `points`: by fault; `slowest`: seconds until a new checkpoint was listed."""
+
+    rounds: Counter[str] = field(default_factory=Counter)
+    points: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    slowest: dict[str, float] = field(default_factory=dict)
+    writes: int = 0
+    transcripts: int = 0
+    steps: int = 0
+
+    def figures(self) -> dict[str, Any]:
+        """As plain values; stable. Times in seconds."""
+        faults = {
+            name: {
+                "rounds": n, "judged": self.points[name], "refused": self.refused[name],
+                "slowest_s": round(self.slowest[name], 2),
+            }
+            for name, n in self.rounds.items()
+        }  # fmt: skip
+        return {
+            "rounds": self.rounds.total(), "faults": faults, "writes": self.writes, "transcripts": self.transcripts,
+            "steps": self.steps,
+        }  # fmt: skip
+
+
+def besiege(folder: Path, *, rounds: int, seed: int, progress: Callable[[int], None] = lambda n: None) -> Siege:
+    """So many rounds, in an empty folder. Raises Violation for what may not be."""
+    tally = Siege()
+    with _Field(folder, seed) as field_:
+        for n in range(rounds):
+            field_.round(n, tally)
+            progress(n + 1)
+        field_.end(tally)
+    for path in sorted(folder.glob("*/transcripts/*.gz")):
+        played = replay(path)
+        if played.broke:
+            raise Violation("P28", f"{path.name} of site {played.site}: {played.broke}")
+        tally.transcripts += 1
+        tally.steps += played.steps
+    return tally
+
+
+class Wan:
+    """The connection between the sites, which can be cut, held up or slowed down."""
+
+    def __init__(self, to: int) -> None:
+        self._to, self.port = to, free_port()
+        self._open, self.rate = threading.Event(), 0.0
+        self._open.set()
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = self._listener.accept()
+                try:
+                    there = socket.create_connection(("127.0.0.1", self._to))
+                except OSError:
+                    here.close()
+                    continue
+                self._ends += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._open.wait()
+                if self.rate:
+                    time.sleep(len(data) / self.rate)
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Everything that is on it is lost."""
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
+
+    def hold(self, *, on: bool) -> None:
+        """Nothing comes through, and nobody is told."""
+        (self._open.clear if on else self._open.set)()
+
+    def close(self) -> None:
+        """No more of it."""
+        self._listener.close()
+        self.hold(on=False)
+        self.cut()
+
+
+class Guests:
+    """Writers on the protected disks; what they did, for the judge."""
+
+    def __init__(self, disks: Path, seed: int) -> None:
+        self._disks, self._over, self._lock = disks, threading.Event(), threading.Lock()
+        self.rows: list[dict[str, Any]] = []
+        self._ids = Counter[str]()
+        turns = (("db",), ("app",), ("db", "app"))
+        self._threads = [
+            threading.Thread(target=self._write, args=(vms, random.Random(f"{seed} {vms}")), daemon=True)
+            for vms in turns
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _write(self, vms: tuple[str, ...], rng: random.Random) -> None:
+        """To these VMs' disks in turn; a connection that breaks is made again, as a hypervisor would."""
+        while not self._over.is_set():
+            with suppress(OSError), ExitStack() as stack:
+                clients = [stack.enter_context(self._client(vm)) for vm in vms]
+                while not self._over.is_set():
+                    for vm, client in zip(vms, clients, strict=True):
+                        self._one(vm, client, rng)
+                        time.sleep(PACE)
+            time.sleep(0.02)
+
+    def _one(self, vm: str, client: socket.socket, rng: random.Random) -> None:
+        sectors = rng.choice((1, 1, 3, 8, 17))
+        lba = rng.randrange(SIZE // SECTOR - sectors)
+        with self._lock:
+            self._ids[vm] += 1
+            n = self._ids[vm]
+            issue, number = time.monotonic_ns(), VMS.index(vm)
+            row = {"kind": "write", "vm": number, "id": n, "lba": lba, "sectors": sectors, "issue": issue}
+            self.rows.append(row)
+        stamp = Stamp(run=1, vm=number, disk=0, write=n, lba=lba, sectors=sectors, issue=issue)
+        data = stamp_write(stamp)
+        client.sendall(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.WRITE, n, lba * SECTOR, len(data)) + data)
+        magic, error, _ = nbd.SIMPLE_REPLY.unpack(_exactly(client, nbd.SIMPLE_REPLY.size))
+        if magic != nbd.SIMPLE_REPLY_MAGIC or error:
+            raise OSError("the disk refuses")
+        row["ack"] = time.monotonic_ns()
+
+    @contextmanager
+    def _client(self, vm: str) -> Iterator[socket.socket]:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(self._disks))
+            _exactly(client, 18)
+            name = f"{vm}/data".encode()
+            client.sendall(struct.pack(">I", nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES))
+            client.sendall(struct.pack(">QII", nbd.OPTION_MAGIC, nbd.EXPORT_NAME, len(name)) + name)
+            _exactly(client, 10)
+            yield client
+
+    def seen(self) -> list[dict[str, Any]]:
+        """What they have done until now."""
+        with self._lock:
+            return [dict(row) for row in self.rows]
+
+    def stop(self) -> None:
+        """They write no more."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join(40)
+
+
+def _exactly(client: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = client.recv(size - len(data))
+        if not part:
+            raise OSError("the disk is gone")
+        data += part
+    return data
+
+
+class _Field:
+    """The two sites, the connection and the guests."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.rng, self._stack = folder, random.Random(seed), ExitStack()
+        self._seed, self.damaged = seed, False
+        self.faults: dict[str, Callable[[], None]] = {
+            "source killed": lambda: self._kill(self.london),
+            "target killed": lambda: self._kill(self.leeds),
+            "both killed": lambda: self._kill(self.london, self.leeds),
+            "source stalls": lambda: self._stall(self.london),
+            "target stalls": lambda: self._stall(self.leeds),
+            "connection cut": self._cut,
+            "connection black-holed": self._black_hole,
+            "connection slow": self._slow,
+            "journal disk full": self._full,
+            "restore killed": self._killed_restore,
+            "journal torn": lambda: self._damage(torn=True),
+            "journal bit flipped": lambda: self._damage(torn=False),
+        }
+
+    def __enter__(self) -> "_Field":
+        folder, stack = self.folder, self._stack
+        with stack:
+            pki.init(folder / "pki", ["london", "leeds"])
+            port = free_port()
+            self.wan = Wan(port)
+            stack.callback(self.wan.close)
+            vms = {
+                vm: {"host": host, "disks": {"data": {"path": f"{vm}.disk", "size": f"{SIZE} B"}}}
+                for vm, host in zip(VMS, ("london-1", "london-2"), strict=True)
+            }
+            common = {"tweaks": {"peer_timeout": "2 s", "frame_delay": "2 ms"}}
+            write_site(folder, "leeds", {
+                "link": {"peer": "london", "listen": f"127.0.0.1:{port}"}, "hosts": {"leeds-1": {}}, **common,
+            })  # fmt: skip
+            write_site(folder, "london", {
+                "link": {"peer": "leeds", "connect": f"127.0.0.1:{self.wan.port}"}, "vms": vms,
+                "hosts": {"london-1": {}, "london-2": {}}, **common,
+            })  # fmt: skip
+            self.leeds = SiteProcess(folder, "leeds", "--armed", "--transcript")
+            stack.callback(self.leeds.close)
+            self.london = SiteProcess(folder, "london", "--armed", "--transcript")
+            stack.callback(self.london.close)
+            self.guests = Guests(self.london.folder / "nbd.sock", self._seed)
+            stack.callback(self.guests.stop)
+            new = {"name": "crm", "vms": list(VMS), "target_host": "leeds-1", "interval": 0.2}
+            self.insist(self.london, "POST", "/vpgs", new)
+            self._protected("begin", time.monotonic())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def insist(self, site: SiteProcess, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Ask until the sites see each other again."""
+        deadline = time.monotonic() + BACK
+        while True:
+            try:
+                return site.manager.ask(method, path, body)
+            except (PlatformError, FileError) as error:
+                if time.monotonic() > deadline:
+                    raise Violation("P20", f"after {BACK:g} s {method} {path} still says: {error}") from error
+                time.sleep(0.05)
+
+    # -- a round ----------------------------------------------------------------------------------------------
+
+    def round(self, n: int, tally: Siege) -> None:
+        """One fault, drawn by the seed, and all that is demanded after it."""
+        name = self.rng.choice(sorted(self.faults))
+        self.damaged = name.startswith("journal ") and "full" not in name
+        time.sleep(self.rng.random() * 0.4)
+        try:
+            self.faults[name]()
+            asked = time.monotonic_ns()
+            took = self._protected(f"round {n}", time.monotonic())
+            listed = self.insist(self.leeds, "GET", "/vpgs/crm/checkpoints")
+            new = next(row["checkpoint"] for row in listed if row["tag"] == f"round {n}")
+            points = [(str(new), asked), (str(self.rng.choice(listed)["checkpoint"]), None)]
+            points = points[: 1 + (points[0][0] != points[1][0])]
+            judged = self._judge(points)
+        except Violation as violation:
+            raise Violation(violation.prop, f"round {n} ({name}): {violation.message}") from violation
+        tally.rounds[name] += 1
+        tally.points[name] += judged
+        tally.refused[name] += len(points) - judged
+        tally.slowest[name] = max(took, tally.slowest.get(name, 0.0))
+        tally.writes = len(self.guests.rows)
+
+    def _protected(self, tag: str, begun: float) -> float:
+        """Ask for a checkpoint until one is listed; one that is asked for while the VPG synchronizes is not taken."""
+        again = 0.0
+        while True:
+            rows = self.insist(self.leeds, "GET", "/vpgs/crm/checkpoints")
+            if any(row["tag"] == tag for row in rows):
+                return time.monotonic() - begun
+            if time.monotonic() > begun + BACK:
+                status = self.insist(self.london, "GET", "/status")
+                raise Violation("P20", f"no new checkpoint after {BACK:g} s: {json.dumps(status)}")
+            if time.monotonic() > again:
+                self.insist(self.london, "POST", "/vpgs/crm/checkpoints", {"tag": tag})
+                again = time.monotonic() + 0.3
+            time.sleep(0.02)
+
+    def _judge(self, points: list[tuple[str, int | None]]) -> int:
+        """Restore them and say whether they are right; how many could be restored."""
+        rows: list[dict[str, Any]] = [{"kind": "history", "version": 1, "run": 1}]
+        folders: list[Path] = []
+        for checkpoint, asked in points:
+            images = [self._restore(vm, checkpoint) for vm in VMS]
+            folders += [image.parent for image in images if image is not None]
+            if None in images:
+                continue
+            rows.append({"kind": "checkpoint", "name": checkpoint} | ({} if asked is None else {"time": asked}))
+            rows += [
+                {"kind": "image", "checkpoint": checkpoint, "vm": number, "file": str(image)}
+                for number, image in enumerate(images)
+            ]
+        path = self.folder / "history.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in [*rows, *self.guests.seen()]))
+        verdicts = judge(read_history(path))
+        for verdict in verdicts:
+            if not verdict.ok:
+                raise Violation("P4", f"checkpoint {verdict.name}: {verdict.reason}")
+            if verdict.loss is not None and verdict.loss.writes:
+                lost = f"{verdict.loss.writes} acknowledged writes are not in checkpoint {verdict.name}"
+                raise Violation("P8", lost)
+        for folder in folders:
+            shutil.rmtree(folder)
+        return len(verdicts)
+
+    def _restore(self, vm: str, checkpoint: str) -> Path | None:
+        wish = {"kind": "restore", "vpg": "crm", "volume": f"{vm}/data", "checkpoint": checkpoint}
+        try:
+            number = self.leeds.manager.ask("POST", "/operations", {"wish": wish})["operation"]
+        except FileError as error:
+            if "checkpoint" in error.message:  # too old by now
+                return None
+            raise Violation("P11", f"checkpoint {checkpoint} cannot be restored: {error.message}") from error
+        report = self._over(number)
+        if report["outcome"] == "done":
+            (image,) = (self.leeds.folder / "recovered").glob(f"crm-volume-*-{number}/*.disk")
+            return image
+        if self.damaged:
+            return None
+        raise Violation("P11", f"checkpoint {checkpoint} is listed and cannot be restored: {report}")
+
+    def _over(self, number: int) -> dict[str, Any]:
+        deadline = time.monotonic() + BACK
+        while True:
+            report: dict[str, Any] = self.insist(self.leeds, "GET", f"/operations/{number}")
+            if report["outcome"]:
+                return report
+            if time.monotonic() > deadline:
+                raise Violation("P15", f"operation {number} is not over after {BACK:g} s: {report}")
+            time.sleep(0.02)
+
+    # -- faults -----------------------------------------------------------------------------------------------
+
+    def _pause(self, longest: float) -> None:
+        time.sleep(self.rng.random() * longest)
+
+    def _kill(self, *sites: SiteProcess) -> None:
+        for site in sites:
+            site.kill()
+            self._pause(0.2)
+        self._pause(0.5)
+        for site in sites:
+            site.up()
+
+    def _stall(self, site: SiteProcess) -> None:
+        site.process.send_signal(signal.SIGSTOP)
+        self._pause(4)
+        site.process.send_signal(signal.SIGCONT)
+
+    def _cut(self) -> None:
+        for _ in range(self.rng.randint(1, 4)):
+            self.wan.cut()
+            self._pause(0.3)
+
+    def _black_hole(self) -> None:
+        self.wan.hold(on=True)
+        self._pause(5)
+        self.wan.hold(on=False)
+
+    def _slow(self) -> None:
+        self.wan.rate = 100e3
+        self._pause(3)
+        self.wan.rate = 0.0
+
+    def _full(self) -> None:
+        """No file of the recovery site may grow beyond a few KiB."""
+        pid = self.leeds.process.pid
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (FULL, before[1]))
+        self._pause(2)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+    def _killed_restore(self) -> None:
+        """The manager dies in the middle of an operation, which its next life ends."""
+        rows = self.insist(self.leeds, "GET", "/vpgs/crm/checkpoints")
+        wish = {"kind": "restore", "vpg": "crm", "volume": "db/data", "checkpoint": str(rows[-1]["checkpoint"])}
+        number = self.insist(self.leeds, "POST", "/operations", {"wish": wish})["operation"]
+        self._pause(0.1)
+        self._kill(self.leeds)
+        report = self._over(number)
+        if report["outcome"] != "done":
+            raise Violation("P15", f"operation {number} of a killed manager: {report}")
+        for path in (self.leeds.folder / "recovered").glob(f"crm-volume-*-{number}"):
+            shutil.rmtree(path)
+
+    def _damage(self, *, torn: bool) -> None:
+        """While the recovery site is down, one of its journal's files loses its end, or has a bit flipped."""
+        self.leeds.kill()
+        segments = sorted((self.leeds.folder / "journals").rglob("*.segment"))
+        if segments:
+            path = self.rng.choice(segments)
+            data = bytearray(path.read_bytes())
+            if torn:
+                del data[max(0, len(data) - self.rng.randint(1, 600)) :]
+            elif data:
+                data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
+            path.write_bytes(data)
+        self.leeds.up()
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def end(self, tally: Siege) -> None:
+        """Delete the VPG; nothing may be left of it."""
+        self.guests.stop()
+        tally.writes = len(self.guests.rows)
+        self.insist(self.london, "DELETE", "/vpgs/crm")
+        deadline = time.monotonic() + BACK
+        while any(self.insist(site, "GET", "/status")["vpgs"] for site in (self.london, self.leeds)):
+            if time.monotonic() > deadline:
+                raise Violation("P20", f"the VPG is not deleted after {BACK:g} s")
+            time.sleep(0.05)
+        places = ("journals", "recovered", "catalogs")
+        found = [path for place in places for path in self.leeds.folder.glob(f"{place}/**/*")]
+        left = [path for path in found if path.is_file() and "damaged" not in path.parts]
+        if left:
+            raise Violation("P22", f"left behind: {', '.join(str(p.relative_to(self.folder)) for p in left)}")
