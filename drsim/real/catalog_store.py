@@ -28,6 +28,7 @@ class CatalogStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints: dict[CheckpointId, Checkpoint] = {}
+        self._texts: dict[CheckpointId, bytes] = {}  # of each: what stays in the list is not written out again
         self.closed = ""
         """Why the store takes no changes until it is opened anew; nothing when it does."""
         with blame(path):
@@ -49,6 +50,7 @@ class CatalogStore:
         except (ValueError, KeyError, TypeError) as error:
             raise PlatformError(f"the catalogue is corrupt: {error}", place=str(self.path)) from error
         self.checkpoints = {c.id: c for c in content.checkpoints}
+        self._texts = {c.id: _text(plain(c)) for c in content.checkpoints}
 
     def verify(self) -> None:
         """Read the file again: it says what holds. Raises PlatformError."""
@@ -65,8 +67,9 @@ class CatalogStore:
         self._put({id_: c for id_, c in self.checkpoints.items() if before is not None and id_ >= before})
 
     def _put(self, checkpoints: dict[CheckpointId, Checkpoint]) -> None:
-        content = plain(_Content(tuple(checkpoints.values())))
-        data = json.dumps({"crc32": crc32(_text(content)), "catalog": content}, indent=1).encode()
+        texts = {id_: self._texts.get(id_) or _text(plain(c)) for id_, c in checkpoints.items()}
+        checksum = crc32(_LIST % b",".join(texts.values()))
+        data = b'{"crc32":%d,"catalog":%b}' % (checksum, _LIST % b",\n".join(texts.values()))
         if self.closed:
             message = f"the catalogue is closed to changes: {self.closed}"
             raise PlatformError(message, place=str(self.path), hint="restart it")
@@ -78,7 +81,10 @@ class CatalogStore:
                 if self._read() == self._data:
                     self.closed = ""
                 raise
-        self.checkpoints, self._data = checkpoints, data
+        self.checkpoints, self._texts, self._data = checkpoints, texts, data
+
+
+_LIST = b'{"checkpoints":[%b]}'
 
 
 def _text(content: object) -> bytes:

@@ -11,6 +11,7 @@ from drsim.core.messages import Checkpoint, Cut
 from drsim.core.names import CheckpointId
 from drsim.core.units import Ns
 from drsim.real.catalog_store import CatalogStore
+from drsim.real.codec import plain
 
 
 def checkpoint(n: int) -> Checkpoint:
@@ -34,6 +35,24 @@ def test_the_new_list_is_durable_before_it_takes_its_name(tmp_path: Path, monkey
         store.keep(checkpoint(1))
     beside = "crm.json.new"
     assert seen == [("pwrite", beside), ("fsync", beside), ("replace", beside), ("fsync", tmp_path.name)]
+
+
+def test_a_long_list_is_not_written_out_anew_for_each_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day at a checkpoint every 5 s is 17,280 of them: once, keeping one took longer than the next needed to come."""
+    store = CatalogStore(tmp_path / "crm.json")
+    for number in range(1, 30):
+        store.keep(checkpoint(number))
+    written: list[object] = []
+    monkeypatch.setattr("drsim.real.catalog_store.plain", lambda value: written.append(value) or plain(value))
+    again = CatalogStore(store.path)
+    written.clear()
+    for each in (store, again):
+        each.keep(checkpoint(30))
+        each.forget(CheckpointId(7))
+    assert written == [checkpoint(30), checkpoint(30)]
+    assert list(CatalogStore(store.path).checkpoints) == list(range(7, 31))
 
 
 def test_a_broken_file_is_seen(tmp_path: Path) -> None:

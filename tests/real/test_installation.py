@@ -127,6 +127,51 @@ def test_what_cannot_be_is_refused_and_nothing_is_begun(tmp_path: Path) -> None:
     on_sites(tmp_path, check)
 
 
+@pytest.mark.parametrize("damage", ["flipped", "torn", "gone"])
+def test_a_journal_that_does_not_verify_is_set_aside_and_protection_begins_anew(tmp_path: Path, damage: str) -> None:
+    """Nothing of it is served, the rest of the site is up, and everything is compared before anything is listed."""
+    rng, disks = random.Random(4), {"db/log": bytearray(SIZE), "app/system": bytearray(SIZE)}
+
+    async def write(sites: Sites) -> None:
+        for name, disk in disks.items():
+            data, lba = rng.randbytes(64 * SECTOR), rng.randrange(SIZE // SECTOR - 64)
+            await asyncio.to_thread(sites.write, name, lba * SECTOR, data)
+            disk[lba * SECTOR : (lba + 64) * SECTOR] = data
+
+    async def check(sites: Sites) -> None:
+        await write(sites)
+        await sites.london.protect(sites.vpg("crm", "db"))
+        await sites.london.protect(sites.vpg("erp", "app"))
+        await write(sites)
+        await sites.checkpoint("crm", "before")
+        await sites.checkpoint("erp", "before")
+        await sites.leeds._close()
+        (segment,) = sites.leeds.folder.glob("journals/crm*/vm-*/*.segment")
+        data = bytearray(segment.read_bytes())
+        data[len(data) // 2] ^= 4
+        segment.write_bytes({"flipped": bytes(data), "torn": data[:-10], "gone": b""}[damage])
+        if damage == "gone":
+            segment.unlink()
+        await write(sites)
+        async with Installation(load_site(sites.folder / "leeds.yaml"), sites.folder) as again:
+            sites.leeds = again
+            (stream,) = again.distrust.damaged
+            assert stream.startswith("crm:")
+            assert "before" in [c.tag for c in again.listed("erp")]
+            assert "before" not in [c.tag for c in again.listed("crm")]
+            assert again.distrust.vpgs() == ("crm",)
+            numbers = sites.london.state.state.volumes
+            for vpg, name in (("crm", "db/log"), ("erp", "app/system")):
+                kept = await sites.checkpoint(vpg, "after")
+                assert sites.rebuilt(kept, vpg)[numbers[name]] == disks[name]
+            first = again.listed("crm")[0]
+            assert sites.rebuilt(first, "first")[numbers["db/log"]] == disks["db/log"], "never one with holes"
+            assert again.distrust.vpgs() == ()
+            assert [p.name for p in again.folder.glob("journals/damaged/*")] != []
+
+    on_sites(tmp_path, check)
+
+
 def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     async def check(sites: Sites) -> None:
         with pytest.raises(PlatformError, match="another process works in this folder"):

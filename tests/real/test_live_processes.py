@@ -89,6 +89,30 @@ def _until(condition: Any, london: SiteProcess, tag: str = "") -> None:
             insist(london, "POST", "/vpgs/crm/checkpoints", {"tag": tag})
 
 
+def test_real_sites_under_seeded_faults(tmp_path: Path) -> None:
+    done = drsim("verify", "--live", "--rounds", "10", "--seed", "5", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["rounds"] == 10
+    assert sum(fault["judged"] + fault["refused"] for fault in found["faults"].values()) > 10
+    assert found["writes"] > 1000
+    assert found["transcripts"] >= 2
+    assert found["steps"] > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rounds", "3"), "--rounds was given without --live"),
+        (("--live", "--seconds", "3"), "--live was given with an option of the swarm"),
+    ],
+)
+def test_options_of_the_swarm_and_of_real_sites_do_not_mix(words: tuple[str, ...], said: str) -> None:
+    done = drsim("verify", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
 def test_a_site_that_is_not_armed_changes_nothing_and_says_what_it_would(tmp_path: Path) -> None:
     with two_sites(tmp_path, ("db",)) as (london, _):
         transport = httpx.HTTPTransport(uds=str(london.folder / "api.sock"))

@@ -30,7 +30,7 @@ class Box:
         assert isinstance(message, Release)
         self.seen.append(str(message.checkpoint))
 
-    def up(self) -> None:
+    def up(self, lost: tuple[str, ...]) -> None:
         self.seen.append("up")
 
     def down(self) -> None:
