@@ -6,6 +6,7 @@
     state of a stream, promotions    entries that number themselves (`ledger.py`)
     the journals' records            their envelopes, and where they belong (`vm_log.py`)
     mirrors                          a checksum of every sector (`mirror.py`)
+    what the site remembers          a checksum, and what the site holds (`state.py`)
     the lists of checkpoints         a checksum, and what the manager holds (`catalog_store.py`)
 
 A site that runs scrubs itself, each stream in its lane between other work: nothing is read while it is written. Of a
@@ -25,6 +26,7 @@ from drsim.core.errors import PlatformError
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.files import blame, noted
 from drsim.real.journal_store import places, spec_in
+from drsim.real.state import StateFile
 from drsim.real.stream_store import StreamStore
 
 if TYPE_CHECKING:
@@ -57,12 +59,16 @@ async def scrub_site(site: "Installation") -> Scrubbed:
         with noted(done.flaws):
             await site.site.lane(f"catalog {name}").call(catalog.verify)
         done.catalogs += 1
+    with noted(done.flaws):
+        site.state.verify()
     return done
 
 
 def scrub_folder(folder: Path) -> Scrubbed:
     """The folder of a site that does not run: its lock is the caller's. Raises PlatformError."""
     done = Scrubbed()
+    with noted(done.flaws):
+        StateFile(folder / "state.json")
     with blame(folder):
         for place in places(folder / "journals"):
             with noted(done.flaws), closing(StreamStore(place, spec_in(place))) as store:

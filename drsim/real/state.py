@@ -1,11 +1,13 @@
-"""StateFile: what a site remembers, in a small file that is replaced in one durable step; and its folder's lock."""
+"""StateFile: what a site remembers, in a small file that is replaced in one durable step; and its folder's lock.
+
+The file has a first line with the checksum of the rest (CRC-32, of the bytes), which is JSON.
+"""
 
 import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
-
-from pydantic import ValidationError
+from zlib import crc32
 
 from drsim.core.errors import PlatformError
 from drsim.real.files import blame, make_directory, replace_file
@@ -38,21 +40,34 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.state = path, SiteState()
+        self._data = self._read()
         if path.exists():
-            with blame(path):
-                text = path.read_text()
             try:
+                said, _, text = self._data.partition(b"\n")
+                if int(said, 16) != crc32(text):
+                    raise ValueError("the checksum is wrong")
                 self.state = SiteState.model_validate_json(text)
-            except ValidationError as error:
-                hint = "nothing was changed"
+            except ValueError as error:
+                hint = "nothing was changed; bring the file back from a copy, or begin with an empty folder"
                 raise PlatformError(f"the site's state is corrupt: {error}", place=str(path), hint=hint) from error
+
+    def _read(self) -> bytes:
+        with blame(self.path):
+            return self.path.read_bytes() if self.path.exists() else b""
+
+    def verify(self) -> None:
+        """Read the file again: it says what holds. Raises PlatformError."""
+        if self._read() != self._data:
+            raise PlatformError("the site's state is not what was written", place=str(self.path))
 
     def put(self, **changes: object) -> SiteState:
         """Change fields. Raises PlatformError, and nothing has changed."""
         state = self.state.model_copy(update=changes)
+        text = state.model_dump_json(indent=1).encode()
+        data = b"%08x\n%b" % (crc32(text), text)
         with blame(self.path):
-            replace_file(self.path, state.model_dump_json(indent=1).encode())
-        self.state = state
+            replace_file(self.path, data)
+        self.state, self._data = state, data
         return state
 
     def vpg(self, name: str, change: Callable[[VpgState], VpgState | None]) -> None:

@@ -11,13 +11,14 @@ from live_sites import Sites, on_sites, write_sites
 from typer.testing import CliRunner
 
 from drsim.cli.main import program
+from drsim.core.errors import PlatformError
 from drsim.core.messages import Checkpoint, Cut
 from drsim.core.names import CheckpointId
 from drsim.core.units import SECTOR, Ns
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.journal_store import JournalStore
 from drsim.real.scrub import scrub_folder, scrub_site
-from drsim.real.state import FolderLock
+from drsim.real.state import FolderLock, StateFile
 from drsim.real.stream_store import StreamStore
 
 FRAMES = frames_of([[(0, 0, n, bytes([n + 1]) * SECTOR), (1, 1, n, bytes([n + 101]) * SECTOR)] for n in range(3)])
@@ -115,7 +116,7 @@ def test_a_site_that_runs_scrubs_itself(tmp_path: Path) -> None:
 
         segment = next((tmp_path / "leeds" / "journals").glob("*/vm-*/*.segment"))
         catalog = tmp_path / "leeds" / "catalogs" / "crm.json"
-        for path in (segment, catalog):
+        for path in (segment, catalog, tmp_path / "leeds" / "state.json"):
             whole = path.read_bytes()
             path.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
             (flaw,) = (await scrub_site(sites.leeds)).flaws
@@ -141,6 +142,24 @@ def test_the_command_says_what_is_wrong_and_where(kept: Path) -> None:
     told = run.invoke(program(["scrub"]), command)
     assert told.exit_code == 1
     assert "1 wrong" in told.output
+
+
+def test_a_broken_state_is_seen_and_nothing_is_changed(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    state = StateFile(path).put(lives=3, vms={"db": 1}, made=2)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(PlatformError, match="the site's state is corrupt"):
+            StateFile(path)
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(PlatformError):
+            StateFile(path)
+    assert any("state is corrupt" in flaw.message for flaw in scrub_folder(tmp_path).flaws)
+    path.write_bytes(whole)
+    assert StateFile(path).state == state
+    assert scrub_folder(tmp_path).flaws == []
 
 
 def test_a_site_that_never_ran_and_one_that_runs_elsewhere_are_told(tmp_path: Path) -> None:
