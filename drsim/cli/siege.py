@@ -257,7 +257,14 @@ class _Field:
             self._pause(0.2)
         self._pause(0.5)
         for site in sites:
+            self._up(site)
+
+    @staticmethod
+    def _up(site: SiteProcess) -> None:
+        try:
             site.up()
+        except PlatformError as error:
+            raise Violation("P20", f"a site that was killed does not come up again: {error}") from error
 
     def _stall(self, site: SiteProcess) -> None:
         site.process.send_signal(signal.SIGSTOP)
@@ -312,7 +319,7 @@ class _Field:
             elif data:
                 data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
             path.write_bytes(data)
-        self.leeds.up()
+        self._up(self.leeds)
 
     # -- the end ----------------------------------------------------------------------------------------------
 

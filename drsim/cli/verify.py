@@ -108,7 +108,7 @@ def _verify_live(rounds: int, seed: int, *, as_json: bool) -> None:
         print(json.dumps(tally.figures(), indent=2))  # noqa: T201
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("fault", "rounds", "checkpoints judged", "refused", "protected again after at most"):
+    for column in ("fault", "rounds", "checkpoints judged", "refused", "slowest return"):
         table.add_column(column, justify="left" if column == "fault" else "right")
     for fault, row in sorted(tally.figures()["faults"].items()):
         table.add_row(fault, *(str(row[key]) for key in ("rounds", "judged", "refused")), f"{row['slowest_s']:.1f} s")
