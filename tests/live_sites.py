@@ -12,8 +12,8 @@ from drsim.core.messages import Checkpoint
 from drsim.files.sites import load_site
 from drsim.real import pki
 from drsim.real.installation import Installation
+from drsim.real.loopback import free_port
 from drsim.real.planning import vpg_of
-from drsim.real.ports import free_port
 from drsim.spec.live import LiveVpg
 from drsim.verify.transcripts import replay
 

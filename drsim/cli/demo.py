@@ -124,7 +124,7 @@ class SiteProcess:
 def two_sites(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[SiteProcess, SiteProcess]]:
     from drsim.real import pki
     from drsim.real.local import guest
-    from drsim.real.ports import free_port
+    from drsim.real.loopback import free_port
 
     port = free_port()
     pki.init(folder / "pki", ["london", "leeds"])

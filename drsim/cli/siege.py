@@ -30,7 +30,7 @@ from typing import Any
 from drsim.cli.demo import SiteProcess, write_site
 from drsim.core.errors import FileError, PlatformError
 from drsim.real import pki
-from drsim.real.ports import free_port
+from drsim.real.loopback import free_port
 from drsim.verify.guests_live import SIZE, VMS, Guests
 from drsim.verify.history import read_history
 from drsim.verify.judge import judge

@@ -5,7 +5,7 @@ import threading
 import time
 from contextlib import suppress
 
-from drsim.real.ports import free_port
+from drsim.real.loopback import free_port
 
 
 class Wan:

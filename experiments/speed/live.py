@@ -24,7 +24,7 @@ from typing import Any
 
 from drsim.cli.manager import Manager
 from drsim.real import pki
-from drsim.real.ports import free_port
+from drsim.real.loopback import free_port
 
 SIZE = 256 << 20
 JOBS = {

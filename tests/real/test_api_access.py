@@ -13,7 +13,7 @@ from drsim.cli.manager import Manager
 from drsim.core.errors import FileError, PlatformError
 from drsim.files.sites import load_any_site, load_site
 from drsim.real import pki
-from drsim.real.ports import free_port
+from drsim.real.loopback import free_port
 from drsim.spec.live import RemoteSite
 
 SITE = """

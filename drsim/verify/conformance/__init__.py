@@ -1,0 +1,1 @@
+"""Conformance: one suite that every platform has to pass."""

@@ -1,0 +1,99 @@
+"""Bench: a platform under test, as the suite needs it: connected, with room, and with ways to make trouble.
+
+An *arm* of the suite is a platform with the other side that it is tested against (a simulator by others, a fake, or the
+real thing). It gives a fresh bench for every check; what is on a bench belongs to that check alone.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from drsim.real.ports import DiskId, Platform
+
+
+class Label(StrEnum):
+    """How much a passed check says (DESIGN 5)."""
+
+    REAL = "real"
+    SIMULATOR = "simulator by others"
+    FAKE = "our fake behind a real client"
+    MODEL = "model"
+    NEVER = "never run"
+
+
+class Trouble(StrEnum):
+    """What can be done to the next call that changes something."""
+
+    LOST_ANSWER = "carried out, and its answer is lost"
+    NOT_DONE = "the connection breaks before it is carried out"
+    THROTTLED = "refused as too many"
+    EXPIRED = "the session has expired"
+    SLOW = "takes a while"
+
+
+class Bench(Protocol):
+    """A platform with two hosts, a datastore, two networks and an appliance that runs."""
+
+    platform: Platform
+    host: str
+    other_host: str
+    store: str
+    network: str
+    test_network: str
+
+    def trouble(self, trouble: Trouble, times: int = 1, skip: int = 0) -> None:
+        """So much trouble for calls that change something, after `skip` of them were left alone."""
+        ...
+
+    def changes(self) -> int:
+        """How many calls have changed something so far; each is one that trouble could have hit."""
+        ...
+
+    async def lose_host(self, name: str) -> None:
+        """A host does not answer any more."""
+        ...
+
+    async def restart(self) -> Platform:
+        """Connect anew, as a manager that was killed and is started again; `platform` is the new one."""
+        ...
+
+    async def refused(self) -> Platform:
+        """Connect with a wrong password. Has to raise LoginRefused."""
+        ...
+
+    async def booted(self, vm: str) -> str:
+        """What the guest of a VM that runs has printed; without guests, what QEMU prints, booting the disks that it has.
+
+        The first disk has a boot sector that prints its second sector as text.
+        """
+        ...
+
+    async def fill(self, disk: DiskId, content: bytes) -> None:
+        """Content of a disk, from its beginning, as the appliance writes it when the disk is attached to it."""
+        ...
+
+    async def content(self, disk: DiskId, length: int) -> bytes:
+        """What a disk holds, from its beginning."""
+        ...
+
+
+class Opens(Protocol):
+    """Opens a fresh bench."""
+
+    def __call__(self) -> AbstractAsyncContextManager[Bench]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A platform with its other side. `label`: of all calls; `labels`: of those where it is another, by `port.method`.
+
+    `cannot`: checks that say nothing here, by name, and why.
+    """
+
+    name: str
+    bench: Opens
+    label: Label
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    cannot: Mapping[str, str] = field(default_factory=dict)
