@@ -4,7 +4,7 @@ Theory of operation. The data plane (capture, ship, journal, promote) is written
 platform is control plane only. Mirror disks are disks of the platform, attached to the recovery VRA (an *appliance*: a
 VM, or this machine) and written by it; recovery attaches a disk to the recovered VM. What every method promises:
 
-    asked again     does what is missing and answers the same; nothing is made twice. So whoever lost an answer asks again,
+    asked again     does what is missing and answers the same; nothing is made twice. Whoever lost an answer asks again,
                     and what a killed manager has half made is found and finished, not doubled.
     owner           whoever made something, an operation or a site. It is written on the thing itself (a tag, a note, a
                     folder), before the thing can be used. Nothing is deleted for an owner who did not make it.

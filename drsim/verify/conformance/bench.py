@@ -64,7 +64,7 @@ class Bench(Protocol):
         ...
 
     async def booted(self, vm: str) -> str:
-        """What the guest of a VM that runs has printed; without guests, what QEMU prints, booting the disks that it has.
+        """What the guest of a VM that runs has printed; without guests, what QEMU prints that boots its disks.
 
         The first disk has a boot sector that prints its second sector as text.
         """
