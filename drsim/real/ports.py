@@ -129,9 +129,10 @@ class StoreFacts:
 
 @dataclass(frozen=True, slots=True)
 class DiskFacts:
-    """A disk. `attached`: to which VM, by name. Bytes."""
+    """A disk. `name`: as it was created. `attached`: to which VM, by name. Bytes."""
 
     id: DiskId
+    name: str
     size: int
     owner: str = ""
     attached: str = ""
@@ -284,10 +285,6 @@ class Disks(Protocol):
 
     async def delete(self, disk: DiskId, owner: str) -> None:
         """Delete a disk that this owner made. Raises Taken while a VM has it."""
-        ...
-
-    async def give(self, disk: DiskId, owner: str) -> DiskId:
-        """Another owner has it from now on; gives its name, which may be a new one. Raises NotFound."""
         ...
 
     async def owned(self, owner: str) -> Sequence[DiskFacts]:
