@@ -3,14 +3,14 @@
 Theory of operation. Everything that an operation makes carries its address as owner, so that it is found after a crash
 and nobody else's is touched. Disks of a recovered VM are disks of the platform of their own:
 
-    CreateScratch, CopyDisks     make the disk, attach it to the appliance, lay out the volume as of the checkpoint there,
-                                 detach it
+    CreateScratch, CopyDisks     make the disk, attach it to the appliance, lay out the volume as of the checkpoint
+                                 there, detach it
     AttachDisks                  attach it to the VM, in the order of the volumes
     Promote                      nothing: the disk is whole already
     DropScratch, DeleteCopy      detach it from whoever has it and delete it
 
-So a recovery takes the time to copy what the VM's disks hold, once, at the speed of the platform's datastore; and a test,
-a roll back or a clone never touch a mirror. (A local site serves scratch over NBD instead and copies afterwards.)
+So a recovery takes the time to copy what the VM's disks hold, once, at the speed of the platform's datastore; and a
+test, a roll back or a clone never touch a mirror. (A local site serves scratch over NBD and copies afterwards.)
 
 Whatever was interrupted is done again from where it can be looked at: an interrupted layout begins anew, because nobody
 has seen that disk yet.
@@ -26,10 +26,11 @@ from drsim.core.errors import PlatformError
 from drsim.core.names import Address, CheckpointId, VmId, VolumeId
 from drsim.core.recovery import actions as do
 from drsim.core.units import SECOND
-from drsim.real.ports import DiskId, Firmware, NewVm, NotFound, Platform
+from drsim.real.ports import DiskId, Firmware, NewVm, NotFound, Platform, Taken
 
 SHARED = "drsim"
 """In the name of every disk, so that an administrator knows whose it is."""
+_NUMBER = 6  # digits
 
 
 class Images(Protocol):
@@ -106,8 +107,11 @@ class Target:
     async def _make(self, owner: str, name: str, vm: VmId, volume: VolumeId, checkpoint: CheckpointId) -> None:
         here, size = self._platform(), self._images.sizes(vm)[volume]
         disk = await here.disks.create(_called(name, volume), size, self._store, owner)
-        if (await here.disks.disk(disk)).attached not in ("", here.appliance):
-            return  # it was laid out in an earlier life, and the VM has it
+        attached = (await here.disks.disk(disk)).attached
+        if attached == name:
+            return  # it was laid out in an earlier life
+        if attached not in ("", here.appliance):
+            raise Taken(f"disk {disk} of {name} is attached to {attached}", place=here.name, hint="detach it there")
         async with self._one_at_a_time:
             await here.hypervisor.attach(here.appliance, disk)
             try:
@@ -118,17 +122,18 @@ class Target:
 
     async def _disks(self, owner: str, name: str) -> list[DiskId]:
         """Those that an operation has made for a VM, in order."""
-        mine = [facts for facts in await self._platform().disks.owned(owner) if facts.name.startswith(_called(name))]
-        return [facts.id for facts in sorted(mine, key=lambda facts: facts.name)]
+        owned = await self._platform().disks.owned(owner)
+        mine = {facts.name: facts.id for facts in owned if facts.name[:-_NUMBER] == _called(name, 0)[:-_NUMBER]}
+        return [mine[each] for each in sorted(mine)]
 
     async def _drop(self, owner: str, name: str) -> None:
         here = self._platform()
         for disk in await self._disks(owner, name):
             attached = (await here.disks.disk(disk)).attached
-            if attached:
+            if attached in (name, here.appliance):
                 await here.hypervisor.detach(attached, disk)
             await here.disks.delete(disk, owner)
 
 
-def _called(name: str, volume: VolumeId | None = None) -> str:
-    return f"{SHARED}-{name}-" if volume is None else f"{SHARED}-{name}-{volume:06d}"
+def _called(name: str, volume: int) -> str:
+    return f"{SHARED}-{name}-{volume:0{_NUMBER}d}"

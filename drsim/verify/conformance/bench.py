@@ -42,6 +42,9 @@ class Bench(Protocol):
     store: str
     network: str
     test_network: str
+    address: str
+    """One that is free in `network`, and its mask."""
+    mask: str
 
     def trouble(self, trouble: Trouble, times: int = 1, skip: int = 0) -> None:
         """So much trouble for calls that change something, after `skip` of them were left alone."""
@@ -89,7 +92,8 @@ class Opens(Protocol):
 class Arm:
     """A platform with its other side. `label`: of all calls; `labels`: of those where it is another, by `port.method`.
 
-    `cannot`: checks that say nothing here, by name, and why.
+    `cannot`: checks that say nothing here, by name, and why. `every`: of proofs that go through all points at which
+    something may go wrong, each so many-th is played, where calls are slow.
     """
 
     name: str
@@ -97,3 +101,4 @@ class Arm:
     label: Label
     labels: Mapping[str, Label] = field(default_factory=dict)
     cannot: Mapping[str, str] = field(default_factory=dict)
+    every: int = 1

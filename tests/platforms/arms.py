@@ -1,0 +1,19 @@
+"""The arms of the conformance suite that are here on this machine."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from drsim.verify.conformance.bench import Arm, Bench, Label
+from drsim.verify.conformance.memory import MemoryBench
+
+
+@asynccontextmanager
+async def open_memory(kind: type[MemoryBench] = MemoryBench) -> AsyncIterator[Bench]:
+    """A platform in memory; its disks are files."""
+    with TemporaryDirectory() as folder:
+        yield kind(Path(folder))
+
+
+ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL),)
