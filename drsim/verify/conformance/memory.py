@@ -372,7 +372,7 @@ class MemoryBench:
 
     host, other_host, store, network, test_network = "host-1", "host-2", "store", "lan", "test"
     address, mask = "10.0.0.5", "255.255.255.0"
-    inventory, hypervisor, disks = MemoryInventory, MemoryHypervisor, MemoryDisks
+    inventory, hypervisor, disks, epochs = MemoryInventory, MemoryHypervisor, MemoryDisks, MemoryChanges
     """What the platform is made of; a wrong one is put here."""
 
     def __init__(self, folder: Path) -> None:
@@ -386,7 +386,7 @@ class MemoryBench:
         parts = self._estate, self.wire
         return Platform(
             "sim", self.inventory(*parts), self.hypervisor(*parts), self.disks(*parts), MemoryLocator(*parts), "vra",
-            _nothing, MemoryChanges(*parts),
+            _nothing, self.epochs(*parts),
         )  # fmt: skip
 
     def trouble(self, trouble: Trouble, times: int = 1, skip: int = 0) -> None:

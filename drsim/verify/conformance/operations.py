@@ -267,23 +267,21 @@ async def disk_elsewhere(bench: Bench, every: int) -> None:
 async def undo_everywhere(bench: Bench, every: int) -> None:
     """Each step fails, before or after it took effect: undone or reported, and the platform agrees."""
     plan = plan_of(bench, Kind.TEST)
-    for n, step in enumerate(await _steps(bench, plan)):
-        if n % every == 0:
-            for how in ("before", "after"):
-                await rehearse(bench, plan, verdict=Decided(Verdict.COMMIT), broken={step: how})
-                await clean(bench)
+    points = [(step, how) for step in await _steps(bench, plan) for how in ("before", "after")]
+    for step, how in points[::every]:
+        await rehearse(bench, plan, verdict=COMMIT, broken={step: how})
+        await clean(bench)
 
 
 @_operation
 async def die_everywhere(bench: Bench, every: int) -> None:
     """The manager dies at each effect, before, after, or noted, and goes on with a connection that knows nothing."""
     plan = plan_of(bench, Kind.LIVE)
-    for n in range(len(await _steps(bench, plan))):
-        if n % every == 0:
-            phase = PHASES[n // every % len(PHASES)]
-            await bench.restart()
-            await rehearse(bench, plan, verdict=ROLL_BACK, crashes={n: phase})
-            demand(not (left := await left_behind(bench, OWNER)), f"dies at {n}, {phase}: left behind: {left}")
+    points = [(n, phase) for n in range(len(await _steps(bench, plan))) for phase in PHASES]
+    for n, phase in points[::every]:
+        await bench.restart()
+        await rehearse(bench, plan, verdict=ROLL_BACK, crashes={n: phase})
+        demand(not (left := await left_behind(bench, OWNER)), f"dies at {n}, {phase}: left behind: {left}")
 
 
 async def _steps(bench: Bench, plan: Plan) -> list[Step]:
