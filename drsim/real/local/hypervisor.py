@@ -17,7 +17,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ _LONGEST_SOCKET = 107  # bytes of a unix socket's path
 class LocalVm:
     """A VM. `owner`: who made it (an operation; empty: the site's own). `disks`: names of exports, in order.
 
+    `host`: of the site's hosts, which all are this machine.
+
     `nics`: networks, with addresses for the guest's hook if it has any (fw_cfg `opt/drsim/nics`, JSON).
     """
 
@@ -46,6 +48,7 @@ class LocalVm:
     disks: tuple[str, ...] = ()
     nics: tuple[dict[str, Any], ...] = ()
     ready: str = ""
+    host: str = ""
 
 
 class LocalHypervisor:
@@ -104,8 +107,8 @@ class LocalHypervisor:
         """Change what a VM consists of, for its next power on. Raises PlatformError when there is none."""
         vm = self.vm(name)
         self._put(
-            LocalVm(vm.name, vm.owner if owner is None else owner, vm.memory, vm.cpus,
-                    vm.disks if disks is None else tuple(disks), vm.nics if nics is None else tuple(nics), vm.ready)
+            replace(vm, owner=vm.owner if owner is None else owner, disks=vm.disks if disks is None else tuple(disks),
+                    nics=vm.nics if nics is None else tuple(nics))
         )  # fmt: skip
 
     async def delete(self, name: str) -> None:
