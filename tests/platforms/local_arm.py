@@ -121,6 +121,6 @@ LOCAL = Arm(
         ),
         "host_gone": "its hosts are this machine",
         "re_ip": "a boot sector says no addresses; tests/real has a guest that does",
-        "epochs": "writes are captured one by one instead",
     },
+    lacks=frozenset({"changes", "objects"}),
 )  # fmt: skip

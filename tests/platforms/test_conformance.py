@@ -6,7 +6,7 @@ import pytest
 from platforms.arms import ARMS
 
 from drsim.verify.conformance.bench import Arm
-from drsim.verify.conformance.checks import CHECKS
+from drsim.verify.conformance.checks import CHECKS, NEEDS
 from drsim.verify.conformance.operations import OPERATIONS
 
 
@@ -17,6 +17,8 @@ def _all(names: object) -> list[object]:
 def _skip(arm: Arm, name: str) -> None:
     if name in arm.cannot:
         pytest.skip(f"{arm.name} cannot: {arm.cannot[name]}")
+    if NEEDS.get(name) in arm.lacks:
+        pytest.skip(f"{arm.name} has no {NEEDS[name]}")
 
 
 @pytest.mark.parametrize(("arm", "name"), _all(CHECKS))

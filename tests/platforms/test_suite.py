@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from platforms.arms import open_memory
+from platforms.arms import ARMS, open_memory
 
 from drsim.core.errors import DrsimError
 from drsim.core.recovery.plan import Nic
@@ -20,7 +21,10 @@ from drsim.verify.conformance.memory import (
     MemoryInventory,
 )
 from drsim.verify.conformance.operations import OPERATIONS
+from drsim.verify.conformance.table import PORTS, calls, page
 from drsim.verify.violation import Violation
+
+ROOT = Path(__file__).parents[2]
 
 
 class _TakesAnyName(MemoryHypervisor):
@@ -155,3 +159,18 @@ def test_a_broken_promise_is_caught(name: str) -> None:
 
     with pytest.raises((DrsimError, Violation)):
         asyncio.run(with_bench())
+
+
+def test_the_page_of_platforms_is_up_to_date(rewrite_golden: bool) -> None:
+    made, path = page(ARMS), ROOT / "docs/reference/platforms.md"
+    if rewrite_golden:
+        path.write_text(made)
+    assert path.read_text() == made, "run pytest tests/platforms/test_suite.py --rewrite-golden"
+
+
+def test_every_label_is_of_a_call_that_exists() -> None:
+    known = {*calls(), *PORTS}
+    for arm in ARMS:
+        assert set(arm.labels) <= known
+        assert arm.lacks <= set(PORTS)
+        assert set(arm.cannot) <= {*CHECKS, *OPERATIONS}

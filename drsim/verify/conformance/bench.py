@@ -90,8 +90,9 @@ class Opens(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A platform with its other side. `label`: of all calls; `labels`: of those where it is another, by `port.method`.
+    """A platform with its other side. `label`: of all calls; `labels`: where it is another, by `port.method` or `port`.
 
+    `lacks`: ports that it has not.
     `cannot`: checks that say nothing here, by name, and why. `every`: of proofs that go through all points at which
     something may go wrong, each so many-th is played, where calls are slow.
     """
@@ -102,3 +103,4 @@ class Arm:
     labels: Mapping[str, Label] = field(default_factory=dict)
     cannot: Mapping[str, str] = field(default_factory=dict)
     every: int = 1
+    lacks: frozenset[str] = frozenset({"objects"})

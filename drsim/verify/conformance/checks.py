@@ -35,6 +35,8 @@ PATIENCE = 60.0
 Check = Callable[[Bench], Awaitable[None]]
 CHECKS: dict[str, Check] = {}
 """All checks of the ports, by name, in order."""
+NEEDS = {"epochs": "changes", "objects": "objects"}
+"""Checks that say nothing of platforms that lack a port."""
 
 
 class NotConforming(DrsimError):
@@ -183,6 +185,7 @@ async def power(bench: Bench) -> None:
     for _ in range(2):
         await here.power_off("web")
         demand((await facts(bench)).power is Power.OFF, "it does not")
+    demand(await here.shut_down("web", 1), "one that is off has shut down")
     await expect(NotFound, here.power_on("nobody"), "a VM that is not there")
     await here.power_on("web")
     await here.delete("web", OWNER)
@@ -433,7 +436,7 @@ async def epochs(bench: Bench) -> None:
     """What changed between two snapshots is told, a superset, as it was at the second; an unknown mark is Untrusted."""
     here, changes = bench.platform, bench.platform.changes
     if changes is None:
-        raise NotConforming("the platform has no changes; say so in the arm's `cannot`")
+        raise NotConforming("the platform has no changes; say so in what the arm lacks")
     await a_vm(bench)
     was = b"".join(bytes([n % 251 + 1]) * 4096 for n in range(SIZE // 4096))
     disk = await a_disk(bench, content=was)
@@ -467,3 +470,24 @@ async def _read(bench: Bench, epoch: Epoch, disk: DiskId, since: str | None, bas
         if part.length > 0:
             data[part.offset : part.offset + part.length] = await changes.read(epoch, disk, part)
     return bytes(data)
+
+
+# -- objects ----------------------------------------------------------------------------------------------------------
+
+
+@_check
+async def objects(bench: Bench) -> None:
+    """An object is written once, whoever asks again, and read in parts; keys come in order."""
+    store = bench.platform.objects
+    if store is None:
+        raise NotConforming("the platform has no objects; say so in what the arm lacks")
+    for key in ("suite/b", "suite/a", "other"):
+        demand(await store.put(key, f"content of {key}".encode()), f"{key} was not there")
+    demand(not await store.put("suite/a", b"something else"), "what is there is not written again")
+    demand(await store.get("suite/a") == b"content of suite/a", "and holds what it held")
+    demand(await store.get("suite/a", 8, 2) == b"of", "a part of it is read")
+    demand(list(await store.keys("suite/")) == ["suite/a", "suite/b"], "keys come in order")
+    await store.delete("suite/a")
+    await store.delete("suite/a")
+    await expect(NotFound, store.get("suite/a"), "what is deleted is not there")
+    demand(list(await store.keys("suite/")) == ["suite/b"], "nor listed")
