@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from drsim.core.errors import FileError
 from drsim.core.measure import Teeth
 from drsim.core.names import StreamId, VmId
 from drsim.core.trace import TraceDigest
@@ -21,7 +22,7 @@ from drsim.sim.warp import FOREVER, Absent, Warped, spans
 from drsim.sim.workload import mean_rate, source
 from drsim.sim.world import World
 from drsim.spec.model import Model
-from drsim.spec.operations import AddVm, AttachVolume, DetachVolume, RemoveVolume
+from drsim.spec.operations import AddVm, AttachVolume, DetachVolume, Failover, Move, RemoveVolume
 from drsim.spec.workload import Trace, Workload
 
 SAMPLES = 1500
@@ -65,6 +66,16 @@ class Run:
             stream: f"{store.files[stream].writes}:{store.files[stream].digest:016x}"
             for stream, store in self.world.journals.items()
         }
+
+
+def _refuse(model: Model) -> None:
+    """Raise FileError for what this simulation does not play."""
+    for n, operation in enumerate(model.operations):
+        if isinstance(operation, Failover | Move) and operation.reverse:
+            raise FileError(
+                f"fidelity {model.run.fidelity} ends with the commit and does not protect the other way",
+                place=f"operations.{n}.reverse", hint="run it with --fidelity fluid, or leave `reverse` out",
+            )  # fmt: skip
 
 
 def load_traces(model: Model) -> dict[Workload, BlockTrace]:
@@ -159,6 +170,7 @@ def simulate(
 
     `stop`: looked at every minute of the run, which ends when it says so. Raises DrsimError.
     """
+    _refuse(model)
     seed = model.run.seed if seed is None else seed
     until = model.run.until
     layout = Layout(model)

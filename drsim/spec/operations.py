@@ -5,7 +5,7 @@ VMs and VPGs are single ones: `web-007` of a `web` with a `count`, `shop-02` of 
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from drsim.spec.base import Name, Spec
 from drsim.spec.protect import HOUR, LONGEST_HISTORY, Limit, VolumeSize
@@ -204,6 +204,9 @@ class _InPlace(_Runs):
     """What an operator decides."""
     after: Annotated[Duration, Field(ge=0)] = 0
     """How long after all VMs answer."""
+    reverse: bool = False
+    """Protect the VPG the other way afterwards, onto the old source's disks, which are compared (products.md T23).
+    Another failover or move of the VPG then brings it back. Fidelity fluid only."""
 
 
 class Failover(_InPlace):
@@ -234,6 +237,12 @@ class Move(_InPlace):
     """How the VMs at the source are shut down."""
     keep_source: bool = False
     """Do not delete them."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> "Move":
+        if self.keep_source and self.reverse:
+            raise ValueError("a move that keeps the source cannot be reversed (T27); choose one of the two")
+        return self
 
 
 class Clone(_Recovery):

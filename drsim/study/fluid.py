@@ -15,6 +15,8 @@ from drsim.study.canvas import amounts, durations
 from drsim.study.page import Page, Section, lines
 
 SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
+CONFIGURED = "VPG configuration changed"
+"""The cause of what is missed until a VPG has its first checkpoint, as in `core.messages.Trigger`."""
 WORST = 8  # VPGs that a page shows one by one
 
 
@@ -36,19 +38,66 @@ def _rpo(run: FluidRun, which: "slice | int") -> dict[str, float]:
             "mean": run.rpo.mean(which)}  # fmt: skip
 
 
+def _begun(run: FluidRun, n: int) -> int:
+    """When a leg had its first checkpoint, ns, if it began with a sync; else when it began."""
+    leg = run.legs[n]
+    if leg.after is None and leg.vpg.spec.sync == "done":
+        return leg.begins
+    mine = [stream for stream, k in enumerate(run.network.vpg_of_stream) if k == n]
+    ended = {sync.stream: sync.ended for sync in reversed(run.syncs) if sync.stream in mine}
+    return max(ended.values()) if len(ended) == len(mine) else leg.ends
+
+
+def _syncs(run: FluidRun, n: int) -> dict[str, float]:
+    """Of a leg's syncs how many ended, what they sent, and when the first and the last of them was over."""
+    mine = [sync for sync in run.syncs if run.network.vpg_of_stream[sync.stream] == n]
+    found = {"ended": float(len(mine)), "sent_bytes": sum(sync.sent for sync in mine)}
+    if mine:
+        found |= {"first_ended_s": mine[0].ended / SECOND, "last_ended_s": mine[-1].ended / SECOND}
+    return found
+
+
+def _turns(run: FluidRun) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Each failover and move, and what it meant for protection."""
+    rows = []
+    for n, leg in enumerate(run.legs):
+        turn = leg.before
+        if turn is None:
+            continue
+        back = run.legs[n + 1] if turn.reverse and n + 1 < len(run.legs) and run.legs[n + 1].after == turn else None
+        synced = next((s.ended for s in run.syncs if back and run.network.vpg_of_stream[s.stream] == n + 1), None)
+        at = [turn.begun, turn.service, None if back is None else back.begins, synced]
+        rows.append((
+            f"{turn.kind} of {turn.vpg} to {leg.vpg.target}",
+            *("" if time is None else style.seconds(time / SECOND) for time in at),
+            "" if synced is None else style.seconds((synced - turn.cut) / SECOND),
+        ))  # fmt: skip
+    return ("operation", "begins", "VMs answer", "protected the other way", "in sync again", "no checkpoint for"), rows
+
+
 def _vpg(run: FluidRun, n: int, kept: Any) -> dict[str, Any]:
-    spec, end = run.layout.vpgs[n].spec, run.end / SECOND
+    leg = run.legs[n]
+    spec, lasted = leg.vpg.spec, max(1e-9, (leg.ends - leg.begins) / SECOND)
     mine = run.network.vpg_of_stream[run.network.stream_of_vm] == n
     seconds = sum(b - a for a, b in missed(run, n)) / SECOND
     limited = sum(b - a for a, b in short(run, n)) / SECOND
-    causes = {"network congestion": 1 - limited / seconds, "journal limit": limited / seconds} if seconds else {}
-    rate, writes = float(run.raw[mine].sum()) / end, float((run.raw[mine] / run.size[mine]).sum()) / end
+    begun = _begun(run, n)
+    first = sum(max(0, min(b, begun) - a) for a, b in missed(run, n)) / SECOND
+    spent = {CONFIGURED: first, "journal limit": limited, "network congestion": seconds - limited - first}
+    causes = {cause: share / seconds for cause, share in spent.items()} if seconds else {}
+    rate, writes = float(run.raw[mine].sum()) / lasted, float((run.raw[mine] / run.size[mine]).sum()) / lasted
     highest = float(run.rpo.highest[n])
     return {
+        "leg": {
+            "begins_s": leg.begins / SECOND, "ends_s": leg.ends / SECOND, "from": leg.vpg.source, "to": leg.vpg.target,
+        },
+        "sync": _syncs(run, n),
         "rpo_s": _rpo(run, n),
         "rpo_alert_s": spec.rpo_alert / SECOND,
         "worst_loss": {"seconds": highest, "writes": round(writes * highest), "bytes": round(rate * highest)},
-        "status_share": {"MeetingSLA": 1 - seconds / end, **({"RpoNotMeetingSLA": seconds / end} if seconds else {})},
+        "status_share": {
+            "MeetingSLA": 1 - seconds / lasted, **({"RpoNotMeetingSLA": seconds / lasted} if seconds else {}),
+        },
         "journal": {
             "peak_bytes": round(float(kept[:, n].max())),
             "largest_vm_peak_bytes": round(float(run.kept[:, mine].max())),
@@ -61,7 +110,7 @@ def _vpg(run: FluidRun, n: int, kept: Any) -> dict[str, Any]:
             "longest_hold_s": 0.0,
         },
         "sla": {
-            "missed_s": seconds, "missed_share": seconds / end,
+            "missed_s": seconds, "missed_share": seconds / lasted,
             "causes": {cause: share for cause, share in causes.items() if share > 0},
         },
     }  # fmt: skip
@@ -71,7 +120,7 @@ def figures(run: FluidRun) -> dict[str, Any]:
     """All figures of one run as plain numbers, as `results.figures` has them; what fluid does not know is empty."""
     kept = _by_vpg(run)
     vpgs = {name: _vpg(run, n, kept) for n, name in enumerate(run.network.vpgs)}
-    each, end = list(vpgs.values()), run.end / SECOND
+    each, observed = list(vpgs.values()), sum(leg.ends - leg.begins for leg in run.legs) / SECOND
     seconds = sum(f["sla"]["missed_s"] for f in each)
     causes: dict[str, float] = {}
     for f in each:
@@ -96,7 +145,7 @@ def figures(run: FluidRun) -> dict[str, Any]:
             "longest_hold_s": 0.0,
         },
         "sla": {
-            "missed_s": seconds, "missed_share": seconds / end / len(each),
+            "missed_s": seconds, "missed_share": seconds / max(1e-9, observed),
             "causes": causes,
         },
     }  # fmt: skip
@@ -137,13 +186,15 @@ def frames(run: FluidRun, replication: int = 0) -> dict[str, pd.DataFrame]:
     kept, parts = _by_vpg(run), []
     bins = np.minimum(np.array([s.time for s in run.samples], np.int64) // run.journals.width, len(kept)) - 1
 
-    def column(kind: str, name: str, measure: str, values: Any) -> None:
-        rows = {"time_s": times, "kind": kind, "name": name, "measure": measure, "value": np.asarray(values, float)}
+    def column(kind: str, name: str, measure: str, values: Any, which: Any = slice(None)) -> None:
+        value = np.asarray(values, float)[which]
+        rows = {"time_s": times[which], "kind": kind, "name": name, "measure": measure, "value": value}
         parts.append(pd.DataFrame(rows))
 
     for n, name in enumerate(run.network.vpgs):
-        column("vpg", name, "rpo_s", [s.rpo[n] / SECOND for s in run.samples])
-        column("vpg", name, "journal_bytes", kept[np.maximum(bins, 0), n])
+        there = np.array([s.rpo[n] >= 0 for s in run.samples], bool)
+        column("vpg", name, "rpo_s", _rpo_over_time(run, n), there)
+        column("vpg", name, "journal_bytes", kept[np.maximum(bins, 0), n], there)
     for n, vra in enumerate(run.network.vras):
         column("vra", vra, "buffer_bytes", [s.buffers[n] for s in run.samples])
     for n, direction in enumerate(run.network.directions):
@@ -160,6 +211,12 @@ def frames(run: FluidRun, replication: int = 0) -> dict[str, pd.DataFrame]:
     return made
 
 
+def _rpo_over_time(run: FluidRun, vpg: int) -> Any:
+    """RPO at each sample, s; NaN while a leg is not there."""
+    rpo = np.array([sample.rpo[vpg] for sample in run.samples], float) / SECOND
+    return np.where(rpo < 0, np.nan, rpo)
+
+
 def over_time(axes: Axes, top: float) -> None:
     """An axis of durations from 0."""
     durations(axes, 0, top, log=False)
@@ -174,7 +231,7 @@ def page(run: FluidRun, summary: dict[str, Any], answer: str) -> Page:
     names = [name for name, _ in worst[:WORST]]
     times = np.array([s.time for s in run.samples]) / SECOND
     index = {name: n for n, name in enumerate(run.network.vpgs)}
-    rpo = {name: np.array([s.rpo[index[name]] for s in run.samples]) / SECOND for name in names[:4]}
+    rpo = {name: _rpo_over_time(run, index[name]) for name in names[:4]}
     wan = {}
     for n, direction in enumerate(run.network.directions):
         total = np.array([0.0, *(s.data[n] + s.sync[n] for s in run.samples)])
@@ -188,6 +245,8 @@ def page(run: FluidRun, summary: dict[str, Any], answer: str) -> Page:
         )
         for name, f in worst[:50]
     ]  # fmt: skip
+    turns = _turns(run)
+    operations = Section("Failovers and moves, times from the begin of the run", table=turns)
     return Page(
         title=f"{summary['model']['name']}: rates over {style.seconds(summary['run']['until_s'])}",
         about=summary["model"]["about"], answer=answer, command=summary["run"]["command"],
@@ -195,11 +254,13 @@ def page(run: FluidRun, summary: dict[str, Any], answer: str) -> Page:
         sections=(
             Section("RPO of the worst VPGs", picture=lines(times, rpo, over_time, "rpo")),
             Section("WAN", picture=lines(times, wan, lambda axes, top: amounts(axes, top, style.rate), "wan")),
+            *((operations,) if turns[1] else ()),
             Section(f"VPGs, worst first{'' if len(worst) <= 50 else f' (50 of {len(worst)})'}", table=(header, rows)),
             Section("Assumptions", text=(
                 f"Rates are constant within a tick of {style.seconds(run.model.run.tick / SECOND)}. Machines and "
                 "datastores do not fail and are never slow; RPO has a sawtooth of a checkpoint interval around what "
-                "is drawn. Fidelity slice simulates the core itself.",
+                "is drawn. A VPG that was failed over and protected the other way counts as another one, its second "
+                "leg, and how long an operation takes is rehearsed alone. Fidelity slice simulates the core itself.",
             )),
         ),
     )  # fmt: skip

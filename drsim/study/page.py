@@ -64,7 +64,7 @@ def lines(x: Any, series: Mapping[str, Any], axis: Callable[[Axes, float], None]
     def draw(axes: Axes) -> None:
         for (label, y), colour in zip(series.items(), style.SERIES, strict=False):
             axes.plot(x, y, color=colour, label=label, lw=1.1)
-        top = max((float(np.max(y, initial=0)) for y in series.values()), default=1.0)
+        top = max((float(np.nanmax(y, initial=0)) for y in series.values()), default=1.0)
         axes.set_xlim(0, float(x[-1]) if len(x) else 1)
         axis(axes, top * 1.08 or 1)
         day = 86400 if len(x) and x[-1] > 3 * 86400 else 3600 if len(x) and x[-1] > 2 * 3600 else 60

@@ -342,7 +342,7 @@ def summarise(
             "command": command,
         },
         "all": _merge([p["all"] for p in parts]),
-        "vpgs": {vpg: _merge([p["vpgs"][vpg] for p in parts]) for vpg in parts[0]["vpgs"]},
+        "vpgs": {vpg: _merge([p["vpgs"][vpg] for p in parts if vpg in p["vpgs"]]) for vpg in parts[0]["vpgs"]},
         "wan": _merge_wan([p["wan"] for p in parts]),
         "buffers": {
             address: {**b, "peak_bytes": max(p["buffers"][address]["peak_bytes"] for p in parts)}

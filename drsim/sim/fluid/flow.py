@@ -4,9 +4,12 @@ Theory of operation. A stream is
 
     sending   what is written is numbered and queued; a byte is as old as it waited
     apart     its link is down for longer than the peer timeout: what is written, and was queued, is only marked
-    sweeping  what is marked is sent; what is written is marked
+    sweeping  what is marked is sent, and what nobody is sure of compared (`compare.py`); what is written is marked
     tail      little is left of the sweep: what is written is numbered again, queued, and goes first
     catching  the sweep is over: the next checkpoint lies where it ended, and arrives when what was queued then has
+    idle      its leg (`legs.py`) has not begun, or is over
+
+A stream that has marked more than its bitmap has memory for gives it up, and compares everything instead.
 
 `known` is the newest instant of a VPG that could be recovered: while all its streams send, the age of the oldest byte
 that waits in any of them; otherwise it stands still. Ticks in which every stream sends and nothing waits are done a
@@ -19,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drsim.core.units import SECOND
+from drsim.sim.fluid.compare import Scan
 from drsim.sim.fluid.load import Part
 from drsim.sim.fluid.network import Network, fair
+from drsim.spec.tweaks import Tweaks
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -29,20 +34,30 @@ EMPTY = 1.0
 """Bytes of a queue that count as none."""
 
 
-SENDING, APART, SWEEPING, TAIL, CATCHING = range(5)
+SENDING, APART, SWEEPING, TAIL, CATCHING, IDLE = range(6)
 
 
 class Step(NamedTuple):
     """One tick that was stepped through. known: int64[VPGs], ns. frozen: bool[VPGs], those that get no checkpoint now.
 
     sent, synced, queued: float64[streams], raw bytes of data and of sweeps in the tick, and those that wait after it.
+    digests: float64[streams], bytes of comparisons.
     """
 
     known: Int64
     frozen: NDArray[np.bool_]
     sent: Float
     synced: Float
+    digests: Float
     queued: Float
+
+
+class Sync(NamedTuple):
+    """A sync of a stream that ended at this time, ns, and the raw bytes that it sent."""
+
+    stream: int
+    ended: int
+    sent: float
 
 
 class Dirty:
@@ -67,10 +82,9 @@ class Dirty:
         grown = np.where(self._sequential[rows], np.minimum(left, n), -left * np.expm1(-n))
         self._marked[rows] += grown * self._size[rows]
 
-    def fill(self, which: NDArray[np.bool_], by_part: Float) -> None:
-        """Mark so much of each part."""
-        rows = which[self._stream]
-        self._marked[rows] = np.maximum(self._marked[rows], by_part[rows])
+    def clear(self, which: NDArray[np.bool_]) -> None:
+        """Nothing of these streams is marked any more."""
+        self._marked[which[self._stream]] = 0
 
     @property
     def nbytes(self) -> Float:
@@ -88,22 +102,22 @@ class Flow:
     """The streams of a network over time. `latency`: ns on the way, of each VPG."""
 
     def __init__(
-        self, network: Network, parts: list[list[Part]], rates: Float, *, tick: int, latency: Int64, timeout: int,
-        frame: int, outages: list[list[tuple[int, int]]], initial: Float,
+        self, network: Network, parts: list[list[Part]], rates: Float, *, tick: int, latency: Int64, tweaks: Tweaks,
+        scan: Scan, outages: list[list[tuple[int, int]]],
     ) -> None:  # fmt: skip
-        """frame: bytes of a frame of a sweep. outages: of each direction, when its link carries nothing, ns. timeout:
-
-        how long a stream bears that, ns. initial: bytes of each stream to copy first.
-        """
+        """rates: usual bytes/s of each VM. outages: of each direction, when its link carries nothing, ns."""
         streams = len(network.vpg_of_stream)
         self._net, self._tick, self._latency = network, tick, latency
         self.dirty = Dirty(network, parts)
-        self._usual, self._frame = rates, float(frame)
+        self._usual, self._frame, self._scan = rates, float(tweaks.sync_bytes), scan
+        self._bitmap = float(tweaks.bitmap_regions) * tweaks.region_bytes
         self.mode = np.full(streams, SENDING)
         self.arrived, self.served = np.zeros(streams), np.zeros(streams)
         self._until = np.zeros(streams)  # of those that catch up: what must have been served
-        self._copy = initial.astype(float)  # of whole disks, not yet sent
-        self.mode[self._copy > 0] = SWEEPING
+        self._copy = np.zeros(streams)  # of whole disks, or found to differ; not yet sent
+        self._doubt, self._differs = np.zeros(streams), np.zeros(streams)  # not yet compared; the share that differs
+        self._growth = np.zeros(streams)  # of what is marked, in a tick
+        self._swept, self.syncs = np.zeros(streams), list[Sync]()
         self.known = np.zeros(len(network.vpgs), np.int64)
         self._history = np.zeros((64, streams))  # what had arrived at the end of each tick stepped through
         self._times = np.zeros(64, np.int64)
@@ -113,18 +127,40 @@ class Flow:
             np.add.reduceat(rates, network.first_vm), 1e-9
         )
         self._outages = [
-            (begin + timeout, end, direction.streams)
+            (begin + tweaks.peer_timeout, end, direction.streams)
             for direction, spans in zip(network.directions, outages, strict=True)
             for begin, end in spans
-            if end - begin > timeout
+            if end - begin > tweaks.peer_timeout
         ]
+
+    # -- legs -----------------------------------------------------------------------------------------------------
+
+    def idle(self, which: NDArray[np.bool_]) -> None:
+        """These streams do nothing, and know nothing."""
+        self.mode[which] = IDLE
+        self.dirty.clear(which)
+        for kept in (self._copy, self._doubt, self._swept):
+            kept[which] = 0
+        self.arrived[which] = self.served[which]
+        self._history[: self._rows, which] = np.minimum(self._history[: self._rows, which], self.served[which])
+
+    def copy(self, which: NDArray[np.bool_]) -> None:
+        """The other side of these streams has nothing."""
+        self._copy[which], self.mode[which] = self._net.whole[which], SWEEPING
+
+    def compare(self, which: NDArray[np.bool_], differs: Float) -> None:
+        """Nobody knows what the other side of these streams has: everything is compared, and a share of it differs."""
+        self._doubt[which], self._differs[which] = self._net.whole[which], differs[which]
+        self.mode[which] = SWEEPING
 
     # -- in health ------------------------------------------------------------------------------------------------
 
     @property
     def calm(self) -> bool:
-        """Whether every stream sends and nothing waits."""
-        return bool((self.mode == SENDING).all() and (self.arrived - self.served <= EMPTY).all())
+        """Whether every stream that is there sends, and nothing waits."""
+        return bool(
+            ((self.mode == SENDING) | (self.mode == IDLE)).all() and (self.arrived - self.served <= EMPTY).all()
+        )
 
     def busy(self, first: int, wire: Float, capacities: Float) -> NDArray[np.bool_]:
         """Of these ticks, float64[ticks, streams] wire bytes, those that would leave something waiting."""
@@ -159,29 +195,42 @@ class Flow:
         self._change(begin, now)
         marking = (self.mode == APART) | (self.mode == SWEEPING)
         if marking.any():
+            before = self.dirty.nbytes
             self.dirty.write(by_vm, marking)
+            self._growth = self.dirty.nbytes - before
+            self._outgrown()
         self.arrived += np.where(marking, 0, written)
         self._remember(now)
-        sent, synced = self._send(capacities)
-        self._advance()
+        sent, synced, digests = self._send(capacities)
+        self._advance(now)
         self._overflow(now)
-        frozen = np.bincount(net.vpg_of_stream, self.mode != SENDING, len(net.vpgs)) > 0
+        frozen = np.bincount(net.vpg_of_stream, (self.mode != SENDING) & (self.mode != IDLE), len(net.vpgs)) > 0
         ages = np.minimum.reduceat(self._served_time(now), net.first_stream) - self._latency
         self.known = np.where(frozen, self.known, np.maximum(self.known, ages))
-        return Step(self.known, frozen, sent, synced, self.arrived - self.served)
+        return Step(self.known, frozen, sent, synced, digests, self.arrived - self.served)
 
     def _change(self, begin: int, now: int) -> None:
         """Links that were lost or are back in this tick."""
         for low, high, streams in self._outages:
             if begin <= low < now or (low <= begin < high):
                 lost = np.zeros(len(self.mode), bool)
-                lost[streams] = self.mode[streams] != APART
+                lost[streams] = (self.mode[streams] != APART) & (self.mode[streams] != IDLE)
                 if lost.any():
                     self._fold(lost)
                     self.mode[lost] = APART
             if begin < high <= now:
                 back = streams[self.mode[streams] == APART]
                 self.mode[back] = SWEEPING
+
+    def _outgrown(self) -> None:
+        """Bitmaps that have no memory for another region: everything is compared instead (products.md T6)."""
+        marked = self.dirty.nbytes
+        which = marked > self._bitmap
+        if which.any():
+            unsure = np.minimum(1, (marked + self._copy + self._doubt * self._differs) / self._net.whole)
+            self._doubt[which], self._differs[which] = self._net.whole[which], unsure[which]
+            self._copy[which] = 0
+            self.dirty.clear(which)
 
     def _fold(self, which: NDArray[np.bool_]) -> None:
         """What waits in these streams is marked instead."""
@@ -192,36 +241,68 @@ class Flow:
         self.arrived[which] = self.served[which]
         self._history[: self._rows, which] = np.minimum(self._history[: self._rows, which], self.served[which])
 
-    def _send(self, capacities: Float) -> tuple[Float, Float]:
-        """Serve the queues and sweeps: raw bytes of data and of syncs."""
+    def _send(self, capacities: Float) -> tuple[Float, Float, Float]:
+        """Serve the queues and sweeps: raw bytes of data and of syncs, and bytes of digests."""
         queued = np.maximum(0, self.arrived - self.served)
         sweeps = (self.mode == SWEEPING) | (self.mode == TAIL)
+        digests = self._compare(sweeps & (self._doubt > 0), queued, capacities)
+        if digests.any():
+            capacities = capacities - [digests[direction.streams].sum() for direction in self._net.directions]
         marked = np.where(sweeps, self.dirty.nbytes + self._copy, 0)
         wanted = np.where(self.mode == APART, 0, (queued + marked) * self.squeeze)
-        got = np.zeros(len(wanted))
-        for direction, capacity in zip(self._net.directions, capacities.tolist(), strict=True):
-            limit = direction.alone * self._tick / SECOND
-            for streams in direction.classes:
-                got[streams] = fair(np.minimum(wanted[streams], limit), capacity)
-                capacity -= float(got[streams].sum())
-        raw = got / self.squeeze
+        raw = self._shares(wanted, capacities) / self.squeeze
         # What is numbered goes first, but one frame of the sweep always stands in the queue (`core.sender._sweep`).
         turn = raw * self._frame / (queued + self._frame)
         synced = np.minimum(np.maximum(raw - queued, turn), np.minimum(raw, marked))
         copied = np.minimum(synced, self._copy)
         self._copy -= copied
         self.dirty.send(synced - copied)
+        self._swept += synced
         sent = raw - synced
         self.served += sent
-        return sent, synced
+        return sent, synced, digests
 
-    def _advance(self) -> None:
+    def _shares(self, wanted: Float, capacities: Float) -> Float:
+        """Of what streams want of their links in this tick, wire bytes, what they get."""
+        got = np.zeros(len(wanted))
+        for direction, capacity in zip(self._net.directions, capacities.tolist(), strict=True):
+            limit = direction.alone * self._tick / SECOND
+            for streams in direction.classes:
+                got[streams] = fair(np.minimum(wanted[streams], limit), capacity)
+                capacity -= float(got[streams].sum())
+        return got
+
+    def _compare(self, which: NDArray[np.bool_], queued: Float, capacities: Float) -> Float:
+        """What these streams find out in this tick, if the link gives them what it can; bytes of digests."""
+        if not which.any():
+            return np.zeros(len(which))
+        seconds, known = self._tick / SECOND, self.dirty.nbytes + self._copy
+        most = self._scan.fastest * seconds * self._differs
+        wanted = np.where(self.mode == APART, 0, queued + np.where(which, known + most, 0)) * self.squeeze
+        got = self._shares(wanted, capacities)
+        spare = np.zeros(len(got))  # of each stream's link
+        for direction, capacity in zip(self._net.directions, capacities.tolist(), strict=True):
+            spare[direction.streams] = capacity - got[direction.streams].sum()
+        growth = np.where(self.mode == SWEEPING, self._growth / seconds, 0)
+        rate = np.maximum((got + spare) / self.squeeze - queued, 0) / seconds
+        speed = self._scan.speed(which, self._differs, growth, rate, self.squeeze)
+        # No stretch is begun while more is known than fits one.
+        left = np.maximum(0, seconds - np.maximum(0, known - self._scan.stretch) / np.maximum(rate, 1e-9))
+        done = np.where(which, np.minimum(self._doubt, speed * left), 0)
+        self._doubt -= done
+        self._copy += done * self._differs
+        return self._scan.digests(done)
+
+    def _advance(self, now: int) -> None:
         """Sweeps that are nearly over, or over; streams that have caught up."""
-        left = self.dirty.nbytes + self._copy
+        left = self.dirty.nbytes + self._copy + self._doubt
         self.mode[(self.mode == SWEEPING) & (left <= self._net.tail)] = TAIL
         over = (self.mode == TAIL) & (left <= EMPTY)
         self.mode[over] = CATCHING
         self._until[over] = self.arrived[over]
+        for stream in np.flatnonzero(over).tolist():
+            self.syncs.append(Sync(stream, now, float(self._swept[stream])))
+        self._swept[over] = 0
         caught = (self.mode == CATCHING) & (self.served >= self._until - EMPTY)
         self.mode[caught] = SENDING
 

@@ -1,12 +1,14 @@
 """Network: what the streams of a model are, which share what, and max-min fair shares of a link in a tick."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drsim.core.units import SECOND
+from drsim.core.units import SECOND, SECTOR
 from drsim.sim.capacity import over_time
+from drsim.sim.fluid.legs import Leg
 from drsim.sim.layout import Layout
 from drsim.sim.link import RANK, mathis_bps
 from drsim.spec.model import Model
@@ -40,15 +42,16 @@ class Direction:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Streams in the order of their VPGs, VMs in the order of their streams.
+    """Streams in the order of their VPGs, VMs in the order of their streams; each leg of a VPG counts as a VPG here.
 
-    vm_of: numbers of the layout's VMs. stream_of_vm, vpg_of_stream, vra_of_stream: int64. squeeze: wire bytes for each
-    byte of a VM. first_vm, first_stream: where each stream's VMs, each VPG's streams begin.
+    vms: names; load_of: which of the different ones each is. stream_of_vm, vpg_of_stream, vra_of_stream: int64.
+    squeeze: wire bytes for each byte of a VM. whole: bytes of each stream's disks. first_vm, first_stream: where each
+    stream's VMs, each VPG's streams begin.
     """
 
     vpgs: tuple[str, ...]
     vms: tuple[str, ...]
-    vm_of: Int64
+    load_of: Int64
     stream_of_vm: Int64
     vpg_of_stream: Int64
     vra_of_stream: Int64
@@ -56,31 +59,36 @@ class Network:
     buffer: Float
     tail: Float
     squeeze: Float
+    whole: Float
     first_vm: Int64
     first_stream: Int64
     directions: tuple[Direction, ...]
 
     @staticmethod
-    def of(model: Model, layout: Layout) -> "Network":
+    def of(model: Model, layout: Layout, legs: Sequence[Leg]) -> "Network":
         """A model's streams."""
-        streams = [(k, spec) for k, vpg in enumerate(layout.vpgs) for spec in vpg.streams]
-        vm_of = np.array([vm for _, spec in streams for vm in spec.vms], np.int64)
-        stream_of_vm = np.repeat(np.arange(len(streams)), [len(spec.vms) for _, spec in streams])
-        vpg_of_stream = np.array([k for k, _ in streams], np.int64)
-        vras = tuple(dict.fromkeys(spec.id.source for _, spec in streams))
-        vra_of_stream = np.array([vras.index(spec.id.source) for _, spec in streams], np.int64)
+        streams = [(k, leg, spec) for k, leg in enumerate(legs) for spec in leg.vpg.streams]
+        vms = tuple(leg.layout.vm_names[vm] for _, leg, spec in streams for vm in spec.vms)
+        different = {name: n for n, name in enumerate(dict.fromkeys(vms))}
+        stream_of_vm = np.repeat(np.arange(len(streams)), [len(spec.vms) for _, _, spec in streams])
+        vpg_of_stream = np.array([k for k, _, _ in streams], np.int64)
+        vras = tuple(dict.fromkeys(spec.id.source for _, _, spec in streams))
+        vra_of_stream = np.array([vras.index(spec.id.source) for _, _, spec in streams], np.int64)
         pools = np.array([_pool(model, layout, vra) for vra in vras], float)
-        shares = np.bincount(vra_of_stream)
+        # Legs of one VPG take turns.
+        users = {(spec.id.source, leg.vpg.name, spec.id.target) for _, leg, spec in streams}
+        shares = np.array([sum(user[0] == vra for user in users) for vra in vras])
         squeeze = np.array([
-            layout.vm(vm).workload.compress_to if layout.vpgs[k].spec.compression else 1.0
-            for k, spec in streams for vm in spec.vms
+            leg.layout.vm(vm).workload.compress_to if leg.vpg.spec.compression else 1.0
+            for _, leg, spec in streams for vm in spec.vms
         ])  # fmt: skip
+        whole = [sum(volume.sectors for volume in spec.volumes) * SECTOR for _, _, spec in streams]
         return Network(
-            tuple(vpg.name for vpg in layout.vpgs), tuple(layout.vm_names[vm] for vm in vm_of), vm_of, stream_of_vm,
-            vpg_of_stream, vra_of_stream, tuple(vras), pools * model.tweaks.buffer_use_protect,
-            (pools * model.tweaks.sync_tail / shares)[vra_of_stream], squeeze,
+            tuple(leg.name for leg in legs), vms, np.array([different[name] for name in vms], np.int64), stream_of_vm,
+            vpg_of_stream, vra_of_stream, vras, pools * model.tweaks.buffer_use_protect,
+            (pools * model.tweaks.sync_tail / shares)[vra_of_stream], squeeze, np.array(whole, float),
             np.flatnonzero(np.diff(stream_of_vm, prepend=-1)), np.flatnonzero(np.diff(vpg_of_stream, prepend=-1)),
-            tuple(_directions(model, layout, vpg_of_stream)),
+            tuple(_directions(model, legs, vpg_of_stream)),
         )  # fmt: skip
 
 
@@ -89,10 +97,10 @@ def _pool(model: Model, layout: Layout, vra: str) -> int:
     return model.hosts[host].vra.pool_bytes
 
 
-def _directions(model: Model, layout: Layout, vpg_of_stream: Int64) -> "list[Direction]":
+def _directions(model: Model, legs: Sequence[Leg], vpg_of_stream: Int64) -> "list[Direction]":
     users: dict[tuple[str, str, str], list[int]] = {}
     for n, k in enumerate(vpg_of_stream.tolist()):
-        vpg = layout.vpgs[k]
+        vpg = legs[k].vpg
         link = model.link_between(vpg.source, vpg.target)
         assert link is not None, "a validated model has a link for every VPG"
         users.setdefault((link, vpg.source, vpg.target), []).append(n)
@@ -100,7 +108,7 @@ def _directions(model: Model, layout: Layout, vpg_of_stream: Int64) -> "list[Dir
     for (link, source, target), streams in users.items():
         spec = model.links[link]
         times, rates = over_time(model, link, model.run.until)
-        ranks = np.array([RANK[layout.vpgs[vpg_of_stream[n]].spec.priority] for n in streams])
+        ranks = np.array([RANK[legs[vpg_of_stream[n]].vpg.spec.priority] for n in streams])
         classes = tuple(np.array(streams, np.int64)[ranks == rank] for rank in sorted(set(ranks.tolist())))
         alone = mathis_bps(spec.loss, 2 * spec.latency) / 8
         key = f"{link} {source}>{target}"

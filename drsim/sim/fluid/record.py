@@ -1,5 +1,6 @@
 """Record: figures of a fluid run, folded as it goes: RPO as a histogram, missed service levels, journals, samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,10 @@ POINTS, GOLDEN = 4, 0.6180339887
 
 @dataclass(slots=True)
 class Sample:
-    """The state at one instant: RPO of VPGs in ns, bytes in VRAs' buffers, wire bytes of each direction so far."""
+    """The state at one instant: RPO of VPGs in ns (-1: of a leg that is not there), bytes in VRAs' buffers, wire bytes
+
+    of each direction so far.
+    """
 
     time: int
     rpo: Int64
@@ -40,14 +44,14 @@ class Rpo:
     seconds: Float = field(init=False)
     missed: list[list[tuple[int, int]]] = field(init=False)
     _since: Int64 = field(init=False)
-    _calm: float = 0.0
+    _calm: Float = field(init=False)
 
     def __post_init__(self) -> None:
         n = len(self.interval)
         self.counts = np.zeros((n, BINS))
         self.highest, self.total, self.seconds = np.zeros(n), np.zeros(n), np.zeros(n)
         self.missed = [[] for _ in range(n)]
-        self._since = np.full(n, -1, np.int64)
+        self._since, self._calm = np.full(n, -1, np.int64), np.zeros(n)
 
     def add(self, seconds: float, low: Float, high: Float, which: NDArray[np.bool_]) -> None:
         """In ticks of that length RPO was spread evenly from `low` to `high`, s: [ticks, VPGs], those in `which`."""
@@ -64,10 +68,10 @@ class Rpo:
         self.seconds += seconds * np.bincount(vpgs, minlength=count)
         np.maximum.at(self.highest, vpgs, high)
 
-    def calm(self, begin: int, end: int) -> None:
-        """From `begin` to `end` each checkpoint arrived a latency after it was taken."""
-        self._calm += (end - begin) / SECOND
-        self.judge(np.array([begin]), (self.latency + self.interval / 2)[None])
+    def calm(self, begin: int, end: int, which: NDArray[np.bool_]) -> None:
+        """From `begin` to `end` each checkpoint of these VPGs arrived a latency after it was taken."""
+        self._calm += which * ((end - begin) / SECOND)
+        self.judge(np.array([begin]), np.where(which, self.latency + self.interval / 2, 0)[None])
 
     def judge(self, ends: Int64, middle: Float) -> None:
         """RPO between two checkpoints was `middle` in the mean at these instants: seconds, [instants, VPGs]."""
@@ -80,16 +84,22 @@ class Rpo:
                 self.missed[n].append((int(self._since[n]), int(ends[row])))
                 self._since[n] = -1
 
+    def over(self, vpg: int, now: int) -> None:
+        """A VPG is not protected any more."""
+        if self._since[vpg] >= 0:
+            self.missed[vpg].append((int(self._since[vpg]), now))
+            self._since[vpg] = -1
+
     def finish(self, now: int) -> None:
         """The run is over."""
-        self.judge(np.array([now]), np.zeros((1, len(self.alert))))
-        if self._calm:
-            edges = LOWEST * STEP ** np.arange(BINS + 1)
-            for n, (low, span) in enumerate(zip(self.latency, self.interval, strict=True)):
-                self.counts[n] += self._calm * np.diff(np.clip((edges - low) / span, 0, 1))
-            self.total += self._calm * (self.latency + self.interval / 2)
-            self.seconds += self._calm
-            self.highest = np.maximum(self.highest, self.latency + self.interval)
+        for n in range(len(self.alert)):
+            self.over(n, now)
+        edges = LOWEST * STEP ** np.arange(BINS + 1)
+        for n, (low, span) in enumerate(zip(self.latency, self.interval, strict=True)):
+            self.counts[n] += self._calm[n] * np.diff(np.clip((edges - low) / span, 0, 1))
+        self.total += self._calm * (self.latency + self.interval / 2)
+        self.seconds += self._calm
+        self.highest = np.where(self._calm > 0, np.maximum(self.highest, self.latency + self.interval), self.highest)
 
     def quantiles(self, shares: tuple[float, ...], which: "slice | int" = slice(None)) -> list[float]:
         """Seconds that are not exceeded in these shares of the time; the highest is exact."""
@@ -127,17 +137,19 @@ class Journals:
             self._newest = np.repeat(self._newest, known.shape[1], axis=1)
         self._newest[np.minimum((ends - 1) // self.width, len(self._newest) - 1)] = known
 
-    def kept(self, history: Int64, limit: Float, vpg_of_vm: Int64) -> tuple[Float32, Float, NDArray[np.bool_]]:
+    def kept(
+        self, history: Int64, limit: Float, vpg_of_vm: Int64, spans: Sequence[tuple[int, int]]
+    ) -> tuple[Float32, Float, NDArray[np.bool_]]:
         """Bytes kept of each VM at the end of each bin, float32[bins, VMs], how far back they reach at last, s, and
 
         bool[bins, VMs], when the limit leaves less than the history.
 
         history: ns of each VM, back from its VPG's newest checkpoint; limit: bytes, inf without. What is older, or does
-        not fit, has gone (products.md 3.2, form 5).
+        not fit, has gone (products.md 3.2, form 5). spans: of each VM, when there is a journal, ns.
         """
         kept = np.empty_like(self.bins)
         reach, short = np.zeros(self.bins.shape[1]), np.zeros(self.bins.shape, bool)
-        for vm in range(self.bins.shape[1]):
+        for vm, (begins, ends) in enumerate(spans):
             total = np.concatenate(([0.0], np.cumsum(self.bins[:, vm], dtype=float)))
             newest = self._newest[:, vpg_of_vm[vm] if self._newest.shape[1] > 1 else 0]
             back = np.maximum(np.maximum.accumulate(newest - int(history[vm])) // self.width, 0)
@@ -146,5 +158,7 @@ class Journals:
                 short[:, vm] = fits > back
                 back = np.maximum(back, fits)
             kept[:, vm] = total[1:] - total[back]
-            reach[vm] = (len(total) - 1 - back[-1]) * self.width / SECOND
+            first, over = begins // self.width, -(-ends // self.width)
+            kept[over:, vm], short[over:, vm] = 0, False
+            reach[vm] = max(0, over - max(int(back[over - 1]), first)) * self.width / SECOND if over else 0.0
         return kept, reach, short
