@@ -53,6 +53,11 @@ class Kernel:
 
     def post(self, now: Ns, address: Address, event: Event) -> list[Issued]:
         """One step: the machine at `address` handles `event`. Raises CoreError on a livelock."""
+        first, effects = self.step(now, address, event)
+        return [(EffectId(address, n), effect) for n, effect in enumerate(effects, first)]
+
+    def step(self, now: Ns, address: Address, event: Event) -> tuple[int, Sequence[Effect]]:
+        """The same for who has no use for most ids: the number of the first effect, and the effects."""
         if now != self._now:
             self._now, self._steps_now = now, 0
         assert now >= self._clocks[address], "time does not go back"
@@ -64,10 +69,6 @@ class Kernel:
         effects = self.machines[address].handle(now, event)
         if self._trace is not None:
             self._trace.record(now, address, event, effects)
-        if not effects:
-            return []
-        n = self._issued[address]
-        self._issued[address] = n + len(effects)
-        if len(effects) == 1:
-            return [(EffectId(address, n), effects[0])]
-        return [(EffectId(address, n + k), effect) for k, effect in enumerate(effects)]
+        first = self._issued[address]
+        self._issued[address] = first + len(effects)
+        return first, effects

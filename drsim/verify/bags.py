@@ -93,13 +93,14 @@ class Bags:
     def post(self, address: Address, event: Event) -> None:
         """An event reaches a machine, and its effects go into the bags."""
         now = self.now + self.skew.get(address, 0) if self.skew else self.now
-        for id_, effect in self.kernel.post(Ns(now), address, event):
+        first, effects = self.kernel.step(Ns(now), address, event)
+        for n, effect in enumerate(effects, first):
             kind = type(effect)
             if kind is Send:
                 self.send(address, effect.to, effect.message)  # type: ignore[union-attr]
             elif kind in TARGETS:
                 name, target = TARGETS[kind]
-                self._begin((name, address, target(effect)), id_, effect)
+                self._begin((name, address, target(effect)), EffectId(address, n), effect)
             elif kind is Arm:
                 self.timers[address, effect.timer] = self.now + effect.delay  # type: ignore[union-attr]
             else:

@@ -7,7 +7,7 @@ The questions themselves are in `superset.py` (P12), `content.py` (journals, ima
 from typing import TYPE_CHECKING
 
 from drsim.core.effects import Promote
-from drsim.core.events import Event, Fired, Received
+from drsim.core.events import Done, Event, Fired, Received
 from drsim.core.facts import (
     CheckpointSealed,
     CheckpointSkipped,
@@ -61,6 +61,7 @@ class Checkers:
         self.when: dict[tuple[str, int], int] = {}  # the time on a manager's clock at which it asked, in our time
         self.tapped: dict[tuple[str, CheckpointId], dict[VmId, int]] = {}  # of the same
         self.newest_kept: dict[str, dict[VmId, int]] = {}  # of each VPG, the cut of the newest ever listed
+        self.honest: dict[str, tuple[int, dict[VmId, int] | None, tuple[VmId, ...]]] = {}  # P6: answered with yes
         self.members: dict[str, set[VmId]] = {vpg.name: set() for vpg in x.estate.vpgs}  # VMs that checkpoints have
         self._control: dict[str, list[linear.Operation]] = {vpg.name: [] for vpg in x.estate.vpgs}
         self._start = {vpg.name: linear.Control(frozenset(vpg.vms)) for vpg in x.estate.vpgs}
@@ -88,21 +89,22 @@ class Checkers:
 
     def stepped(self, address: Address, event: Event) -> None:
         """A machine took a step. One that is about a single stream is looked at for that stream alone."""
-        if self.x.freezer.frozen and isinstance(event, Fired) and event.timer.startswith("freeze "):
-            ran_out(self.x, address, event.timer.removeprefix("freeze "))
+        kind = type(event)
+        if kind is Fired and self.x.freezer.frozen and event.timer.startswith("freeze "):  # type: ignore[union-attr]
+            ran_out(self.x, address, event.timer.removeprefix("freeze "))  # type: ignore[union-attr]
+        about = event.message if kind is Received else event.effect if kind is Done else event  # type: ignore[union-attr]
         streams = self._streams.get(address)
         if streams is not None:
-            stream = getattr(event.message if isinstance(event, Received) else event, "stream", None)
-            if stream is not None:
-                if stream in streams:
-                    streams[stream].check()
-            else:
+            stream = getattr(about, "stream", None)
+            if stream is None:
                 for superset in streams.values():
                     superset.check()
+            elif stream in streams:
+                streams[stream].check()
         elif address in self._managers:
             honest(self.x, self._managers[address])
-        elif isinstance(event, Received) and isinstance(event.message, Lineage):
-            self._heard(address, event.message)
+        elif type(about) is Lineage:
+            self._heard(address, about)
 
     def _heard(self, vra: Address, lineage: Lineage) -> None:
         """A recovery VRA was told of a generation, or was built by somebody who knows of it."""

@@ -64,7 +64,7 @@ class Shape:
     tweaks: Tweaks = field(default=TINY, hash=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VpgEstate:
     """One VPG: the addresses of its managers, and its streams.
 
@@ -86,21 +86,21 @@ class VpgEstate:
     generation: int = 1
     fenced: bool = False
 
-    @property
+    @cached_property
     def sources(self) -> tuple[Address, ...]:
         """Its protected VRAs."""
         return tuple(dict.fromkeys(s.id.source for s in self.streams))
 
-    @property
+    @cached_property
     def targets(self) -> tuple[Address, ...]:
         """Its recovery VRAs."""
         return tuple(dict.fromkeys(s.id.target for s in self.streams))
 
-    @property
-    def vms(self) -> list[VmId]:
+    @cached_property
+    def vms(self) -> tuple[VmId, ...]:
         """Its VMs, protected or not."""
         inside = [v.vm for s in self.streams for v in s.volumes]
-        return sorted({*inside, *self.unprotected})
+        return tuple(sorted({*inside, *self.unprotected}))
 
     @property
     def configured(self) -> Reconfigured | None:

@@ -82,6 +82,14 @@ from drsim.verify.quiesce import Freezer
 Word = VmLeft | VmArrived | VolumeLost | VolumeFound
 """What the platform tells a VRA."""
 
+def by_stream(writes: Iterable[Write]) -> dict[StreamId | None, list[Write]]:
+    """Writes by the stream that they go to now, in their order."""
+    groups: dict[StreamId | None, list[Write]] = {}
+    for write in writes:
+        groups.setdefault(write.guest.stream, []).append(write)
+    return groups
+
+
 REMEMBERED = 8  # frames that may come back from an earlier connection
 
 
@@ -106,8 +114,8 @@ class Tap:
         """Hand writes to the VRA, in the order in which the disk has them."""
         for write in writes:
             write.guest.capture(write)
-        for stream in dict.fromkeys(write.guest.stream for write in writes):
-            heard = [write for write in writes if write.guest.stream == stream and write.heard]
+        for stream, some in by_stream(writes).items():
+            heard = [write for write in some if write.heard]
             if stream is not None and heard:
                 self.explorer.captured(stream, heard)
 
@@ -224,6 +232,13 @@ class Explorer(Bags):
 
     def told(self, address: Address, effect: Unanswered) -> None:
         match effect:
+            case Publish(fact):
+                self.facts.append(fact)
+                if isinstance(fact, SyncEnded):
+                    self.joined.add(fact.stream)
+                if isinstance(fact, CheckpointSealed) and fact.tag in self.tags.get(fact.vpg, ()):
+                    self.tags[fact.vpg].remove(fact.tag)
+                self.checks.published(address, fact)
             case HoldGuests(vpg, _):
                 self.held.add((address, vpg))
             case ReleaseGuests(vpg, _):
@@ -235,13 +250,6 @@ class Explorer(Bags):
                 self._tap(spec)
             case UntapVolumes(stream):
                 self._untap(stream)
-            case Publish(fact):
-                self.facts.append(fact)
-                if isinstance(fact, SyncEnded):
-                    self.joined.add(fact.stream)
-                if isinstance(fact, CheckpointSealed) and fact.tag in self.tags.get(fact.vpg, ()):
-                    self.tags[fact.vpg].remove(fact.tag)
-                self.checks.published(address, fact)
 
     def perform(self, address: Address, effect: Effect) -> object:
         match effect:
@@ -253,6 +261,10 @@ class Explorer(Bags):
                 self.disks[frame.stream].append(frame)
                 self.opened.add(frame.stream)
                 self.checks.appended(frame)
+            case ReadRegions():
+                return self._read(effect)
+            case ReadDigests(stream, _, extent):
+                return self._digest(stream, extent, here=address == stream.source)
             case Discard(stream, vms, keep_disks):
                 self.probes.add("journals were discarded")
                 self.checks.discarding(stream, vms)
@@ -267,12 +279,8 @@ class Explorer(Bags):
                 self.checks.promoting(effect)
                 self.disks[effect.stream].promote(effect)
                 self.checks.promoted(effect)
-            case ReadRegions():
-                return self._read(effect)
             case FreezeGuests():
                 return self.freezer.freeze(address, effect)
-            case ReadDigests(stream, _, extent):
-                return self._digest(stream, extent, here=address == stream.source)
             case Keep(checkpoint):
                 self.kept[checkpoint.vpg][checkpoint.id] = checkpoint
                 self.checks.kept(checkpoint)
@@ -337,8 +345,7 @@ class Explorer(Bags):
 
     def acknowledge(self, writes: Sequence[Write]) -> None:
         """Tell the guests that these writes are done; later, while they are held."""
-        for stream in dict.fromkeys(write.guest.stream for write in writes):
-            some = [write for write in writes if write.guest.stream == stream]
+        for stream, some in by_stream(writes).items():
             key = None if stream is None else (stream.source, stream.vpg)
             if key in self.held:
                 self.unacked.setdefault(key, []).extend(some)
@@ -359,13 +366,12 @@ class Explorer(Bags):
     def arrive(self, link: Link, count: int = 1) -> None:
         """The next messages from one address to another arrive."""
         self.now += 1
+        queue = self.queues.get(link)
         for _ in range(count):
-            queue = self.queues.get(link)
             if not queue:
                 return
-            message = queue[0]
-            if isinstance(message, Frame):
-                self.frames.append(message)
+            if type(queue[0]) is Frame:
+                self.frames.append(queue[0])
             self.deliver(link)
 
     def finish(self, key: Key, *, fail: bool = False) -> None:
