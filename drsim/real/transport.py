@@ -33,7 +33,7 @@ from drsim.core.errors import DrsimError, PeerError, PlatformError
 from drsim.core.messages import Frame, Message
 from drsim.core.names import Address
 from drsim.real.envelope import PRELUDE, prelude
-from drsim.real.pki import check_peer
+from drsim.real.pki import check_peer, tell
 from drsim.real.wire import MAGIC, Answer, Ask, Hello, KeepAlive, Letter, Wired, encode, expect, finish
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 2.0  # seconds between attempts to connect; doubles from the first to the last
@@ -50,7 +50,7 @@ _BURST = 0.05  # seconds' worth of the rate that may be written at once
 class Terms:
     """How a connection is used. `silence` in seconds, `rate` in bytes per second, None for no limit.
 
-    `lost` gives the VPGs of which something that was durable here is not.
+    `lost` gives the VPGs of which something that was durable here is not. `refused` is told why a peer was turned away.
     """
 
     silence: float
@@ -59,6 +59,7 @@ class Terms:
     compress: bool = False
     tls: ssl.SSLContext | None = None
     lost: Callable[[], tuple[str, ...]] = tuple
+    refused: Callable[[str], None] = lambda why: None
 
 
 class Post(Protocol):
@@ -191,6 +192,7 @@ class End:
             error = _first(group)
             assert isinstance(error, PeerError)
             self.error = error
+            self._terms.refused(str(error))
         except* (OSError, EOFError) as group:
             self.error = self.error or PlatformError(f"connection lost: {_first(group)}", place=self._place)
         except* Exception as group:
@@ -372,6 +374,8 @@ class Listener(End):
 
     async def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Begin; returns the port. Raises PlatformError when it is taken."""
+        if self._terms.tls is not None:
+            tell(self._terms.tls, self._terms.refused)
         try:
             self._server = await asyncio.start_server(self._accept, host, port, ssl=self._terms.tls)
         except OSError as error:
