@@ -73,19 +73,28 @@ def run(vms: int, interval: str, out: Path | None, *, json_: bool) -> None:
 
 
 class SiteProcess:
-    """A site's process, and the way to its manager."""
+    """A site's process, and the way to its manager. `before`: words that go before its command.
 
-    def __init__(self, folder: Path, name: str, *options: str) -> None:
-        self.name, self.file, self.folder = name, folder / f"{name}.yaml", folder / name
+    `module` (the program) and `environment` (variables on top of ours) hold when it is started.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, *options: str, before: tuple[str, ...] = (), module: str = "drsim.cli.main",
+        environment: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.file, self.folder, self._before = name, folder / f"{name}.yaml", folder / name, before
         self._log, self._options = folder / f"{name}.log", options or ("--armed",)
+        self.module, self.environment = module, environment or {}
         self.up()
 
     def up(self, *options: str) -> None:
         """Start it, and wait until its manager can be asked. Raises PlatformError with what it said."""
         (self.folder / "api.sock").unlink(missing_ok=True)
-        words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(self.file), *(options or self._options)]
+        words = [*self._before, sys.executable, "-m", self.module, "site", "up", str(self.file)]
+        words += options or self._options
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            given = {**os.environ, **self.environment}
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=given)
         deadline = time.monotonic() + 60
         while not (self.folder / "api.sock").exists():
             if self.process.poll() is not None or time.monotonic() > deadline:

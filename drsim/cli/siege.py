@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drsim.cli import havoc
 from drsim.cli.demo import SiteProcess, write_site
 from drsim.core.errors import FileError, PlatformError
 from drsim.real import pki
@@ -95,8 +96,8 @@ class _Field:
         self.folder, self.rng, self._stack = folder, random.Random(seed), ExitStack()
         self._seed, self.damaged = seed, False
         self.faults: dict[str, Callable[[], None]] = {
-            "source killed": lambda: self._kill(self.london),
-            "target killed": lambda: self._kill(self.leeds),
+            "a process of the source killed": lambda: havoc.kill_any(self.london, self.rng),
+            "a process of the target killed": lambda: havoc.kill_any(self.leeds, self.rng),
             "both killed": lambda: self._kill(self.london, self.leeds),
             "source stalls": lambda: self._stall(self.london),
             "target stalls": lambda: self._stall(self.leeds),
@@ -104,10 +105,17 @@ class _Field:
             "connection black-holed": self._black_hole,
             "connection slow": self._slow,
             "journal disk full": self._full,
+            "source disk slow": lambda: havoc.slow_disk(self.folder, self.london, self.rng),
+            "target disk slow": lambda: havoc.slow_disk(self.folder, self.leeds, self.rng),
             "restore killed": self._killed_restore,
             "journal torn": lambda: self._damage(torn=True),
             "journal bit flipped": lambda: self._damage(torn=False),
         }
+        if havoc.faketime() is not None:
+            self.faults |= {
+                "source clock stepped": lambda: havoc.step_clock(self.folder, self.london, self.rng),
+                "target clock stepped": lambda: havoc.step_clock(self.folder, self.leeds, self.rng),
+            }
 
     def __enter__(self) -> "_Field":
         folder, stack = self.folder, self._stack
@@ -128,9 +136,9 @@ class _Field:
                 "link": {"peer": "leeds", "connect": f"127.0.0.1:{self.wan.port}"}, "vms": vms,
                 "hosts": {"london-1": {}, "london-2": {}}, **common,
             })  # fmt: skip
-            self.leeds = SiteProcess(folder, "leeds", "--armed", "--transcript")
+            self.leeds = self._site("leeds")
             stack.callback(self.leeds.close)
-            self.london = SiteProcess(folder, "london", "--armed", "--transcript")
+            self.london = self._site("london")
             stack.callback(self.london.close)
             self.guests = Guests(self.london.folder / "nbd.sock", self._seed)
             stack.callback(self.guests.stop)
@@ -142,6 +150,12 @@ class _Field:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _site(self, name: str) -> SiteProcess:
+        return SiteProcess(
+            self.folder, name, "--armed", "--transcript", module="drsim.cli.sabotage",
+            environment=havoc.prepared(self.folder, name),
+        )  # fmt: skip
 
     def insist(self, site: SiteProcess, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Ask until the sites see each other again."""
@@ -162,7 +176,7 @@ class _Field:
         self.damaged = name.startswith("journal ") and "full" not in name
         time.sleep(self.rng.random() * 0.4)
         try:
-            self.faults[name]()
+            self._happens(name)
             asked = time.monotonic_ns()
             took = self._protected(f"round {n}", time.monotonic())
             listed = self.insist(self.leeds, "GET", "/vpgs/crm/checkpoints")
@@ -177,6 +191,12 @@ class _Field:
         tally.refused[name] += len(points) - judged
         tally.slowest[name] = max(took, tally.slowest.get(name, 0.0))
         tally.writes = len(self.guests.rows)
+
+    def _happens(self, name: str) -> None:
+        try:
+            self.faults[name]()
+        except PlatformError as error:
+            raise Violation("P20", f"a site does not come up again: {error}") from error
 
     def _protected(self, tag: str, begun: float) -> float:
         """Ask for a checkpoint until one is listed; one that is asked for while the VPG synchronizes is not taken."""
@@ -257,14 +277,7 @@ class _Field:
             self._pause(0.2)
         self._pause(0.5)
         for site in sites:
-            self._up(site)
-
-    @staticmethod
-    def _up(site: SiteProcess) -> None:
-        try:
             site.up()
-        except PlatformError as error:
-            raise Violation("P20", f"a site that was killed does not come up again: {error}") from error
 
     def _stall(self, site: SiteProcess) -> None:
         site.process.send_signal(signal.SIGSTOP)
@@ -319,7 +332,7 @@ class _Field:
             elif data:
                 data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
             path.write_bytes(data)
-        self._up(self.leeds)
+        self.leeds.up()
 
     # -- the end ----------------------------------------------------------------------------------------------
 

@@ -239,7 +239,7 @@ class Installation:
         terms = Terms(
             tweaks.peer_timeout / SECOND, 8 * window, rate=None if link.rate is None else link.rate / 8,
             compress=link.compress, tls=None if contexts is None else contexts[link.listen is None],
-            lost=self.distrust.vpgs,
+            lost=self.distrust.vpgs, refused=lambda why: self.refused(why),
         )  # fmt: skip
         host, port = link.place
         if link.listen is not None:

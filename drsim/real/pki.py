@@ -11,6 +11,7 @@ P-256, readable by their owner only.
 
 import os
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,21 @@ def contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
             hint = "`drsim pki init` makes ca.pem, site.pem and site.key"
             raise FileError(f"the site's certificate cannot be read: {error}", place=str(folder), hint=hint) from error
     return made[0], made[1]
+
+
+def tell(context: ssl.SSLContext, refused: Callable[[str], None]) -> None:
+    """Tell why a handshake fails: asyncio keeps that to itself."""
+
+    class Telling(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except ssl.SSLError as error:
+                if not isinstance(error, ssl.SSLWantReadError):
+                    refused(f"TLS: {error.reason or error}")
+                raise
+
+    context.sslobject_class = Telling
 
 
 def api_context(folder: Path) -> ssl.SSLContext:

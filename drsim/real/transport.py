@@ -5,7 +5,7 @@ Theory of operation. One site connects, the other listens; either way an `End` o
     state   leaves when                                                          tells the site
     ------  -------------------------------------------------------------------  --------------
     down    a connection is made and the peer's `Hello` has come                 `up`
-    up      end of file, error, silence for `silence` seconds, a frame that      `down`
+    up      end of file, error, not a byte for `silence` seconds, a frame that   `down`
             cannot be, a full queue, or a newer connection from the same peer
 
 Promise: what `send` takes while up arrives in order, and without holes, up to the point where the connection breaks;
@@ -33,7 +33,7 @@ from drsim.core.errors import DrsimError, PeerError, PlatformError
 from drsim.core.messages import Frame, Message
 from drsim.core.names import Address
 from drsim.real.envelope import PRELUDE, prelude
-from drsim.real.pki import check_peer
+from drsim.real.pki import check_peer, tell
 from drsim.real.wire import MAGIC, Answer, Ask, Hello, KeepAlive, Letter, Wired, encode, expect, finish
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 2.0  # seconds between attempts to connect; doubles from the first to the last
@@ -41,6 +41,7 @@ _MOST_CALLERS = 8  # connections that a listener serves at once; all but one wai
 _KEEP_ALIVE = encode(KeepAlive())
 _SMALL = 4096  # bytes of a frame that is never compressed
 _MOST_ASKED = 32  # requests of a peer that are being answered
+_PIECE = 64 << 10  # bytes of a frame that are waited for at a time
 _SPARED = 16  # frames that are not tried after one that did not shrink
 _BURST = 0.05  # seconds' worth of the rate that may be written at once
 
@@ -49,7 +50,7 @@ _BURST = 0.05  # seconds' worth of the rate that may be written at once
 class Terms:
     """How a connection is used. `silence` in seconds, `rate` in bytes per second, None for no limit.
 
-    `lost` gives the VPGs of which something that was durable here is not.
+    `lost` gives the VPGs of which something that was durable here is not. `refused` is told why a peer was turned away.
     """
 
     silence: float
@@ -58,6 +59,7 @@ class Terms:
     compress: bool = False
     tls: ssl.SSLContext | None = None
     lost: Callable[[], tuple[str, ...]] = tuple
+    refused: Callable[[str], None] = lambda why: None
 
 
 class Post(Protocol):
@@ -190,6 +192,7 @@ class End:
             error = _first(group)
             assert isinstance(error, PeerError)
             self.error = error
+            self._terms.refused(str(error))
         except* (OSError, EOFError) as group:
             self.error = self.error or PlatformError(f"connection lost: {_first(group)}", place=self._place)
         except* Exception as group:
@@ -210,13 +213,25 @@ class End:
         return hello
 
     async def _next(self, reader: asyncio.StreamReader) -> Wired:
-        start = expect(await reader.readexactly(PRELUDE), place=self._place)
-        return finish(start, await reader.readexactly(start.rest), place=self._place)
+        start = expect(await self._exactly(reader, PRELUDE), place=self._place)
+        return finish(start, await self._exactly(reader, start.rest), place=self._place)
+
+    async def _exactly(self, reader: asyncio.StreamReader, size: int) -> bytes:
+        """So many bytes. A large frame over a slow link takes its time, and is no silence while more of it comes."""
+        parts: list[bytes] = []
+        while size > _PIECE:
+            async with asyncio.timeout(self._silence):
+                parts.append(await reader.read(_PIECE))
+            if not parts[-1]:
+                raise EOFError
+            size -= len(parts[-1])
+        async with asyncio.timeout(self._silence):
+            last = await reader.readexactly(size)
+        return b"".join([*parts, last]) if parts else last
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            async with asyncio.timeout(self._silence):
-                wired = await self._next(reader)
+            wired = await self._next(reader)
             if self._writer is not writer:
                 raise EOFError("given up")
             match wired:
@@ -359,6 +374,8 @@ class Listener(End):
 
     async def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Begin; returns the port. Raises PlatformError when it is taken."""
+        if self._terms.tls is not None:
+            tell(self._terms.tls, self._terms.refused)
         try:
             self._server = await asyncio.start_server(self._accept, host, port, ssl=self._terms.tls)
         except OSError as error:

@@ -148,7 +148,9 @@ class Injector:
                 self.world.links[link, end].set_up(True)
         if not self._broken(link):
             version = self._versions[link] = self._versions[link] + 1
-            self.world.clock.call(self._round_trip(link), lambda: self._connect(link, version))
+            reconnect = self.world.model.links[link].reconnect
+            pause = self._round_trip(link) if reconnect is None else reconnect
+            self.world.clock.call(pause, lambda: self._connect(link, version))
 
     def _broken(self, link: str) -> bool:
         return any(count for (name, _), count in self._outages.items() if name == link)

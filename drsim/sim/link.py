@@ -73,7 +73,7 @@ class Direction:
         mattered: Counter[str] | None = None,
     ) -> None:  # fmt: skip
         self._clock, self._link, self._rng = clock_, link, rng
-        self._start_of_day = start_of_day
+        self._start_of_day, self.framing = start_of_day, link.framing
         self.bandwidth, self.latency, self.loss, self.jitter = link.bandwidth, link.latency, link.loss, link.jitter
         self.mattered: Counter[str] = Counter() if mattered is None else mattered
         self._ills: list[str] = []  # kinds of the faults that it suffers now

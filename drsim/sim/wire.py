@@ -82,15 +82,17 @@ class Wire:
         self, direction: Direction, message: Shipped, deliver: Callable[[], None], alive: Callable[[], bool]
     ) -> None:
         id_, spec = message.stream, self._layout.vpg_of[message.stream.vpg].spec
-        ready, wire, kind = int(self._clock.now), float(CONTROL_BYTES), "control"
+        ready, wire, kind, framing = int(self._clock.now), float(CONTROL_BYTES), "control", direction.framing
         if isinstance(message, Frame):
             kind = "sync" if message.sync else "data"
             wire = float(message.nbytes)
             if spec.compression:
                 ready, wire = self._compress(message)
+            wire += framing.frame + framing.write * len(message.batch)
         elif isinstance(message, Compare):
             kind, wire = "sync", float(CONTROL_BYTES + DIGEST_BYTES * len(message.digests))
         ready = self._ready[id_] = max(ready, self._ready.get(id_, 0))
+        wire = framing.whole(wire)
 
         def carry() -> None:
             if alive():

@@ -1,6 +1,7 @@
 """A model: sites, hosts, datastores, links, VMs, VPGs, faults and how to run them. What a model file holds."""
 
 from collections.abc import Iterable
+from math import ceil
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -90,6 +91,26 @@ class Host(Spec):
         return {"installed": False} if value == "none" else value
 
 
+class Framing(Spec):
+    """What protocols add to data on a link. Nothing unless said, so that closed forms stay closed.
+
+    `drsim calibrate` finds these for real sites.
+    """
+
+    write: Annotated[Size, Field(ge=0)] = 0
+    """Bytes that go with each write: where it belongs."""
+    frame: Annotated[Size, Field(ge=0)] = 0
+    """Bytes that go with each frame: its header, and what answers it."""
+    packet: Annotated[Size, Field(ge=0)] = 0
+    """Bytes of headers of each packet."""
+    segment: Annotated[Size, Field(ge=64)] = 1448
+    """Bytes of content of a packet: Ethernet's 1500 less 52 of headers."""
+
+    def whole(self, nbytes: float) -> float:
+        """Bytes of the packets that carry so much."""
+        return nbytes + ceil(nbytes / self.segment) * self.packet if self.packet else nbytes
+
+
 class Link(Spec):
     """A WAN link between two sites (or within one, for same-site protection), the same both ways."""
 
@@ -104,6 +125,10 @@ class Link(Spec):
     """Packet loss; bounds one TCP stream at MSS / RTT x sqrt(3/2) / sqrt(loss) (Mathis et al., 1997)."""
     throttle: tuple[Throttle, ...] = ()
     """Daily windows in which replication data gets less."""
+    framing: Framing = Framing()
+    """What protocols add to data."""
+    reconnect: Annotated[Duration, Field(ge=0, le=60 * 10**9)] | None = None
+    """From the end of an outage until the peers have met again; one round trip when not said."""
 
 
 class RunSpec(Spec):

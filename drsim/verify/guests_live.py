@@ -41,7 +41,7 @@ class Guests:
         """To these VMs' disks in turn; a connection that breaks is made again, as a hypervisor would."""
         while not self._over.is_set():
             with suppress(OSError), ExitStack() as stack:
-                clients = [stack.enter_context(self._client(vm)) for vm in vms]
+                clients = [stack.enter_context(connected(self._disks, f"{vm}/data")) for vm in vms]
                 while not self._over.is_set():
                     for vm, client in zip(vms, clients, strict=True):
                         self._one(vm, client, rng)
@@ -65,18 +65,6 @@ class Guests:
             raise OSError("the disk refuses")
         row["ack"] = time.monotonic_ns()
 
-    @contextmanager
-    def _client(self, vm: str) -> Iterator[socket.socket]:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(30)
-            client.connect(str(self._disks))
-            _exactly(client, 18)
-            name = f"{vm}/data".encode()
-            client.sendall(struct.pack(">I", nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES))
-            client.sendall(struct.pack(">QII", nbd.OPTION_MAGIC, nbd.EXPORT_NAME, len(name)) + name)
-            _exactly(client, 10)
-            yield client
-
     def seen(self) -> list[dict[str, Any]]:
         """What they have done until now."""
         with self._lock:
@@ -87,6 +75,20 @@ class Guests:
         self._over.set()
         for thread in self._threads:
             thread.join(40)
+
+
+@contextmanager
+def connected(disks: Path, export: str) -> Iterator[socket.socket]:
+    """A client of one export of a site, ready for requests."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(disks))
+        _exactly(client, 18)
+        name = export.encode()
+        client.sendall(struct.pack(">I", nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES))
+        client.sendall(struct.pack(">QII", nbd.OPTION_MAGIC, nbd.EXPORT_NAME, len(name)) + name)
+        _exactly(client, 10)
+        yield client
 
 
 def _exactly(client: socket.socket, size: int) -> bytes:

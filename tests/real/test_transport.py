@@ -15,7 +15,7 @@ from drsim.core.names import Address, CheckpointId, StreamId
 from drsim.core.units import SECTOR
 from drsim.real import pki
 from drsim.real.transport import Connector, Listener, Terms
-from drsim.real.wire import Hello, KeepAlive, encode
+from drsim.real.wire import Hello, KeepAlive, Letter, encode
 
 A, B = Address("london/vpg/crm"), Address("leeds/catalog/crm")
 
@@ -174,6 +174,24 @@ def test_a_silent_peer_is_lost_and_a_quiet_one_is_not() -> None:
         writer.write(encode(Hello("london")))  # takes over, then says nothing
         await until(lambda: ends.at_far.seen == ["up", "down", "up"])
         await until(lambda: ends.at_far.seen[3:] == ["down"])
+        writer.close()
+
+    with_ends(check, silence=0.6)
+
+
+def test_a_large_frame_that_comes_slowly_is_no_silence() -> None:
+    """A frame may take longer than the patience with a silent peer: four megabytes over a slow link do."""
+
+    async def check(ends: Ends) -> None:
+        ends.near._wanted.clear()
+        _, writer = await asyncio.open_connection(*ends.near._target)
+        writer.write(encode(Hello("london")))
+        await until(lambda: ends.at_far.seen == ["up", "down", "up"])
+        frame = encode(Letter(A, B, Release("crm" * 200_000, CheckpointId(7))))
+        for at in range(0, len(frame), len(frame) // 10):
+            writer.write(frame[at : at + len(frame) // 10])
+            await asyncio.sleep(0.12)
+        await until(lambda: ends.at_far.seen[3:] == ["7"])
         writer.close()
 
     with_ends(check, silence=0.6)

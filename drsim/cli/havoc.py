@@ -1,0 +1,95 @@
+"""What a siege does to processes, disks and clocks of real sites: made so that any site's process will do.
+
+kill -9 of any process   the site's own, or one that it has started, whichever there are
+slow disk                each fdatasync takes longer, for a while (`sabotage.py`)
+clock step               the machine's clock, as this site sees it, goes forward or back by up to some hours, at
+                         once and for good: libfaketime, asked for its time again every second
+"""
+
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from drsim.cli.demo import SiteProcess
+from drsim.cli.sabotage import SLOW_DISK
+
+LONGEST_STEP = 3 * 3600.0
+"""Seconds by which a clock is set forward or back at most."""
+_FAKETIME = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1")
+_NOTICED = 1.2
+"""Seconds until a process has looked at its clock's file again."""
+
+
+def faketime() -> Path | None:
+    """The library that sets a process's clock; None when it is not installed (Debian package libfaketime)."""
+    found = [path for pattern in _FAKETIME for path in Path("/").glob(pattern[1:])]
+    return found[0] if found else None
+
+
+def prepared(folder: Path, name: str) -> dict[str, str]:
+    """The environment of a site's process that slow disks and clock steps need."""
+    given = {SLOW_DISK: str(_slow(folder, name))}
+    library = faketime()
+    if library is not None:
+        _set(folder, name, 0.0)
+        given |= {
+            "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(_clock(folder, name)),
+            "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
+        }  # fmt: skip
+    return given
+
+
+def _slow(folder: Path, name: str) -> Path:
+    return folder / f"{name}.slow"
+
+
+def _clock(folder: Path, name: str) -> Path:
+    return folder / f"{name}.clock"
+
+
+def _set(folder: Path, name: str, ahead: float) -> None:
+    beside = folder / f"{name}.clock.new"
+    beside.write_text(f"{ahead:+.3f}\n")
+    beside.replace(_clock(folder, name))
+
+
+def step_clock(folder: Path, site: SiteProcess, rng: random.Random) -> None:
+    """Set its clock; half of the time its process begins again after that, and sees it from the start."""
+    _set(folder, site.name, rng.choice((1, 60, LONGEST_STEP)) * rng.uniform(-1, 1))
+    if rng.random() < 0.5:
+        site.kill()
+        site.up()
+    else:
+        time.sleep(_NOTICED)
+
+
+def slow_disk(folder: Path, site: SiteProcess, rng: random.Random) -> None:
+    """Its disk takes up to half a second longer for everything durable, for up to three seconds."""
+    path = _slow(folder, site.name)
+    path.write_text(f"{rng.uniform(0.02, 0.5):.3f}")
+    time.sleep(rng.uniform(0.5, 3))
+    path.unlink()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it has started and that still runs, QEMU left out: it is in nobody's family."""
+    found = [pid]
+    for each in found:
+        with suppress(OSError):
+            for children in Path(f"/proc/{each}/task").glob("*/children"):
+                found += [int(child) for child in children.read_text().split()]
+    return found
+
+
+def kill_any(site: SiteProcess, rng: random.Random) -> None:
+    """One process of the site dies. If it was the site's own, or ended with another, it is started again."""
+    victim = rng.choice(family(site.process.pid))
+    with suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+    time.sleep(rng.uniform(0, 0.7))
+    if victim == site.process.pid or site.process.poll() is not None:
+        site.kill()
+        site.up()

@@ -1,0 +1,78 @@
+"""Parameters from live runs: what the protocol adds, the store, the link's goodput, how long things take.
+
+parameter    from                        how
+-----------  --------------------------  -----------------------------------------------------------------------
+framing      the format; thin and thick  28 bytes a write and 52 a packet are the format's; bytes a frame, so that
+                                         the two runs, one of many small frames, one of few large, add up
+store        thin and thick              what the listing of a checkpoint takes longer than without it, the median
+goodput      full                        how much longer the link is busy than its bare rate would have it
+reconnect    short cut                   from the end of the cut until the sites are connected again
+hypervisor   one guest, three guests     disks are laid out one after another, guests start as many at a time as
+                                         there are cores: seconds for each, so that the runs' parts add up
+"""
+
+import os
+import statistics
+from dataclasses import replace
+from typing import Any
+
+from predict import Seen, measures, of_live, of_simulated
+from scenarios import CALIBRATION, SECOND, Parameters
+
+WRITE, PACKET = 28, 52
+"""Bytes of a write's columns (`drsim/real/envelope.py`), of the headers of IP and of TCP with its timestamps."""
+
+
+def lag(seen: Seen) -> float:
+    """How long after it was taken a checkpoint is listed, the median."""
+    return statistics.median(at - taken for at, taken in zip(seen.listed, seen.taken, strict=True) if at > 0)
+
+
+def calibrate(records: dict[str, Any]) -> Parameters:
+    """From the records of the calibration runs, each a list of repetitions."""
+    live = {name: [of_live(CALIBRATION[name], record) for record in records[name]] for name in CALIBRATION}
+    found = Parameters(framing={"write": WRITE, "packet": PACKET, "frame": 0})
+    pair = ("thin", "thick")
+    for _ in range(2):  # the second time around the rounding to whole packets
+        sims = {name: of_simulated(CALIBRATION[name], found) for name in pair}
+        lacking = sum(_mean(seen.wan_bytes for seen in live[name]) - sims[name].wan_bytes for name in pair)
+        frame = found.framing["frame"] + lacking / sum(sims[name].frames for name in pair)
+        found = replace(found, framing={**found.framing, "frame": round(frame)})
+    slower = [_mean(map(lag, live[name])) - lag(of_simulated(CALIBRATION[name], found)) for name in pair]
+    found = replace(found, store=max(0.0, _mean(slower)))
+    on = float(CALIBRATION["full"].workloads[0]["on"].split()[0])
+    drains = [
+        _mean(on + measures(CALIBRATION["full"], seen)["drain_s"] for seen in seens)
+        for seens in ([of_simulated(CALIBRATION["full"], found)], live["full"])
+    ]
+    found = replace(found, goodput=drains[0] / drains[1])
+    return replace(
+        found,
+        reconnect=_mean(record["met_s"] - record["back_s"] for record in records["short cut"]),
+        hypervisor=_platform(records),
+    )
+
+
+def _platform(records: dict[str, Any]) -> dict[str, Any]:
+    """Durations of the local hypervisor; disks and guests each as a line through the origin."""
+    cores = os.cpu_count() or 1
+    disks, boots, attach = [], [], []
+    for name in ("one guest", "three guests"):
+        n = CALIBRATION[name].guests
+        rounds = -(-n // cores)
+        for record in records[name]:
+            parts = record["report"]["parts_s"]
+            disks.append((parts["create"] + parts["disks"]) / n)
+            boots.append(parts["boot"] / rounds)
+            attach.append(parts["attach"])
+    return {
+        "create": _ns(disks), "quota": 1, "attach": _ns(attach), "power_on": _ns(boots), "concurrent": cores,
+    }  # fmt: skip
+
+
+def _ns(seconds: list[float]) -> int:
+    return int(statistics.median(seconds) * SECOND)
+
+
+def _mean(values: Any) -> float:
+    return statistics.fmean(values)
