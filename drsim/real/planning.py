@@ -37,6 +37,8 @@ class Wish(Spec):
     on_failure: OnFailure = OnFailure.STOP
     network: str = ""
     """Of recovered VMs; none: they have no network."""
+    instant: bool = False
+    """Boot at once, and read journal and mirror where they lie."""
     keep_source: bool = False
     volume: str = ""
     """Of a restore: VM/volume."""
@@ -62,7 +64,7 @@ def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
     delays = (Ns(vpg.boot_delay),) * max(0, len({vm.group for vm in vms}) - 1) if vpg.boot_delay else ()
     return Plan(
         wish.kind, vpg.name, vms, checkpoint, shutdown=wish.shutdown, commit=wish.commit, wait=Ns(wish.wait * SECOND),
-        delays=delays, on_failure=wish.on_failure, keep_source=wish.keep_source,
+        delays=delays, on_failure=wish.on_failure, keep_source=wish.keep_source, instant=wish.instant,
     )  # fmt: skip
 
 

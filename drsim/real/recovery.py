@@ -9,8 +9,8 @@ carried out here, one coroutine for each action; every action looks at what is t
     disks       scratch over mirror and journal               CreateScratch DropScratch CopyDisks Promote RestoreVolume
     VMs         the hypervisor                                CreateVm DeleteVm Attach Detach ReIp PowerOn PowerOff
 
-The disks of a recovered VM can be read as soon as its journal is laid out, whatever the plan says of `instant`: the
-rest of the mirror is copied when the operation is committed, under the running VM.
+The disks of a recovered VM can be read as soon as its journal is laid out; with `instant` at once, from where it lies.
+The rest is copied when the operation is committed, under the running VM.
 
 Not here: reverse protection, and restoring a volume in its place. Both fail with these words, and nothing is touched.
 """
@@ -339,7 +339,7 @@ class Recoveries:
                 if there is not None and there.owner == operation:
                     await hypervisor.delete(name)
             case do.AttachDisks(name):
-                hypervisor.change(name, disks=[f"{name}/{volume}" for volume in self.disks.volumes(name)])
+                hypervisor.change(name, disks=self.disks.exports(name))
             case do.DetachDisks(name):
                 if name in hypervisor.vms():
                     hypervisor.change(name, disks=())
@@ -359,8 +359,8 @@ class Recoveries:
 
     async def _at_disks(self, operation: Address, action: Action[Any]) -> None:
         match action:
-            case do.CreateScratch(name, vm, checkpoint):
-                await self.disks.make(name, self.disks.of_vm(vm, checkpoint))
+            case do.CreateScratch(name, vm, checkpoint, instant):
+                await self.disks.make(name, self.disks.of_vm(vm, checkpoint), instant=instant)
             case do.CopyDisks(name, vm, checkpoint):
                 await self.disks.make(name, self.disks.of_vm(vm, checkpoint))
                 await self.disks.hydrate(name)
