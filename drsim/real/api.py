@@ -30,8 +30,9 @@ from drsim.core.status import project
 from drsim.core.units import SECOND
 from drsim.core.vpg import Vpg
 from drsim.real.clock import now_ns
+from drsim.real.inspection import inspect
 from drsim.real.installation import Installation
-from drsim.real.planning import Wish, plan_of, vpg_of
+from drsim.real.planning import Wish, vpg_of
 from drsim.real.scrub import scrub_site
 from drsim.spec.base import Name, Spec
 
@@ -192,12 +193,11 @@ def _recover(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
     @app.post("/operations")
     async def operate(new: NewOperation) -> dict[str, Any]:
         """Begin an operation; with `dry_run` say what it would do, and what refuses it now."""
-        vpg = site.known(new.wish.vpg).vpg
-        plan = plan_of(new.wish, vpg, site.listed(vpg.name))
+        plan = site.recoveries.plan(new.wish)
         if new.dry_run:
-            refused = refusals(plan, await site.recoveries.inspect(plan))
+            refused = refusals(plan, await inspect(site, plan))
             vms = [{"vm": vm.name, "host": vm.host, "group": vm.group} for vm in plan.vms]
-            return {"kind": plan.kind.value, "vpg": vpg.name, "vms": vms, "refused": list(refused)}
+            return {"kind": plan.kind.value, "vpg": plan.vpg, "vms": vms, "refused": list(refused)}
         arms()
         return {"operation": site.recoveries.begin(plan)}
 

@@ -6,6 +6,7 @@
     StopVm StartVm   power of a VM at the source, for an operation
     DropVm           a VM of the source was moved: delete it
     TakeTag          ask for a checkpoint under a name
+    TurnRound        a VPG goes the other way from now on (`reverse.py`); asked again until it is ready
 
 Requests and answers are JSON over the sites' connection, checked like everything that comes from outside; an answer may
 be an error in words. What is asked again, because an answer was lost, does nothing twice.
@@ -79,18 +80,27 @@ class TakeTag(Spec):
     tag: str
 
 
-Request = Adopt | Drop | LookAtSource | StopVm | StartVm | DropVm | TakeTag
+class TurnRound(Spec):
+    """Take the data of a VPG from now on whose VMs were recovered there."""
+
+    do: Literal["turn round"] = "turn round"
+    vpg: LiveVpg
+    generation: int
+
+
+Request = Adopt | Drop | LookAtSource | StopVm | StartVm | DropVm | TakeTag | TurnRound
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
 PATIENCE = 30.0
 """Seconds until an answer must have come; `StopVm` has its own on top."""
 
 
 class Answer(Spec):
-    """What came of a request. `error`: why nothing did. `vms`: of LookAtSource."""
+    """What came of a request. `error`: why nothing did. `vms`: of LookAtSource. `ready`: whether it is done."""
 
     error: str = ""
     hint: str = ""
     vms: tuple[int, ...] = ()
+    ready: bool = True
 
 
 AGAIN = 0.5
@@ -161,6 +171,8 @@ class Desk:
                 await here.hypervisor.power_off(self._name(name, vm))
             case TakeTag(vpg=name, tag=tag):
                 here.tag(name, tag)
+            case TurnRound():
+                return Answer(ready=here.reversal.turn_round(request))
         return Answer()
 
     def _name(self, vpg: str, vm: int) -> str:

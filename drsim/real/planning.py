@@ -39,6 +39,8 @@ class Wish(Spec):
     """Of recovered VMs; none: they have no network."""
     instant: bool = False
     """Boot at once, and read journal and mirror where they lie."""
+    reverse: bool = False
+    """Protect the other way after the commit."""
     keep_source: bool = False
     volume: str = ""
     """Of a restore: VM/volume."""
@@ -65,6 +67,7 @@ def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
     return Plan(
         wish.kind, vpg.name, vms, checkpoint, shutdown=wish.shutdown, commit=wish.commit, wait=Ns(wish.wait * SECOND),
         delays=delays, on_failure=wish.on_failure, keep_source=wish.keep_source, instant=wish.instant,
+        reverse=wish.reverse,
     )  # fmt: skip
 
 
@@ -93,10 +96,11 @@ def vpg_of(
 ) -> LiveVpg:  # fmt: skip
     """A VPG of a site's own VMs, by name. Times in nanoseconds, `journal` in bytes. Raises FileError."""
     members: list[ProtectedVm] = []
+    own = state.own(spec)
     for each in vms:
-        vm = spec.vms.get(each)
+        vm = own.get(each)
         if vm is None:
-            hint = f"there is: {', '.join(spec.vms) or 'none'}"
+            hint = f"there is: {', '.join(own) or 'none'}"
             raise FileError(f"no VM is called {each!r}", place=spec.site, hint=hint)
         volumes = tuple(
             ProtectedVolume(id=state.volumes[f"{each}/{disk}"], name=disk, sectors=vm.disks[disk].size // SECTOR)
@@ -121,6 +125,22 @@ def vpg_of(
         name=name, source=spec.site, target=spec.link.peer, vms=tuple(members), interval=interval, history=history,
         rpo_alert=rpo_alert, journal=journal, number=state.made + 1,
     )  # fmt: skip
+
+
+def turned(old: LiveVpg, vms: Iterable[str], state: SiteState) -> LiveVpg:
+    """A VPG the other way round, for those of its VMs that run at its recovery site now and have numbers there."""
+    names = set(vms)
+    members = tuple(
+        vm.model_copy(
+            update={
+                "id": state.vms[vm.name], "host": vm.target, "target": vm.host,
+                "volumes": tuple(v.model_copy(update={"id": state.volumes[f"{vm.name}/{v.name}"]}) for v in vm.volumes),
+            }
+        )
+        for vm in old.vms if vm.name in names
+    )  # fmt: skip
+    update = {"source": old.target, "target": old.source, "vms": members, "number": max(state.made, old.number) + 1}
+    return old.model_copy(update=update)
 
 
 def streams_of(vpg: LiveVpg) -> list[StreamSpec]:

@@ -55,6 +55,31 @@ class RecoveredDisks:
         """Under which names the disks of a VM are served, in the order of their numbers."""
         return [f"{name}/{self._names[name][volume]}" for volume in sorted(self._scratches[name])]
 
+    def owned(self, name: str) -> bool:
+        """Whether a VM has disks here."""
+        return name in self._scratches
+
+    def whole(self, name: str) -> bool:
+        """Whether its disks stand by themselves."""
+        return all(disk.whole for disk in self._scratches[name].values())
+
+    def paths(self, name: str) -> dict[str, Path]:
+        """The files of a VM's disks, by the name of the volume."""
+        return {self._names[name][volume]: disk.path for volume, disk in self._scratches[name].items()}
+
+    async def release(self, name: str) -> None:
+        """The disks are another's from now on: served no more, and closed. `sweep` takes away the names they had."""
+        disks, names = self._scratches.pop(name), self._names.pop(name)
+        for volume, disk in disks.items():
+            await self._site.splitter.withdraw(f"{name}/{names[volume]}")
+            disk.flush()
+            disk.close()
+
+    def sweep(self, name: str) -> None:
+        """What stands here of disks that are another's."""
+        (self.folder / name / "scratch.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
     def close(self) -> None:
         """Close all files; nobody may be using them any more."""
         for disks in self._scratches.values():
@@ -114,6 +139,8 @@ class RecoveredDisks:
 
     def serve_again(self) -> None:
         """The disks of an earlier life."""
+        for name in self._site.own.vms:
+            self.sweep(name)  # it was adopted, and its disks have other names since
         for path in sorted(self.folder.glob("*/scratch.json")):
             with blame(path):
                 of: Made = build(Made, json.loads(path.read_text()))

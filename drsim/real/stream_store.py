@@ -293,6 +293,14 @@ class StreamStore:
         mirror = self._mirrors[info.id]
         return JournalView(self._logs[slot], mirror, info.id, upto, after, lambda: self.state.promoted[slot])
 
+    def seed(self, disks: Mapping[VolumeId, Path]) -> None:
+        """Begin with disks that are there for mirrors, before anything is appended (see Mirror.seed)."""
+        with blame(self.directory):
+            if self.state.end == begun(self.spec).end and not self.state.mirrors:
+                for volume, disk in disks.items():
+                    self._mirrors[volume].seed(disk)
+                self._ledger.put(replace(self.state, mirrors=tuple(disks)))
+
     def mirror(self, volume: VolumeId) -> Mirror:
         """The mirror of a volume."""
         return self._mirrors[volume]

@@ -61,6 +61,8 @@ class Refused(DrsimError):
 
 def refusals(plan: Plan, facts: Facts) -> tuple[str, ...]:
     """Why the plan cannot be carried out now, each with what to do; empty when it can."""
+    if plan.kind is Kind.REVERSE:
+        return tuple(_of_reverse(plan, facts))
     return (*_of_state(plan, facts), *_of_checkpoint(plan, facts), *_of_vms(plan, facts), *_of_options(plan, facts))
 
 
@@ -83,6 +85,15 @@ def _of_state(plan: Plan, facts: Facts) -> Iterator[str]:
             yield "a move needs both sites; use a failover if the source is lost"
     elif plan.shutdown is not Shutdown.NONE and not facts.source_reachable:
         yield "the source cannot be reached to shut its VMs down; use the shutdown policy none"
+
+
+def _of_reverse(plan: Plan, facts: Facts) -> Iterator[str]:
+    if facts.regions.lifecycle is not Lifecycle.RECOVERED:
+        yield f"VPG {plan.vpg} has not been recovered; there is nothing to protect the other way"
+    if facts.regions.phase is not Phase.NONE:
+        yield f"another operation is under way on VPG {plan.vpg} ({facts.regions.phase.value}); end it first"
+    if not facts.source_reachable:
+        yield f"the old source of VPG {plan.vpg} cannot be reached; it has to take the data"
 
 
 def _of_checkpoint(plan: Plan, facts: Facts) -> Iterator[str]:

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     MOVE = "move"
     CLONE = "clone"
     RESTORE = "restore"
+    REVERSE = "reverse"
 
 
 class Shutdown(StrEnum):
