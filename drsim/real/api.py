@@ -182,6 +182,7 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
         arms()
         site.hypervisor.vm(vm)
         if power.on:
+            site.restoring.check(vm)
             await site.hypervisor.power_on(vm)
             await site.hypervisor.wait(vm, 60)
         else:

@@ -54,6 +54,7 @@ from drsim.real.own_vms import OwnVms
 from drsim.real.planning import streams_of
 from drsim.real.recorder import Recorders
 from drsim.real.recovery import Recoveries
+from drsim.real.restoring import Restoring
 from drsim.real.reverse import Reversal
 from drsim.real.splitter import Splitter
 from drsim.real.state import FolderLock, StateFile
@@ -113,6 +114,7 @@ class Installation:
             await asyncio.wait(self._tasks)
         if hasattr(self, "reversal"):
             await self.reversal.close()
+            await self.restoring.close()
         if hasattr(self, "site"):  # guests first: nothing is closed under one that writes
             for tap in self.site.taps.values():
                 tap.release(PlatformError("the site stops", place=self.spec.site))
@@ -153,7 +155,7 @@ class Installation:
         self.hypervisor = LocalHypervisor(folder / "vms", socket, accel=spec.accel)
         self.own.describe()
         self.desk = Desk(self)
-        self.reversal = Reversal(self)
+        self.reversal, self.restoring = Reversal(self), Restoring(self)
         self.recoveries = Recoveries(self)
 
     def _add_vras(self, host: str, journals: list[StreamSpec]) -> None:

@@ -44,6 +44,10 @@ class Wish(Spec):
     keep_source: bool = False
     volume: str = ""
     """Of a restore: VM/volume."""
+    in_place: bool = False
+    """Of a restore: in its place at the source, which must be off."""
+    export: bool = False
+    """Of a restore: nothing is copied; it can be read over NBD until it is stopped."""
 
 
 def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
@@ -62,7 +66,12 @@ def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
     )  # fmt: skip
     checkpoint = None if wish.kind is Kind.MOVE else _checkpoint(wish.checkpoint, listed)
     if wish.kind is Kind.RESTORE:
-        return Plan(wish.kind, vpg.name, (), checkpoint, volume=_volume(wish.volume, vpg))
+        if wish.in_place and wish.export:
+            raise FileError("a volume is restored in its place or looked into, not both at once")
+        return Plan(
+            wish.kind, vpg.name, (), checkpoint, commit=wish.commit, wait=Ns(wish.wait * SECOND),
+            volume=_volume(wish.volume, vpg), in_place=wish.in_place, export=wish.export,
+        )  # fmt: skip
     delays = (Ns(vpg.boot_delay),) * max(0, len({vm.group for vm in vms}) - 1) if vpg.boot_delay else ()
     return Plan(
         wish.kind, vpg.name, vms, checkpoint, shutdown=wish.shutdown, commit=wish.commit, wait=Ns(wish.wait * SECOND),

@@ -37,10 +37,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the disks of a VM are made of. `instant`: read where it lies, not laid out."""
+    """What the disks of a VM are made of. `instant`: read where it lies, not laid out. `read_only`: for clients."""
 
     sources: tuple[Source, ...]
     instant: bool = False
+    read_only: bool = False
 
 
 class RecoveredDisks:
@@ -58,6 +59,10 @@ class RecoveredDisks:
     def owned(self, name: str) -> bool:
         """Whether a VM has disks here."""
         return name in self._scratches
+
+    def disk(self, name: str, volume: VolumeId) -> Scratch:
+        """One of them."""
+        return self._scratches[name][volume]
 
     def whole(self, name: str) -> bool:
         """Whether its disks stand by themselves."""
@@ -111,13 +116,13 @@ class RecoveredDisks:
             if (mine := volumes & {v.id for v in journals.streams[stream].spec.volumes})
         ]
 
-    async def make(self, name: str, sources: list[Source], *, instant: bool = False) -> None:
+    async def make(self, name: str, sources: list[Source], *, instant: bool = False, read_only: bool = False) -> None:
         """Scratch disks, served as `name/volume`; what they are made of stands beside them first."""
         if name in self._scratches:
             return
         folder, journals = self.folder / name, self._site.site.journals
         assert journals is not None
-        of = Made(tuple(sources), instant)
+        of = Made(tuple(sources), instant, read_only)
         with blame(folder):
             make_directory(folder)
             replace_file(folder / "scratch.json", json.dumps(plain(of)).encode())
@@ -135,6 +140,7 @@ class RecoveredDisks:
         self._scratches[name] = disks
         self._names[name] = {VolumeId(v): text for source in of.sources for v, text in source.names.items()}
         for volume, disk in disks.items():
+            disk.read_only = of.read_only
             self._site.splitter.add(f"{name}/{self._names[name][volume]}", disk)
 
     def serve_again(self) -> None:

@@ -12,7 +12,7 @@ carried out here, one coroutine for each action; every action looks at what is t
 The disks of a recovered VM can be read as soon as its journal is laid out; with `instant` at once, from where it lies.
 The rest is copied when the operation is committed, under the running VM.
 
-Not here: reverse protection, and restoring a volume in its place. Both fail with these words, and nothing is touched.
+Reverse protection is in `reverse.py`, restoring volumes in `restoring.py`.
 """
 
 import asyncio
@@ -20,12 +20,13 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from drsim.core.action import Action
 from drsim.core.effects import EffectId, Perform
 from drsim.core.errors import DrsimError, FileError, PlatformError
 from drsim.core.events import Decided, Done, Event, Failed, FenceAsked, PinAsked, Verdict
-from drsim.core.names import Address, CheckpointId, VolumeId
+from drsim.core.names import Address, CheckpointId
 from drsim.core.recovery import actions as do
 from drsim.core.recovery.operations import Recovery
 from drsim.core.recovery.plan import Kind, Plan
@@ -129,7 +130,16 @@ class Recoveries:
             return report
         steps = [step_of(record) for record in machine.operation.records.values()]
         shown = {"kind": machine.plan.kind.value, "vpg": machine.plan.vpg, "outcome": "", "phase": machine.phase.value}
-        return {"operation": number, **shown, "waiting": machine.waiting, "steps": steps}
+        return {"operation": number, **shown, "waiting": machine.waiting, "steps": steps, "exports": self._uris(number)}
+
+    def _uris(self, number: int) -> list[str]:
+        """Where what an operation restored can be looked into."""
+        plan = self.running[number].plan
+        name = self._site.restoring.name(plan.vpg, plan.volume or 0, number)
+        if not plan.export or not self.disks.owned(name):
+            return []
+        socket = (self._site.folder / "nbd.sock").absolute()
+        return [f"nbd+unix:///{quote(export)}?socket={quote(str(socket))}" for export in self.disks.exports(name)]
 
     def address(self, number: int) -> Address:
         """Of an operation."""
@@ -332,10 +342,8 @@ class Recoveries:
 
     # -- disks ------------------------------------------------------------------------------------------------
 
-    def _restored(self, operation: Address, vpg: str, volume: VolumeId) -> str:
-        return f"{vpg}-volume-{volume}-{self._number(operation)}"
-
     async def _at_disks(self, operation: Address, action: Action[Any]) -> None:
+        number, restoring = self._number(operation), self._site.restoring
         match action:
             case do.CreateScratch(name, vm, checkpoint, instant):
                 await self.disks.make(name, self.disks.of_vm(vm, checkpoint), instant=instant)
@@ -346,16 +354,12 @@ class Recoveries:
                 await self.disks.hydrate(name)
             case do.DropScratch(name) | do.DeleteCopy(name):
                 await self.disks.drop(name)
-            case do.RestoreVolume(vpg, volume, checkpoint, in_place):
-                if in_place:
-                    raise PlatformError("a live site restores a volume beside its place only")
-                name = self._restored(operation, vpg, volume)
-                await self.disks.make(name, self.disks.of(vpg, checkpoint, {volume}))
-                await self.disks.hydrate(name)
+            case do.RestoreVolume(vpg, volume, checkpoint, in_place, export):
+                await restoring.restore(number, vpg, volume, checkpoint, in_place=in_place, export=export)
             case do.UndoRestore(vpg, volume):
-                await self.disks.drop(self._restored(operation, vpg, volume))
-            case do.KeepRestore():
-                pass
+                await restoring.undo(number, vpg, volume, in_place=self.running[number].plan.in_place)
+            case do.KeepRestore(vpg, volume):
+                await restoring.keep(number, vpg, volume)
             case _:
                 raise PlatformError(f"a live site cannot {action}")
 

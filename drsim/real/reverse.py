@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SECTOR = 512
 POLL = 0.02
 LONGEST = 600.0
-"""Seconds until the old source must be ready, beyond what its disks take to be read."""
+"""Seconds that the deletion of the old VPG may take."""
 
 
 class Reversal:
@@ -66,9 +66,7 @@ class Reversal:
             if site.known(vpg).vpg.source == site.spec.site:
                 return  # it was done
             turning = self._begin(vpg)
-        request = TurnRound(vpg=turning.vpg, generation=turning.generation)
-        while not (await site.desk.ask(request)).ready:
-            await asyncio.sleep(POLL)
+        await site.desk.insist_ready(TurnRound(vpg=turning.vpg, generation=turning.generation))
         await self._take_over(turning)
 
     def _begin(self, vpg: str) -> Turning:

@@ -85,6 +85,8 @@ def _of_state(plan: Plan, facts: Facts) -> Iterator[str]:
             yield "a move needs both sites; use a failover if the source is lost"
     elif plan.shutdown is not Shutdown.NONE and not facts.source_reachable:
         yield "the source cannot be reached to shut its VMs down; use the shutdown policy none"
+    elif plan.in_place and not facts.source_reachable:
+        yield "the source cannot be reached; restore the volume beside, and copy it later"
 
 
 def _of_reverse(plan: Plan, facts: Facts) -> Iterator[str]:
@@ -161,7 +163,7 @@ def _of_capacity(plan: Plan, facts: Facts) -> Iterator[str]:
 
 
 def _of_options(plan: Plan, facts: Facts) -> Iterator[str]:
-    decides = plan.kind in (Kind.LIVE, Kind.MOVE) and plan.commit is not Commit.NONE
+    decides = (plan.kind in (Kind.LIVE, Kind.MOVE) or plan.in_place) and plan.commit is not Commit.NONE
     if decides and plan.wait and not LEAST_WAIT <= plan.wait <= MOST_WAIT:
         yield "the wait before the commit policy is 300 s to 86400 s, or 0 for at once"
     if plan.kind is Kind.MOVE and plan.keep_source and plan.reverse:

@@ -114,6 +114,7 @@ class Plan:
     post: Script | None = None
     volume: VolumeId | None = None
     in_place: bool = False
+    export: bool = False
 
     @property
     def groups(self) -> list[list[PlannedVm]]:
