@@ -75,6 +75,8 @@ def status(site: SiteArgument, json_: Json = False) -> None:
     console().print(f"site {found['site']}, peer {peer['site']} {state}", highlight=False)
     for stream, why in found["damaged"].items():
         console().print(f"damaged and set aside: {stream}: {why}", style="red", highlight=False, markup=False)
+    for disk, why in found["missing"].items():
+        console().print(f"disk {disk} is not served: {why}", style="red", highlight=False, markup=False)
     if found["vpgs"]:
         columns = ("vpg", "from", "to", "vms", "status", "sub_status", "rpo_s", "checkpoints", "newest", "generation")
         table(found["vpgs"], *columns)
@@ -83,7 +85,7 @@ def status(site: SiteArgument, json_: Json = False) -> None:
 @live.command()
 def vms(site: SiteArgument, json_: Json = False) -> None:
     """All VMs of the site, and whether they run."""
-    table(Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", json_=json_)
+    table(Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", "paused", json_=json_)
 
 
 @live.command()
@@ -194,7 +196,8 @@ def failover_test(
 def move(
     site: SiteArgument, vpg: Vpg, vm: Vms = None, shutdown: Shutdown = "graceful", commit: Commit = "commit",
     wait: Wait = "0s", keep_source: Annotated[bool, Option("--keep-source", help="Keep the source's VMs.")] = False,
-    instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False, follow: Follow = True, json_: Json = False,
+    instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False, follow: Follow = True,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Move a VPG in good order: nothing is lost, or everything is back as it was."""
     what = {"kind": "move", "shutdown": shutdown, "commit": commit, "wait": int(_seconds(wait, "wait"))}

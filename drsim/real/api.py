@@ -104,7 +104,11 @@ def _look(app: FastAPI, site: Installation) -> None:
     @app.get("/vms")
     async def vms() -> list[dict[str, Any]]:
         """All VMs that exist here, and whether they run."""
-        return [asdict(vm) | {"pid": site.hypervisor.pid(name)} for name, vm in site.hypervisor.vms().items()]
+        hypervisor = site.hypervisor
+        return [
+            asdict(vm) | {"pid": hypervisor.pid(name), "paused": name in hypervisor.stopped}
+            for name, vm in hypervisor.vms().items()
+        ]
 
     @app.get("/vpgs/{vpg}/checkpoints")
     async def checkpoints(vpg: str) -> list[dict[str, Any]]:
@@ -268,6 +272,7 @@ def status_of(site: Installation) -> dict[str, Any]:
     return {
         "site": site.spec.site, "peer": peer, "vpgs": vpgs, "failure": str(site.site.failure or ""),
         "damaged": {stream: error.message for stream, error in site.distrust.damaged.items()},
+        "missing": {export: str(error) for export, error in site.own.missing.items()},
     }  # fmt: skip
 
 

@@ -94,7 +94,9 @@ class Installation:
             await self._close()
             raise
         self.site.start()
+        self.own.tell()
         self.recoveries.go_on()
+        self._work(self.own.watch())
         for vpg in self.state.state.vpgs.values():
             if vpg.vpg.source == self.spec.site and vpg.deleting is not None:
                 self._work(self._delete_again(vpg))
