@@ -21,6 +21,8 @@ At = Annotated[str, Option("--checkpoint", help="latest, 'latest tagged', a tag 
 Commit = Annotated[str, Option(help="commit, rollback or none: what happens when nobody has decided in time.")]
 Wait = Annotated[str, Option(help="Until then: 0s, or 300s to 24h.")]
 Shutdown = Annotated[str, Option(help="none, graceful or force: what is done to the source's VMs.")]
+Instant = Annotated[bool, Option("--instant", help="Boot at once; journal and mirror are read where they lie.")]
+Reverse = Annotated[bool, Option("--reverse", help="After the commit, protect them the other way.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and what refuses it; change nothing.")]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 Follow = Annotated[bool, Option("--follow/--no-follow", help="Wait until it is over, or wants a decision.")]
@@ -73,6 +75,8 @@ def status(site: SiteArgument, json_: Json = False) -> None:
     console().print(f"site {found['site']}, peer {peer['site']} {state}", highlight=False)
     for stream, why in found["damaged"].items():
         console().print(f"damaged and set aside: {stream}: {why}", style="red", highlight=False, markup=False)
+    for disk, why in found["missing"].items():
+        console().print(f"disk {disk} is not served: {why}", style="red", highlight=False, markup=False)
     if found["vpgs"]:
         columns = ("vpg", "from", "to", "vms", "status", "sub_status", "rpo_s", "checkpoints", "newest", "generation")
         table(found["vpgs"], *columns)
@@ -81,7 +85,7 @@ def status(site: SiteArgument, json_: Json = False) -> None:
 @live.command()
 def vms(site: SiteArgument, json_: Json = False) -> None:
     """All VMs of the site, and whether they run."""
-    table(Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", json_=json_)
+    table(Manager(site).ask("GET", "/vms"), "name", "owner", "memory", "cpus", "disks", "pid", "paused", json_=json_)
 
 
 @live.command()
@@ -168,23 +172,23 @@ def sync(site: SiteArgument, vpg: Vpg) -> None:
 def failover(
     site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", shutdown: Shutdown = "none",
     commit: Annotated[str, Option(help="commit, rollback or none; has to be said.")] = "", wait: Wait = "0s",
-    dry_run: DryRun = False, follow: Follow = True, json_: Json = False,
+    instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False, follow: Follow = True,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Recover a VPG in place of its source; ask its recovery site."""
-    if not commit:
-        hint = "commit: at once, or after --wait; rollback: unless somebody commits; none: wait for ever"
-        raise FileError("say what happens when nobody decides", place="--commit", hint=hint)
+    _say_commit(commit)
     what = {"kind": "failover", "shutdown": shutdown, "commit": commit, "wait": int(_seconds(wait, "wait"))}
-    _operate(site, vpg, {**what, "vms": vm or [], "checkpoint": at}, dry_run=dry_run, follow=follow, json_=json_)
+    wish = {**what, "vms": vm or [], "checkpoint": at, "instant": instant, "reverse": reverse}
+    _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
 
 
 @live.command("test")
 def failover_test(
-    site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", dry_run: DryRun = False, follow: Follow = True,
-    json_: Json = False,
+    site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", instant: Instant = False, dry_run: DryRun = False,
+    follow: Follow = True, json_: Json = False,
 ) -> None:  # fmt: skip
     """Recover a VPG beside its source, which runs on, until `drsim live stop`."""
-    wish = {"kind": "failover test", "vms": vm or [], "checkpoint": at}
+    wish = {"kind": "failover test", "vms": vm or [], "checkpoint": at, "instant": instant}
     _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
 
 
@@ -192,12 +196,21 @@ def failover_test(
 def move(
     site: SiteArgument, vpg: Vpg, vm: Vms = None, shutdown: Shutdown = "graceful", commit: Commit = "commit",
     wait: Wait = "0s", keep_source: Annotated[bool, Option("--keep-source", help="Keep the source's VMs.")] = False,
-    dry_run: DryRun = False, follow: Follow = True, json_: Json = False,
+    instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False, follow: Follow = True,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Move a VPG in good order: nothing is lost, or everything is back as it was."""
     what = {"kind": "move", "shutdown": shutdown, "commit": commit, "wait": int(_seconds(wait, "wait"))}
-    wish = {**what, "vms": vm or [], "keep_source": keep_source}
+    wish = {**what, "vms": vm or [], "keep_source": keep_source, "instant": instant, "reverse": reverse}
     _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
+
+
+@live.command()
+def reverse(
+    site: SiteArgument, vpg: Vpg, dry_run: DryRun = False, follow: Follow = True, json_: Json = False
+) -> None:  # fmt: skip
+    """Protect a VPG that was failed over the other way; ask the site where it runs. The old disks are compared."""
+    _operate(site, vpg, {"kind": "reverse"}, dry_run=dry_run, follow=follow, json_=json_)
 
 
 @live.command()
@@ -213,10 +226,15 @@ def clone(
 @live.command()
 def restore(
     site: SiteArgument, vpg: Vpg, volume: Annotated[str, Option(help="VM/volume.")], at: At = "latest",
-    dry_run: DryRun = False, follow: Follow = True, json_: Json = False,
+    in_place: Annotated[bool, Option("--in-place", help="In its place at the source, where its VM is off.")] = False,
+    export: Annotated[bool, Option("--export", help="Copy nothing; serve it over NBD until it is stopped.")] = False,
+    commit: Commit = "", wait: Wait = "0s", dry_run: DryRun = False, follow: Follow = True, json_: Json = False,
 ) -> None:  # fmt: skip
-    """Restore a volume as of a checkpoint, as a disk of its own at the recovery site."""
-    wish = {"kind": "restore", "volume": volume, "checkpoint": at}
+    """Restore a volume as of a checkpoint: as a disk of its own, in its place, or to be looked into."""
+    if in_place:
+        _say_commit(commit)
+    what = {"commit": commit or "none", "wait": int(_seconds(wait, "wait")), "in_place": in_place, "export": export}
+    wish = {"kind": "restore", "volume": volume, "checkpoint": at, **what}
     _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
 
 
@@ -237,7 +255,7 @@ def stop(
     site: SiteArgument, operation: Number,
     note: Annotated[str, Option(help="How the test went; it is written on the checkpoint.")] = "",
 ) -> None:  # fmt: skip
-    """Stop a failover test."""
+    """Stop a failover test, or looking into a volume."""
     _decide(site, operation, "commit", note)
 
 
@@ -258,6 +276,12 @@ def report(site: SiteArgument, operation: Number, json_: Json = False) -> None:
 def events(site: SiteArgument, json_: Json = False) -> None:
     """What happened at the site, oldest first."""
     table(Manager(site).ask("GET", "/events"), "fact", "what", json_=json_)
+
+
+def _say_commit(commit: str) -> None:
+    if not commit:
+        hint = "commit: at once, or after --wait; rollback: unless somebody commits; none: wait for ever"
+        raise FileError("say what happens when nobody decides", place="--commit", hint=hint)
 
 
 def _seconds(text: str, option: str) -> float:
@@ -313,6 +337,8 @@ def _report(found: dict[str, Any], *, json_: bool, steps: bool) -> None:
     how = found["outcome"] or ("waits for a decision" if found.get("waiting") else "is under way")
     text = f"operation {found['operation']}: {found['kind']} of {found['vpg']} {how}"
     console().print(text, highlight=False)
+    for uri in found.get("exports", ()):
+        console().print(f"  {uri}", highlight=False, soft_wrap=True)
     for reason in found.get("reasons", ()):
         console().print(f"  because: {reason}", highlight=False)
     for each in found.get("people", ()):

@@ -30,8 +30,9 @@ from drsim.core.status import project
 from drsim.core.units import SECOND
 from drsim.core.vpg import Vpg
 from drsim.real.clock import now_ns
+from drsim.real.inspection import inspect
 from drsim.real.installation import Installation
-from drsim.real.planning import Wish, plan_of, vpg_of
+from drsim.real.planning import Wish, vpg_of
 from drsim.real.scrub import scrub_site
 from drsim.spec.base import Name, Spec
 
@@ -103,7 +104,11 @@ def _look(app: FastAPI, site: Installation) -> None:
     @app.get("/vms")
     async def vms() -> list[dict[str, Any]]:
         """All VMs that exist here, and whether they run."""
-        return [asdict(vm) | {"pid": site.hypervisor.pid(name)} for name, vm in site.hypervisor.vms().items()]
+        hypervisor = site.hypervisor
+        return [
+            asdict(vm) | {"pid": hypervisor.pid(name), "paused": name in hypervisor.stopped}
+            for name, vm in hypervisor.vms().items()
+        ]
 
     @app.get("/vpgs/{vpg}/checkpoints")
     async def checkpoints(vpg: str) -> list[dict[str, Any]]:
@@ -181,6 +186,7 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
         arms()
         site.hypervisor.vm(vm)
         if power.on:
+            site.restoring.check(vm)
             await site.hypervisor.power_on(vm)
             await site.hypervisor.wait(vm, 60)
         else:
@@ -192,12 +198,11 @@ def _recover(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
     @app.post("/operations")
     async def operate(new: NewOperation) -> dict[str, Any]:
         """Begin an operation; with `dry_run` say what it would do, and what refuses it now."""
-        vpg = site.known(new.wish.vpg).vpg
-        plan = plan_of(new.wish, vpg, site.listed(vpg.name))
+        plan = site.recoveries.plan(new.wish)
         if new.dry_run:
-            refused = refusals(plan, await site.recoveries.inspect(plan))
+            refused = refusals(plan, await inspect(site, plan))
             vms = [{"vm": vm.name, "host": vm.host, "group": vm.group} for vm in plan.vms]
-            return {"kind": plan.kind.value, "vpg": vpg.name, "vms": vms, "refused": list(refused)}
+            return {"kind": plan.kind.value, "vpg": plan.vpg, "vms": vms, "refused": list(refused)}
         arms()
         return {"operation": site.recoveries.begin(plan)}
 
@@ -267,6 +272,7 @@ def status_of(site: Installation) -> dict[str, Any]:
     return {
         "site": site.spec.site, "peer": peer, "vpgs": vpgs, "failure": str(site.site.failure or ""),
         "damaged": {stream: error.message for stream, error in site.distrust.damaged.items()},
+        "missing": {export: str(error) for export, error in site.own.missing.items()},
     }  # fmt: skip
 
 

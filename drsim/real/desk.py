@@ -6,6 +6,8 @@
     StopVm StartVm   power of a VM at the source, for an operation
     DropVm           a VM of the source was moved: delete it
     TakeTag          ask for a checkpoint under a name
+    KeepAside Regions PutBack SettleAside      a volume is restored in its place (`restoring.py`)
+    TurnRound        a VPG goes the other way from now on (`reverse.py`); asked again until it is ready
 
 Requests and answers are JSON over the sites' connection, checked like everything that comes from outside; an answer may
 be an error in words. What is asked again, because an answer was lost, does nothing twice.
@@ -79,22 +81,84 @@ class TakeTag(Spec):
     tag: str
 
 
-Request = Adopt | Drop | LookAtSource | StopVm | StartVm | DropVm | TakeTag
+class TurnRound(Spec):
+    """Take the data of a VPG from now on whose VMs were recovered there."""
+
+    do: Literal["turn round"] = "turn round"
+    vpg: LiveVpg
+    generation: int
+
+
+class KeepAside(Spec):
+    """Keep what a volume holds, for an operation that restores it in its place."""
+
+    do: Literal["keep aside"] = "keep aside"
+    vpg: str
+    volume: int
+    operation: int
+
+
+class Regions(Spec):
+    """Digests of the regions of a stretch of a volume; offset and size in bytes."""
+
+    do: Literal["regions"] = "regions"
+    vpg: str
+    volume: int
+    operation: int
+    offset: int
+    size: int
+
+
+class PutBack(Spec):
+    """Write a region of a volume that is being restored. `data`: base64."""
+
+    do: Literal["put back"] = "put back"
+    vpg: str
+    volume: int
+    operation: int
+    offset: int
+    data: str
+
+
+How = Literal["restored", "undo", "keep"]
+
+
+class SettleAside(Spec):
+    """All was written; or what was kept is put back; or it is not needed any more."""
+
+    do: Literal["settle aside"] = "settle aside"
+    vpg: str
+    volume: int
+    operation: int
+    how: How
+
+
+Restores = KeepAside | Regions | PutBack | SettleAside
+Request = Adopt | Drop | LookAtSource | StopVm | StartVm | DropVm | TakeTag | TurnRound | Restores
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
 PATIENCE = 30.0
 """Seconds until an answer must have come; `StopVm` has its own on top."""
 
 
 class Answer(Spec):
-    """What came of a request. `error`: why nothing did. `vms`: of LookAtSource."""
+    """What came of a request. `error`: why nothing did. `vms`: of LookAtSource. `ready`: whether it is done.
+
+    `data`: of Regions.
+    """
 
     error: str = ""
     hint: str = ""
     vms: tuple[int, ...] = ()
+    ready: bool = True
+    data: str = ""
 
 
 AGAIN = 0.5
 """Seconds between attempts to tell the other manager what it has to hear."""
+AWAY = 60.0
+"""Seconds that the other site may be away while something is waited for there, before that is given up."""
+POLL = 0.02
+"""Seconds between looks at whether it is ready."""
 
 
 class Desk:
@@ -130,6 +194,20 @@ class Desk:
             else:
                 return
 
+    async def insist_ready(self, request: Request) -> None:
+        """Ask until it is ready. Raises PlatformError when the other site was away for longer than `AWAY`."""
+        clock = asyncio.get_running_loop().time
+        heard = clock()
+        while True:
+            try:
+                if (await self.ask(request)).ready:
+                    return
+                heard = clock()
+            except PlatformError:
+                if clock() > heard + AWAY:
+                    raise
+            await asyncio.sleep(POLL)
+
     async def asked(self, text: str) -> str:
         """The other site's manager asks. Never raises."""
         try:
@@ -156,11 +234,22 @@ class Desk:
             case StopVm(vpg=name, vm=vm, force=force, timeout=timeout):
                 await self._stop(name, vm, timeout, force=force)
             case StartVm(vpg=name, vm=vm):
+                here.restoring.check(self._name(name, vm))
                 await here.hypervisor.power_on(self._name(name, vm))
             case DropVm(vpg=name, vm=vm):
                 await here.hypervisor.power_off(self._name(name, vm))
             case TakeTag(vpg=name, tag=tag):
                 here.tag(name, tag)
+            case KeepAside():
+                return Answer(ready=here.restoring.keep_aside(request))
+            case Regions():
+                return Answer(data=here.restoring.regions(request))
+            case PutBack():
+                await here.restoring.put_back(request)
+            case SettleAside():
+                return Answer(ready=here.restoring.settle(request))
+            case TurnRound():
+                return Answer(ready=here.reversal.turn_round(request))
         return Answer()
 
     def _name(self, vpg: str, vm: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from drsim.core.batch import Payload, WriteBatch
 from drsim.core.units import SECTOR
@@ -26,8 +27,11 @@ PRELUDE = _FIXED.size + _CRC.size
 """Bytes of the fixed part."""
 
 _COLUMNS = (("vm", "<i4"), ("volume", "<i4"), ("lba", "<i8"), ("sectors", "<i4"), ("issued", "<i8"))
+COLUMNS = len(_COLUMNS)
 ROW = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
 """Bytes of one row's columns."""
+
+Numbers = npt.NDArray[np.int64]
 
 
 class Unreadable(ValueError):
@@ -113,3 +117,14 @@ def batch_of(rows: int, payload: bool, body: memoryview) -> WriteBatch:
     if len(body) - at != expected:
         raise Unreadable(f"{len(body) - at} bytes of payload, the extents say {expected}")
     return WriteBatch.of(**made, payload=body[at:] if payload else None)
+
+
+def extents_of(rows: int, data: Payload) -> tuple[Numbers, Numbers, Numbers]:
+    """Volume, first sector and sectors of each row, from the raw columns alone."""
+    made: dict[str, Numbers] = {}
+    at = 0
+    for name, kind in _COLUMNS:
+        column = np.frombuffer(data, kind, rows, at)
+        made[name] = column.astype(np.int64)
+        at += column.nbytes
+    return made["volume"], made["lba"], made["sectors"]

@@ -88,7 +88,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def create_sparse(path: Path, size: int) -> int:
-    """Create (or open, when it has this size) a file of zeros; returns its descriptor, open for reading and writing.
+    """Create (or open, when it has this size) a file of zeros, or open a block device; returns its descriptor.
 
     Raises PlatformError when a file of another size is there, and OSError.
     """
@@ -103,7 +103,7 @@ def create_sparse(path: Path, size: int) -> int:
         os.replace(beside, path)
         sync_directory(path.parent)
     fd = os.open(path, os.O_RDWR)
-    found = os.fstat(fd).st_size
+    found = os.lseek(fd, 0, os.SEEK_END)  # of a block device, too
     if found != size:
         os.close(fd)
         raise PlatformError(f"is {found} bytes long, the volume has {size}", place=str(path))

@@ -3,6 +3,7 @@
     operation   number, plan, report when it is over
     event       all that the operation's machine was given, in order: replayed, it is where it was
     step        what it asked for: begun (the intent), and how it ended
+    pinned      when its checkpoint was taken
 
 An event is here before the machine hears of it, an intent before anything is done about it, its outcome before the
 machine hears of that. An intent without an outcome is *reconciled* by whoever carries it out: every action looks at
@@ -34,6 +35,7 @@ CREATE TABLE IF NOT EXISTS event (operation INTEGER NOT NULL, n INTEGER NOT NULL
     body TEXT NOT NULL, PRIMARY KEY (operation, n));
 CREATE TABLE IF NOT EXISTS step (operation INTEGER NOT NULL, step TEXT NOT NULL, action TEXT NOT NULL, outcome TEXT,
     PRIMARY KEY (operation, step));
+CREATE TABLE IF NOT EXISTS pinned (operation INTEGER PRIMARY KEY, taken INTEGER NOT NULL);
 """
 
 
@@ -84,6 +86,15 @@ class HistoryStore:
         """Of all that are over, by number."""
         rows = self._do("SELECT number, report FROM operation WHERE report IS NOT NULL ORDER BY number")
         return {number: json.loads(text) for number, text in rows}
+
+    def pinned(self, number: int, taken: Ns) -> None:
+        """An operation goes on with a checkpoint that was taken then."""
+        self._do("INSERT OR REPLACE INTO pinned VALUES (?, ?)", number, taken)
+
+    def taken(self, number: int) -> Ns | None:
+        """When its checkpoint was taken, if it has one."""
+        rows = self._do("SELECT taken FROM pinned WHERE operation = ?", number)
+        return Ns(rows[0][0]) if rows else None
 
     # -- events -----------------------------------------------------------------------------------------------
 

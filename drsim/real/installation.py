@@ -33,9 +33,7 @@ from drsim.core.names import (
     CheckpointId,
     Managers,
     StreamSpec,
-    VmId,
     VolumeId,
-    VolumeInfo,
     catalog_address,
     recovery_vra_address,
     vpg_address,
@@ -44,18 +42,20 @@ from drsim.core.names import (
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.status import Lifecycle
-from drsim.core.units import SECOND, SECTOR, Ns
+from drsim.core.units import SECOND, Ns
 from drsim.core.vpg import Vpg
 from drsim.real import pki
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.desk import Adopt, Desk, Drop
-from drsim.real.disk import Disk
 from drsim.real.distrust import Distrust
 from drsim.real.journal_store import JournalStore
-from drsim.real.local.hypervisor import LocalHypervisor, LocalVm
+from drsim.real.local.hypervisor import LocalHypervisor
+from drsim.real.own_vms import OwnVms
 from drsim.real.planning import streams_of
 from drsim.real.recorder import Recorders
 from drsim.real.recovery import Recoveries
+from drsim.real.restoring import Restoring
+from drsim.real.reverse import Reversal
 from drsim.real.splitter import Splitter
 from drsim.real.state import FolderLock, StateFile
 from drsim.real.transcript import Transcript
@@ -82,6 +82,7 @@ class Installation:
         self.refused: Callable[[str], None] = lambda why: None
         """Is told, from any thread, why a client of the splitter was turned away."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self.own = OwnVms(self)
         self._recorders = Recorders(base / spec.folder / "recordings")
 
     async def __aenter__(self) -> "Installation":
@@ -93,7 +94,9 @@ class Installation:
             await self._close()
             raise
         self.site.start()
+        self.own.tell()
         self.recoveries.go_on()
+        self._work(self.own.watch())
         for vpg in self.state.state.vpgs.values():
             if vpg.vpg.source == self.spec.site and vpg.deleting is not None:
                 self._work(self._delete_again(vpg))
@@ -111,6 +114,9 @@ class Installation:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if hasattr(self, "reversal"):
+            await self.reversal.close()
+            await self.restoring.close()
         if hasattr(self, "site"):  # guests first: nothing is closed under one that writes
             for tap in self.site.taps.values():
                 tap.release(PlatformError("the site stops", place=self.spec.site))
@@ -141,7 +147,7 @@ class Installation:
         self.distrust = Distrust(self, store)
         journals = [each.spec for each in store.streams.values()]
         self.splitter = Splitter(lambda why: self.refused(why))
-        self._open_disks()
+        self.own.open()
         for host in spec.hosts:
             self._add_vras(host, journals)
         for vpg in self.state.state.vpgs.values():
@@ -149,27 +155,10 @@ class Installation:
         socket = folder / "nbd.sock"
         self.splitter.listen_unix(socket)
         self.hypervisor = LocalHypervisor(folder / "vms", socket, accel=spec.accel)
-        for name, vm in spec.vms.items():
-            disks = tuple(f"{name}/{disk}" for disk in vm.disks)
-            nics = tuple({"network": network} for network in vm.networks)
-            self.hypervisor.create(LocalVm(name, "", vm.memory, vm.cpus, disks, nics, vm.ready))
+        self.own.describe()
         self.desk = Desk(self)
+        self.reversal, self.restoring = Reversal(self), Restoring(self)
         self.recoveries = Recoveries(self)
-
-    def _open_disks(self) -> None:
-        """The site's own VMs and volumes get numbers once and for ever, and their disks are served."""
-        vms, volumes = dict(self.state.state.vms), dict(self.state.state.volumes)
-        for name, vm in self.spec.vms.items():
-            vms.setdefault(name, len(vms) + 1)
-            for disk_name in vm.disks:
-                volumes.setdefault(f"{name}/{disk_name}", len(volumes) + 1)
-        self.state.put(vms=vms, volumes=volumes)
-        for name, vm in self.spec.vms.items():
-            for disk_name, disk in vm.disks.items():
-                export = f"{name}/{disk_name}"
-                info = VolumeInfo(VolumeId(volumes[export]), VmId(vms[name]), disk.size // SECTOR)
-                self.site.disks[info.id] = Disk(info, self.base / disk.path)
-                self.splitter.add(export, self.site.disks[info.id])
 
     def _add_vras(self, host: str, journals: list[StreamSpec]) -> None:
         site, spec, state = self.site, self.spec, self.state.state
@@ -307,6 +296,11 @@ class Installation:
             raise FileError(f"there is no host {missing.pop()} here", place=self.spec.site, hint=f"there is: {hosts}")
         made = max(self.state.state.made, known.vpg.number)
         self.state.put(vpgs={**self.state.state.vpgs, name: known}, made=made)
+        self.begin_vpg(name)
+
+    def begin_vpg(self, name: str) -> None:
+        """Begin the machine of a VPG that is new in the state."""
+        known = self.known(name)
         self._add_vpg(known, fresh=True)
         self.site.begin(self.manager(name) if known.vpg.source == self.spec.site else self.catalog(name))
 
@@ -332,10 +326,7 @@ class Installation:
 
     def record(self, vm: str, *, on: bool) -> tuple[Path, int]:
         """Record what a VM of this site writes, or end that; gives the file, and how many writes are in it."""
-        spec = self.spec.vms.get(vm)
-        if spec is None:
-            hint = f"there is: {', '.join(self.spec.vms) or 'none'}"
-            raise FileError(f"no VM is called {vm!r}", place=self.spec.site, hint=hint)
+        spec = self.own.vm(vm)
         numbers = self.state.state.volumes
         disks = {name: self.site.disks[VolumeId(numbers[f"{vm}/{name}"])] for name in spec.disks}
         return self._recorders.record(vm, disks, on=on)

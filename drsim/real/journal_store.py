@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 from drsim.core.effects import Append, Discard, Promote, ReadDigests
 from drsim.core.errors import PeerError, PlatformError
 from drsim.core.messages import Cut, Frame, Position
-from drsim.core.names import Extent, StreamId, StreamSpec
+from drsim.core.names import Extent, StreamId, StreamSpec, VolumeId
 from drsim.real.codec import build, plain
 from drsim.real.envelope import PRELUDE, opened, prelude, seal
 from drsim.real.files import blame, make_directory, noted, replace_file, sync_directory
@@ -87,6 +87,11 @@ class JournalStore:
             if not (place / "spec").exists() or spec_in(place) != spec:
                 replace_file(place / "spec", seal(MAGIC, json.dumps(plain(spec)).encode()))
         self.streams[spec.id] = StreamStore(place, spec, segment_bytes=segment_bytes, ledger_bytes=ledger_bytes)
+
+    def seed(self, spec: StreamSpec, disks: Mapping[VolumeId, Path]) -> None:
+        """Begin a stream with disks that are there for mirrors. Raises PlatformError."""
+        self.open(spec)
+        self.streams[spec.id].seed(disks)
 
     def discard(self, stream: StreamId, *, keep_disks: bool) -> None:
         """Delete a stream's journals and mirrors; or apply the journals first, and leave the mirrors in `kept`."""

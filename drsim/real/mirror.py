@@ -96,6 +96,38 @@ class Mirror:
             os.close(self._sums)
             raise
 
+    def seed(self, disk: Path) -> None:
+        """Take a disk that is there for the volume, whatever it holds: its content verifies from now on, durably.
+
+        The mirror becomes a link to it. Raises PlatformError when it is not as long as the volume. Done again, it
+        ends the same.
+        """
+        fd = os.open(disk, os.O_RDWR)
+        try:
+            found = os.lseek(fd, 0, os.SEEK_END)
+            if found != self.sectors * SECTOR:
+                message = f"is {found} bytes long, the volume has {self.sectors * SECTOR}"
+                raise PlatformError(message, place=str(disk))
+            os.ftruncate(self._sums, 0)
+            os.ftruncate(self._sums, self.sectors * _SUM.itemsize)
+            for lba in range(0, self.sectors, _CHUNK):
+                data = read_exactly(fd, min(_CHUNK, self.sectors - lba) * SECTOR, lba * SECTOR, disk)
+                if any(data):
+                    used = np.frombuffer(data, np.uint8).reshape(-1, SECTOR).any(axis=1)
+                    sums = np.where(used, np.array(_sums(data, lba), _SUM), 0).astype(_SUM)
+                    write_all(self._sums, sums.tobytes(), lba * _SUM.itemsize)
+            os.fsync(self._sums)
+            beside = self.path.with_name(self.path.name + ".link")
+            beside.unlink(missing_ok=True)
+            beside.symlink_to(disk)
+            os.replace(beside, self.path)
+            sync_directory(self.path.parent)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd = fd
+
     def write(self, lba: int, data: Payload) -> None:
         """Put whole sectors at `lba`; durable after `sync`."""
         write_all(self._fd, data, lba * SECTOR)

@@ -37,9 +37,17 @@ class Wish(Spec):
     on_failure: OnFailure = OnFailure.STOP
     network: str = ""
     """Of recovered VMs; none: they have no network."""
+    instant: bool = False
+    """Boot at once, and read journal and mirror where they lie."""
+    reverse: bool = False
+    """Protect the other way after the commit."""
     keep_source: bool = False
     volume: str = ""
     """Of a restore: VM/volume."""
+    in_place: bool = False
+    """Of a restore: in its place at the source, which must be off."""
+    export: bool = False
+    """Of a restore: nothing is copied; it can be read over NBD until it is stopped."""
 
 
 def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
@@ -58,11 +66,17 @@ def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
     )  # fmt: skip
     checkpoint = None if wish.kind is Kind.MOVE else _checkpoint(wish.checkpoint, listed)
     if wish.kind is Kind.RESTORE:
-        return Plan(wish.kind, vpg.name, (), checkpoint, volume=_volume(wish.volume, vpg))
+        if wish.in_place and wish.export:
+            raise FileError("a volume is restored in its place or looked into, not both at once")
+        return Plan(
+            wish.kind, vpg.name, (), checkpoint, commit=wish.commit, wait=Ns(wish.wait * SECOND),
+            volume=_volume(wish.volume, vpg), in_place=wish.in_place, export=wish.export,
+        )  # fmt: skip
     delays = (Ns(vpg.boot_delay),) * max(0, len({vm.group for vm in vms}) - 1) if vpg.boot_delay else ()
     return Plan(
         wish.kind, vpg.name, vms, checkpoint, shutdown=wish.shutdown, commit=wish.commit, wait=Ns(wish.wait * SECOND),
-        delays=delays, on_failure=wish.on_failure, keep_source=wish.keep_source,
+        delays=delays, on_failure=wish.on_failure, keep_source=wish.keep_source, instant=wish.instant,
+        reverse=wish.reverse,
     )  # fmt: skip
 
 
@@ -91,10 +105,11 @@ def vpg_of(
 ) -> LiveVpg:  # fmt: skip
     """A VPG of a site's own VMs, by name. Times in nanoseconds, `journal` in bytes. Raises FileError."""
     members: list[ProtectedVm] = []
+    own = state.own(spec)
     for each in vms:
-        vm = spec.vms.get(each)
+        vm = own.get(each)
         if vm is None:
-            hint = f"there is: {', '.join(spec.vms) or 'none'}"
+            hint = f"there is: {', '.join(own) or 'none'}"
             raise FileError(f"no VM is called {each!r}", place=spec.site, hint=hint)
         volumes = tuple(
             ProtectedVolume(id=state.volumes[f"{each}/{disk}"], name=disk, sectors=vm.disks[disk].size // SECTOR)
@@ -119,6 +134,22 @@ def vpg_of(
         name=name, source=spec.site, target=spec.link.peer, vms=tuple(members), interval=interval, history=history,
         rpo_alert=rpo_alert, journal=journal, number=state.made + 1,
     )  # fmt: skip
+
+
+def turned(old: LiveVpg, vms: Iterable[str], state: SiteState) -> LiveVpg:
+    """A VPG the other way round, for those of its VMs that run at its recovery site now and have numbers there."""
+    names = set(vms)
+    members = tuple(
+        vm.model_copy(
+            update={
+                "id": state.vms[vm.name], "host": vm.target, "target": vm.host,
+                "volumes": tuple(v.model_copy(update={"id": state.volumes[f"{vm.name}/{v.name}"]}) for v in vm.volumes),
+            }
+        )
+        for vm in old.vms if vm.name in names
+    )  # fmt: skip
+    update = {"source": old.target, "target": old.source, "vms": members, "number": max(state.made, old.number) + 1}
+    return old.model_copy(update=update)
 
 
 def streams_of(vpg: LiveVpg) -> list[StreamSpec]:

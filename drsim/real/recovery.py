@@ -9,36 +9,37 @@ carried out here, one coroutine for each action; every action looks at what is t
     disks       scratch over mirror and journal               CreateScratch DropScratch CopyDisks Promote RestoreVolume
     VMs         the hypervisor                                CreateVm DeleteVm Attach Detach ReIp PowerOn PowerOff
 
-The disks of a recovered VM can be read as soon as its journal is laid out, whatever the plan says of `instant`: the
-rest of the mirror is copied when the operation is committed, under the running VM.
+The disks of a recovered VM can be read as soon as its journal is laid out; with `instant` at once, from where it lies.
+The rest is copied when the operation is committed, under the running VM.
 
-Not here: reverse protection, and restoring a volume in its place. Both fail with these words, and nothing is touched.
+Reverse protection is in `reverse.py`, restoring volumes in `restoring.py`.
 """
 
 import asyncio
-import shutil
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from drsim.core.action import Action
 from drsim.core.effects import EffectId, Perform
 from drsim.core.errors import DrsimError, FileError, PlatformError
 from drsim.core.events import Decided, Done, Event, Failed, FenceAsked, PinAsked, Verdict
-from drsim.core.names import Address, CheckpointId, VmId, VolumeId
+from drsim.core.names import Address, CheckpointId
 from drsim.core.recovery import actions as do
-from drsim.core.recovery.facts import Facts, Trial
 from drsim.core.recovery.operations import Recovery
 from drsim.core.recovery.plan import Kind, Plan
 from drsim.core.recovery.report import Outcome, Report
 from drsim.core.recovery.rto import rto_parts
-from drsim.core.status import Lifecycle, Peer, Phase, Regions
-from drsim.core.units import SECOND, SECTOR, Ns
+from drsim.core.status import Phase
+from drsim.core.units import SECOND, Ns
 from drsim.real.clock import now_ns
 from drsim.real.desk import DropVm, LookAtSource, StartVm, StopVm, TakeTag
 from drsim.real.history import HistoryStore
+from drsim.real.inspection import inspect
 from drsim.real.local.hypervisor import LocalVm
+from drsim.real.planning import Wish, plan_of
 from drsim.real.recovered import RecoveredDisks
 from drsim.real.scripts import run_script
 from drsim.spec.live import VpgState
@@ -46,7 +47,6 @@ from drsim.spec.live import VpgState
 if TYPE_CHECKING:
     from drsim.real.installation import Installation
 
-NOBODY = Address("")
 POLL = 0.02
 """Seconds between looks at what has no event."""
 
@@ -66,12 +66,19 @@ class Recoveries:
 
     # -- operations -------------------------------------------------------------------------------------------
 
+    def plan(self, wish: Wish) -> Plan:
+        """What an operator wishes, as a plan. Raises FileError for what the VPG does not have."""
+        if wish.kind is Kind.REVERSE:
+            return Plan(wish.kind, wish.vpg, ())
+        return plan_of(wish, self._site.known(wish.vpg).vpg, self._site.listed(wish.vpg))
+
     def begin(self, plan: Plan) -> int:
         """Begin an operation; its number. Raises FileError when the VPG is not recovered here."""
-        known = self._site.known(plan.vpg)
-        if known.vpg.target != self._site.spec.site:
-            message = f"VPG {plan.vpg} is recovered at site {known.vpg.target}"
-            raise FileError(message, place=self._site.spec.site, hint="ask there")
+        if plan.vpg not in self._site.state.state.turning:  # else it may be on neither side for a moment
+            known = self._site.known(plan.vpg)
+            if known.vpg.target != self._site.spec.site:
+                message = f"VPG {plan.vpg} is recovered at site {known.vpg.target}"
+                raise FileError(message, place=self._site.spec.site, hint="ask there")
         asked = Ns(now_ns())
         number = self.history.begin(plan, asked)
         self._open(number, plan, asked)
@@ -93,7 +100,7 @@ class Recoveries:
             self._open(number, plan, asked)
 
     def _open(self, number: int, plan: Plan, asked: Ns) -> None:
-        address = self._address(number)
+        address = self.address(number)
         self._site.add(address, Recovery, address, plan, self.history.events(number, address))
         machine = self._site.site.kernel.machines[address]
         assert isinstance(machine, Recovery)
@@ -107,7 +114,7 @@ class Recoveries:
         if number not in self.running:
             over = "is over" if number in self.history.reports() else "was never begun"
             raise FileError(f"operation {number} {over}", place=self._site.spec.site)
-        self._site.site.post(self._address(number), Decided(verdict, note))
+        self._site.site.post(self.address(number), Decided(verdict, note))
 
     def status(self, number: int) -> dict[str, Any]:
         """How far an operation is, or its report. Raises FileError when there is none."""
@@ -123,9 +130,19 @@ class Recoveries:
             return report
         steps = [step_of(record) for record in machine.operation.records.values()]
         shown = {"kind": machine.plan.kind.value, "vpg": machine.plan.vpg, "outcome": "", "phase": machine.phase.value}
-        return {"operation": number, **shown, "waiting": machine.waiting, "steps": steps}
+        return {"operation": number, **shown, "waiting": machine.waiting, "steps": steps, "exports": self._uris(number)}
 
-    def _address(self, number: int) -> Address:
+    def _uris(self, number: int) -> list[str]:
+        """Where what an operation restored can be looked into."""
+        plan = self.running[number].plan
+        name = self._site.restoring.name(plan.vpg, plan.volume or 0, number)
+        if not plan.export or not self.disks.owned(name):
+            return []
+        socket = (self._site.folder / "nbd.sock").absolute()
+        return [f"nbd+unix:///{quote(export)}?socket={quote(str(socket))}" for export in self.disks.exports(name)]
+
+    def address(self, number: int) -> Address:
+        """Of an operation."""
         return Address(f"{self._site.spec.site}/operation/{number}")
 
     def _number(self, address: Address) -> int:
@@ -142,13 +159,13 @@ class Recoveries:
         if machine is not None and machine.report is not None and machine.over:
             self.history.end(number, self.summary(number, machine.report))
             del self.running[number]
-            self._site.site.remove(self._address(number))
+            self._site.site.remove(self.address(number))
             self._site.site.news.wake()
 
     def summary(self, number: int, report: Report) -> dict[str, Any]:
         """A report as plain values. Instants in seconds since 1970, times in seconds."""
         asked, plan = self._asked[number], report.plan
-        taken = next((c.taken for c in self._site.listed(plan.vpg) if c.id == report.checkpoint), None)
+        taken = self.history.taken(number)
         serves = report.service is not None and report.outcome in (Outcome.COMMITTED, Outcome.DONE)
         return {
             "operation": number, "kind": plan.kind.value, "vpg": plan.vpg, "outcome": report.outcome.value,
@@ -207,7 +224,7 @@ class Recoveries:
     async def _carry_out(self, operation: Address, action: Action[Any]) -> Any:
         match action:
             case do.Inspect(plan):
-                return await self.inspect(plan, operation)
+                return await inspect(self._site, plan, operation)
             case do.Pin() | do.Unpin() | do.Fence() | do.Unfence() | do.Tag() | do.CommitRecovery() | do.Uncommit():
                 return await self._at_manager(operation, action)
             case do.ShutDown() | do.PowerOnSource() | do.DeleteSource() | do.Drain():
@@ -217,51 +234,22 @@ class Recoveries:
                 await self._at_hypervisor(operation, action)
             case do.RunScript(script):
                 await run_script(script)
-            case do.Reverse():
-                raise PlatformError("a live site does not protect the other way by itself; make a VPG there")
+            case do.Reverse(vpg):
+                await self._site.reversal.protect_the_other_way(vpg, self._number(operation))
             case _:
                 await self._at_disks(operation, action)
         return None
 
     # -- at the manager ---------------------------------------------------------------------------------------
 
-    async def inspect(self, plan: Plan, operation: Address = NOBODY) -> Facts:
-        """What could refuse a plan. `operation`: whose own VMs do not count."""
-        site, known = self._site, self._site.known(plan.vpg)
-        reachable, tools = site.site.end is not None and site.site.end.connected, frozenset[VmId]()
-        if reachable:
-            with suppress(DrsimError):
-                tools = frozenset(VmId(vm) for vm in (await site.desk.ask(LookAtSource(vpg=plan.vpg))).vms)
-        others = [m for n, m in self.running.items() if self._address(n) != operation and m.plan.vpg == plan.vpg]
-        lifecycle = Lifecycle.DELETING if known.deleting is not None else Lifecycle.PROTECTING
-        phases = [m.phase for m in others if m.phase is not Phase.NONE]
-        regions = Regions(
-            lifecycle=Lifecycle.RECOVERED if known.recovered else lifecycle, phase=phases[0] if phases else Phase.NONE,
-            peer=Peer.CONNECTED if reachable else Peer.DISCONNECTED,
-        )  # fmt: skip
-        tests = [m for m in others if m.plan.kind is Kind.TEST]
-        trial = Trial.NONE if not tests else Trial.RUNNING if tests[0].waiting else Trial.STARTING
-        vms = site.hypervisor.vms()
-        used = sum(vm.memory for name, vm in vms.items() if site.hypervisor.pid(name) is not None)
-        disk = shutil.disk_usage(site.folder)
-        whole = plan.kind in (Kind.CLONE, Kind.RESTORE)
-        sizes = {v.id: v.sectors * SECTOR for vm in known.vpg.vms for v in vm.volumes}
-        needed = sum(sizes[v] for vm in plan.vms for v in vm.volumes) if whole else 0
-        return Facts(
-            regions, tuple(c.id for c in site.listed(plan.vpg)), known.generation,
-            frozenset(VmId(vm.id) for vm in known.vpg.vms), trial, reachable, tools,
-            {name: max(0, host.memory - used) for name, host in site.spec.hosts.items()},
-            {name: host.cpus for name, host in site.spec.hosts.items()},
-            frozenset(name for name, vm in vms.items() if vm.owner != operation), frozenset(site.spec.networks),
-            disk.free, needed,
-        )  # fmt: skip
-
     async def _at_manager(self, operation: Address, action: Action[Any]) -> object:
         site = self._site
         match action:
             case do.Pin(vpg, checkpoint):
-                if all(c.id != checkpoint for c in site.listed(vpg)):
+                taken = next((c.taken for c in site.listed(vpg) if c.id == checkpoint), None)
+                if taken is None:
                     raise PlatformError(f"checkpoint {checkpoint} is not listed any more")
+                self.history.pinned(self._number(operation), taken)
                 self._remember(vpg, pins=(*self._pins(vpg, checkpoint), checkpoint))
                 site.site.post(site.catalog(vpg), PinAsked(checkpoint, True))
             case do.Unpin(vpg, checkpoint):
@@ -339,7 +327,7 @@ class Recoveries:
                 if there is not None and there.owner == operation:
                     await hypervisor.delete(name)
             case do.AttachDisks(name):
-                hypervisor.change(name, disks=[f"{name}/{volume}" for volume in self.disks.volumes(name)])
+                hypervisor.change(name, disks=self.disks.exports(name))
             case do.DetachDisks(name):
                 if name in hypervisor.vms():
                     hypervisor.change(name, disks=())
@@ -354,13 +342,11 @@ class Recoveries:
 
     # -- disks ------------------------------------------------------------------------------------------------
 
-    def _restored(self, operation: Address, vpg: str, volume: VolumeId) -> str:
-        return f"{vpg}-volume-{volume}-{self._number(operation)}"
-
     async def _at_disks(self, operation: Address, action: Action[Any]) -> None:
+        number, restoring = self._number(operation), self._site.restoring
         match action:
-            case do.CreateScratch(name, vm, checkpoint):
-                await self.disks.make(name, self.disks.of_vm(vm, checkpoint))
+            case do.CreateScratch(name, vm, checkpoint, instant):
+                await self.disks.make(name, self.disks.of_vm(vm, checkpoint), instant=instant)
             case do.CopyDisks(name, vm, checkpoint):
                 await self.disks.make(name, self.disks.of_vm(vm, checkpoint))
                 await self.disks.hydrate(name)
@@ -368,16 +354,12 @@ class Recoveries:
                 await self.disks.hydrate(name)
             case do.DropScratch(name) | do.DeleteCopy(name):
                 await self.disks.drop(name)
-            case do.RestoreVolume(vpg, volume, checkpoint, in_place):
-                if in_place:
-                    raise PlatformError("a live site restores a volume beside its place only")
-                name = self._restored(operation, vpg, volume)
-                await self.disks.make(name, self.disks.of(vpg, checkpoint, {volume}))
-                await self.disks.hydrate(name)
+            case do.RestoreVolume(vpg, volume, checkpoint, in_place, export):
+                await restoring.restore(number, vpg, volume, checkpoint, in_place=in_place, export=export)
             case do.UndoRestore(vpg, volume):
-                await self.disks.drop(self._restored(operation, vpg, volume))
-            case do.KeepRestore():
-                pass
+                await restoring.undo(number, vpg, volume, in_place=self.running[number].plan.in_place)
+            case do.KeepRestore(vpg, volume):
+                await restoring.keep(number, vpg, volume)
             case _:
                 raise PlatformError(f"a live site cannot {action}")
 

@@ -43,13 +43,11 @@ class Base(Protocol):
 
 
 class Scratch:
-    """One volume. Use from any thread. `base`: None when it is whole already."""
-
-    read_only = False
+    """One volume. Use from any thread. `base`: None when it is whole already. `read_only`: for clients."""
 
     def __init__(self, path: Path, info: VolumeInfo, base: Base | None) -> None:
         self.path, self.info, self.size = path, info, info.sectors * SECTOR
-        self._base, self._lock = base, threading.Lock()
+        self._base, self._lock, self.read_only = base, threading.Lock(), False
         self._map_path = path.with_suffix(".map")
         with blame(path):
             make_directory(path.parent)

@@ -74,6 +74,8 @@ async def serve(
         log.info("up", armed=armed, life=site.state.state.lives)
         for stream, error in site.distrust.damaged.items():
             log.error("journal damaged and set aside", stream=stream, why=str(error))
+        for export, error in site.own.missing.items():
+            log.error("disk is not served", disk=export, why=str(error))
         ready()
         try:
             over = asyncio.create_task(ended.wait())

@@ -16,6 +16,7 @@ bytes that are no request end the connection. TRIM is taken and does nothing, so
 the same on both sides. WRITE_ZEROES writes zeros.
 """
 
+import asyncio
 import os
 import socket
 import ssl
@@ -41,6 +42,8 @@ _ZEROS = bytes(1 << 20)
 _HEAD = nbd.REQUEST.size
 _OK = nbd.SIMPLE_REPLY_MAGIC.to_bytes(4, "big") + bytes(4)
 _GREETING_SECONDS = 10.0
+_POLL = 0.005
+"""Seconds between looks at whether somebody still uses a disk."""
 
 Write = tuple[int, Payload]
 """Byte offset and content."""
@@ -98,6 +101,12 @@ class Splitter:
             theirs = [connection for connection, chosen in self._serving.items() if chosen == name]
         for connection in theirs:
             _end(connection)
+
+    async def withdraw(self, name: str) -> None:
+        """Serve it no more, and wait until nobody uses it."""
+        self.remove(name)
+        while self.users(name):
+            await asyncio.sleep(_POLL)
 
     def users(self, name: str) -> int:
         """How many connections an export has."""

@@ -40,7 +40,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drsim.core.batch import Payload, WriteBatch
+from drsim.core.batch import Payload
 from drsim.core.errors import PeerError, PlatformError
 from drsim.core.journal import Stored
 from drsim.core.messages import Cut, Frame, Position
@@ -49,6 +49,7 @@ from drsim.core.units import SECTOR
 from drsim.core.window import reaches
 from drsim.real.digests import of_regions
 from drsim.real.files import blame, make_directory, noted, sync_directory
+from drsim.real.journal_view import JournalView, overlay
 from drsim.real.ledger import Ledger
 from drsim.real.mirror import Image, Mirror, where
 from drsim.real.scratch import Scratch
@@ -255,10 +256,13 @@ class StreamStore:
                     path.unlink(missing_ok=True)
         return images
 
-    def scratch(self, cut: Cut, folder: Path, volumes: Iterable[VolumeId]) -> dict[VolumeId, Scratch]:
+    def scratch(
+        self, cut: Cut, folder: Path, volumes: Iterable[VolumeId], *, instant: bool = False
+    ) -> dict[VolumeId, Scratch]:
         """Disks over the mirrors, as of a cut: `volume-N.disk` in a folder; those that are there already go on.
 
-        The cut must stay pinned until they are whole. Raises PlatformError as `rebuild` does.
+        `instant`: the journal is not laid out in them but read where it lies. The cut must stay pinned until they are
+        whole. Raises PlatformError as `rebuild` does.
         """
         infos = [v for v in self.spec.volumes if v.id in set(volumes)]
         made: dict[VolumeId, Scratch] = {}
@@ -267,8 +271,9 @@ class StreamStore:
             if fresh:
                 self._check_cut(cut)
             for info in infos:
-                made[info.id] = Scratch(folder / f"volume-{info.id}.disk", info, self._mirrors[info.id])
-            if fresh:
+                base = self.view(cut, info) if instant and info in fresh else self._mirrors[info.id]
+                made[info.id] = Scratch(folder / f"volume-{info.id}.disk", info, base)
+            if fresh and not instant:
                 layers: dict[int, Put] = {v.id: made[v.id].lay for v in fresh}
                 for log, after, upto in zip(self._logs, self.state.promoted, cut.position, strict=True):
                     self._apply(log, after, upto, layers)
@@ -280,6 +285,21 @@ class StreamStore:
                 each.close()
             raise
         return made
+
+    def view(self, cut: Cut, info: VolumeInfo) -> JournalView:
+        """A volume as of a cut, read where it lies; the cut must stay pinned."""
+        slot = self.spec.vms.index(info.vm)
+        after, upto = self.state.promoted[slot], cut.position[slot]
+        mirror = self._mirrors[info.id]
+        return JournalView(self._logs[slot], mirror, info.id, upto, after, lambda: self.state.promoted[slot])
+
+    def seed(self, disks: Mapping[VolumeId, Path]) -> None:
+        """Begin with disks that are there for mirrors, before anything is appended (see Mirror.seed)."""
+        with blame(self.directory):
+            if self.state.end == begun(self.spec).end and not self.state.mirrors:
+                for volume, disk in disks.items():
+                    self._mirrors[volume].seed(disk)
+                self._ledger.put(replace(self.state, mirrors=tuple(disks)))
 
     def mirror(self, volume: VolumeId) -> Mirror:
         """The mirror of a volume."""
@@ -321,7 +341,7 @@ class StreamStore:
             read, bad = self._mirrors[extent.volume].read(extent.lba, extent.sectors)
             content, unread = bytearray(read), set(bad)
             for _, batch in self._logs[slot].rows(state.promoted[slot], state.end[slot]):
-                self._overlay(extent, batch, content, unread)
+                overlay(extent, batch, content, unread)
         first, last = extent.lba, extent.lba + extent.sectors
         known = {lba for lba in self.corrupt.get(extent.volume, ()) if not first <= lba < last}
         self.corrupt[extent.volume] = known | unread
@@ -334,21 +354,6 @@ class StreamStore:
         end, whole = extent.lba + extent.sectors, region_bytes // SECTOR
         if not 0 <= extent.lba < end <= volume.sectors or extent.lba % whole or (end % whole and end < volume.sectors):
             raise PeerError(f"sectors {extent.lba} to {end} are no regions", place=str(self.directory))
-
-    def _overlay(self, extent: Extent, batch: WriteBatch, content: bytearray, unread: set[int]) -> None:
-        """Put the rows that touch a stretch over its content."""
-        ends = batch.lba + batch.sectors
-        touch = (batch.volume == extent.volume) & (batch.lba < extent.lba + extent.sectors) & (ends > extent.lba)
-        if not touch.any():
-            return
-        rows = batch.take(touch)
-        payload, at = memoryview(rows.payload or b""), 0
-        for lba, sectors in zip(rows.lba.tolist(), rows.sectors.tolist(), strict=True):
-            start, stop = max(lba, extent.lba), min(lba + sectors, extent.lba + extent.sectors)
-            to, of = (start - extent.lba) * SECTOR, at + (start - lba) * SECTOR
-            content[to : to + (stop - start) * SECTOR] = payload[of : of + (stop - start) * SECTOR]
-            unread.difference_update(range(start, stop))
-            at += sectors * SECTOR
 
     def scrub(self) -> list[PlatformError]:
         """Read everything again that a recovery may need, and say what of it does not verify. Changes nothing.

@@ -27,12 +27,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from zlib import crc32
 
-from drsim.core.batch import WriteBatch
+from drsim.core.batch import Payload, WriteBatch
 from drsim.core.errors import PlatformError
 from drsim.core.names import StreamId
 from drsim.real.codec import build, plain
-from drsim.real.envelope import PRELUDE, ROW, Unreadable, batch_of, columns, opened, prelude, seal
+from drsim.real.envelope import (
+    COLUMNS,
+    PRELUDE,
+    ROW,
+    Numbers,
+    Unreadable,
+    batch_of,
+    columns,
+    extents_of,
+    opened,
+    prelude,
+    seal,
+)
 from drsim.real.files import blame, make_directory, noted, read_exactly, sync_directory, write_all
 
 MAGIC = b"DRSJ"
@@ -70,6 +83,8 @@ class Entry:
     crc: int
     nbytes: int
     """Of its payload."""
+    columns: int
+    """Checksum of its columns alone, for whoever reads only these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +223,7 @@ class VmLog:
             start.size,
             start.crc,
             start.body - header.rows * ROW,
+            crc32(body[: header.rows * ROW]),
         )
         return entry, batch
 
@@ -220,11 +236,12 @@ class VmLog:
         segment, offset = self.tail
         before = self.entries[-1].last if self.entries else 0
         header = _Header(self._stream, self.vm, first, epoch, len(batch), before, commit)
-        data = seal(MAGIC, json.dumps(plain(header), separators=(",", ":")).encode(), columns(batch))
+        body = columns(batch)
+        data = seal(MAGIC, json.dumps(plain(header), separators=(",", ":")).encode(), body)
         write_all(self._fd, data, offset)
         last, crc = first + len(batch) - 1, prelude(MAGIC, data).crc
-        nbytes = len(batch.payload or b"")
-        self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, len(data), crc, nbytes))
+        nbytes, own = len(batch.payload or b""), crc32(b"".join(body[:COLUMNS]))
+        self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, len(data), crc, nbytes, own))
         self.tail = (segment, offset + len(data))
 
     def _roll(self) -> None:
@@ -288,6 +305,30 @@ class VmLog:
         finally:
             if fd >= 0:
                 os.close(fd)
+
+    def extents(self, after: int, upto: int) -> Iterator[tuple[Entry, Numbers, Numbers, Numbers]]:
+        """Records with rows of `after + 1 .. upto`: volume, first sector and sectors of all their rows."""
+        for entry in list(self.entries):
+            rows = entry.last - entry.first + 1
+            if entry.last <= after or entry.first > upto or not rows:
+                continue
+            path = self._path(entry.segment)
+            with path.open("rb") as file:
+                at = entry.offset + entry.size - entry.nbytes - rows * ROW
+                data = read_exactly(file.fileno(), rows * ROW, at, path)
+            if crc32(data) != entry.columns:
+                message = f"record at byte {entry.offset}: checksum of the columns is wrong"
+                raise PlatformError(message, place=str(path), hint="the journal is corrupt here")
+            yield entry, *extents_of(rows, data)
+
+    def payload(self, entry: Entry) -> Payload:
+        """The content of a record's rows, one after the other, checked. Raises FileNotFoundError when it is gone."""
+        path = self._path(entry.segment)
+        with path.open("rb") as file:
+            found, batch = self._record(file.fileno(), entry.segment, entry.offset)
+        if found != entry:
+            raise PlatformError("a record has changed", place=str(path))
+        return batch.payload or b""
 
     def flaws(self) -> list[PlatformError]:
         """What of the records held does not verify when it is read again."""

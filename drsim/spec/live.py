@@ -189,11 +189,19 @@ class VpgState(Spec):
     """What was done with a checkpoint, in words."""
 
 
+class Turning(Spec):
+    """A VPG that is being protected the other way: what it will be, and in which generation."""
+
+    vpg: LiveVpg
+    generation: int
+
+
 class SiteState(Spec):
     """All that a site has to remember. `lives`: how often it was started. `vms`, `volumes`: their numbers, by name.
 
     `operations`, `made`: how many operations were begun, and VPGs made. `distrusted`: VPGs of which journals were set
-    aside, until a checkpoint is listed again.
+    aside, until a checkpoint is listed again. `adopted`: VMs that were recovered here and are the site's own now.
+    `left`: VMs that are at the other site now, and where each of their disks is. `turning`: by name of the VPG.
     """
 
     lives: int = 0
@@ -203,3 +211,10 @@ class SiteState(Spec):
     operations: int = 0
     made: int = 0
     distrusted: tuple[str, ...] = ()
+    adopted: dict[str, LiveVm] = {}
+    left: dict[str, dict[str, str]] = {}
+    turning: dict[str, Turning] = {}
+
+    def own(self, site: SiteFile) -> dict[str, LiveVm]:
+        """The VMs that are the site's own now: those of its file that have not left, and those that it adopted."""
+        return {name: vm for name, vm in site.vms.items() if name not in self.left} | self.adopted

@@ -320,12 +320,16 @@ class Reverse(Action[None]):
 
 @dataclass(frozen=True, slots=True)
 class RestoreVolume(Action[None]):
-    """A volume as of a checkpoint: as a new disk beside it, or in its place, with what it held kept aside."""
+    """A volume as of a checkpoint: as a new disk beside it, or in its place, with what it held kept aside.
+
+    `export`: nothing is copied; it can be read where it lies.
+    """
 
     vpg: str
     volume: VolumeId
     checkpoint: CheckpointId
     in_place: bool
+    export: bool = False
 
     def __str__(self) -> str:
         return f"restore volume {self.volume} as of checkpoint {self.checkpoint}"

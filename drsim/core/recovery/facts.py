@@ -61,6 +61,8 @@ class Refused(DrsimError):
 
 def refusals(plan: Plan, facts: Facts) -> tuple[str, ...]:
     """Why the plan cannot be carried out now, each with what to do; empty when it can."""
+    if plan.kind is Kind.REVERSE:
+        return tuple(_of_reverse(plan, facts))
     return (*_of_state(plan, facts), *_of_checkpoint(plan, facts), *_of_vms(plan, facts), *_of_options(plan, facts))
 
 
@@ -83,6 +85,17 @@ def _of_state(plan: Plan, facts: Facts) -> Iterator[str]:
             yield "a move needs both sites; use a failover if the source is lost"
     elif plan.shutdown is not Shutdown.NONE and not facts.source_reachable:
         yield "the source cannot be reached to shut its VMs down; use the shutdown policy none"
+    elif plan.in_place and not facts.source_reachable:
+        yield "the source cannot be reached; restore the volume beside, and copy it later"
+
+
+def _of_reverse(plan: Plan, facts: Facts) -> Iterator[str]:
+    if facts.regions.lifecycle is not Lifecycle.RECOVERED:
+        yield f"VPG {plan.vpg} has not been recovered; there is nothing to protect the other way"
+    if facts.regions.phase is not Phase.NONE:
+        yield f"another operation is under way on VPG {plan.vpg} ({facts.regions.phase.value}); end it first"
+    if not facts.source_reachable:
+        yield f"the old source of VPG {plan.vpg} cannot be reached; it has to take the data"
 
 
 def _of_checkpoint(plan: Plan, facts: Facts) -> Iterator[str]:
@@ -150,7 +163,7 @@ def _of_capacity(plan: Plan, facts: Facts) -> Iterator[str]:
 
 
 def _of_options(plan: Plan, facts: Facts) -> Iterator[str]:
-    decides = plan.kind in (Kind.LIVE, Kind.MOVE) and plan.commit is not Commit.NONE
+    decides = (plan.kind in (Kind.LIVE, Kind.MOVE) or plan.in_place) and plan.commit is not Commit.NONE
     if decides and plan.wait and not LEAST_WAIT <= plan.wait <= MOST_WAIT:
         yield "the wait before the commit policy is 300 s to 86400 s, or 0 for at once"
     if plan.kind is Kind.MOVE and plan.keep_source and plan.reverse:

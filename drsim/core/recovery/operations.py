@@ -9,12 +9,14 @@ from drsim.core.recovery.move import move
 from drsim.core.recovery.plan import Kind, Plan
 from drsim.core.recovery.report import Outcome, Report
 from drsim.core.recovery.restore import restore
+from drsim.core.recovery.reverse import reverse
 from drsim.core.recovery.run import Run
 from drsim.core.status import Phase
 from drsim.core.workflow import Body, History, Operation, Workflow
 
 BODIES: Mapping[Kind, Callable[[Run], Awaitable[Outcome]]] = {
     Kind.TEST: test, Kind.LIVE: live, Kind.MOVE: move, Kind.CLONE: clone, Kind.RESTORE: restore,
+    Kind.REVERSE: reverse,
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     MOVE = "move"
     CLONE = "clone"
     RESTORE = "restore"
+    REVERSE = "reverse"
 
 
 class Shutdown(StrEnum):
@@ -113,6 +114,7 @@ class Plan:
     post: Script | None = None
     volume: VolumeId | None = None
     in_place: bool = False
+    export: bool = False
 
     @property
     def groups(self) -> list[list[PlannedVm]]:

@@ -5,7 +5,10 @@
     FOLDER/NAME/serial.log    what its guest prints
     FOLDER/NAME/pid
 
-Each disk is an NBD export of the site's splitter; QEMU waits and connects again when the site is away (`RECONNECT`).
+Each disk is an NBD export of the site's splitter. When the site is away QEMU waits and connects again; after
+`RECONNECT` seconds, and on any error of a disk, it pauses the VM instead of telling its guest, and `resume` lets it try
+again. So a guest never sees an error that passes; one that stays keeps the VM paused, and `stopped` says so.
+
 Every operation looks at what is there and does what is missing, so that asking again after a crash changes nothing.
 A process is taken for a VM only if it names the VM's folder, and is ended by its process id.
 """
@@ -13,6 +16,7 @@ A process is taken for a VM only if it names the VM's folder, and is ended by it
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Sequence
@@ -27,7 +31,8 @@ from drsim.core.errors import PlatformError
 from drsim.real.files import blame, make_directory, replace_file
 
 RECONNECT = 300
-"""Seconds that a VM waits for its disks to be served again, before its guest sees errors."""
+"""Seconds that a VM waits for its disks to be served again, before it is paused."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}")
 _ANSWER_SECONDS = 10.0
 _LONGEST_SOCKET = 107  # bytes of a unix socket's path
 
@@ -52,10 +57,13 @@ class LocalVm:
 
 
 class LocalHypervisor:
-    """The VMs under one folder. `splitter`: the socket of their disks. `accel`: tcg or kvm."""
+    """The VMs under one folder. `splitter`: the socket of their disks. `accel`: tcg or kvm. `reconnect`: see above."""
 
-    def __init__(self, folder: Path, splitter: Path, *, accel: str = "tcg") -> None:
-        self.folder, self._splitter, self._accel = folder, splitter, accel
+    def __init__(self, folder: Path, splitter: Path, *, accel: str = "tcg", reconnect: int = RECONNECT) -> None:
+        self.folder, self._splitter, self._accel, self._reconnect = folder, splitter, accel, reconnect
+        self.stopped: set[str] = set()
+        """VMs that an error of a disk had paused when they were last looked at."""
+        self._asking: dict[str, asyncio.Lock] = {}
 
     # -- inventory --------------------------------------------------------------------------------------------
 
@@ -119,6 +127,9 @@ class LocalHypervisor:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _put(self, vm: LocalVm) -> None:
+        if not _NAME.fullmatch(vm.name):
+            hint = "letters, digits, dot, dash and underscore; it begins with a letter or a digit"
+            raise PlatformError(f"no VM can be called {vm.name!r}", place=str(self.folder), hint=hint)
         folder = self.folder / vm.name
         if len(os.fsencode(folder / "qmp.sock")) > _LONGEST_SOCKET:
             hint = f"unix sockets have paths of at most {_LONGEST_SOCKET} bytes; put the site into a shorter folder"
@@ -156,10 +167,11 @@ class LocalHypervisor:
         ]  # fmt: skip
         for n, disk in enumerate(vm.disks):
             node = {"driver": "raw", "node-name": f"disk{n}", "file": {
-                "driver": "nbd", "export": disk, "reconnect-delay": RECONNECT,
+                "driver": "nbd", "export": disk, "reconnect-delay": self._reconnect,
                 "server": {"type": "unix", "path": str(self._splitter)},
             }}  # fmt: skip
-            options += ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive=disk{n},bootindex={n}"]
+            device = f"virtio-blk-pci,drive=disk{n},bootindex={n},werror=stop,rerror=stop"
+            options += ["-blockdev", json.dumps(node), "-device", device]
         for n, _ in enumerate(vm.nics):
             options += ["-netdev", f"user,id=net{n},restrict=on", "-device", f"virtio-net-pci,netdev=net{n},romfile="]
         if vm.nics:
@@ -188,6 +200,14 @@ class LocalHypervisor:
             await asyncio.sleep(0.05)
         return self.pid(name) is None
 
+    async def resume(self, name: str) -> None:
+        """Let a VM that an error of a disk has paused try again. Raises PlatformError when QEMU does not answer."""
+        if self.pid(name) is None or (await self._ask(name, "query-status"))["status"] != "io-error":
+            self.stopped.discard(name)
+            return
+        self.stopped.add(name)
+        await self._ask(name, "cont")
+
     async def wait(self, name: str, timeout: float) -> None:
         """Until a VM runs, and its guest has printed what it prints when it is ready. Raises PlatformError."""
         ready = self.vm(name).ready
@@ -204,7 +224,7 @@ class LocalHypervisor:
     async def _ask(self, name: str, command: str) -> Any:
         client = QMPClient(name)
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(_ANSWER_SECONDS), self._asking.setdefault(name, asyncio.Lock()):
                 await client.connect(str(self.folder / name / "qmp.sock"))
                 return await client.execute(command)
         except (QMPError, OSError, TimeoutError) as error:

@@ -1,0 +1,62 @@
+"""Inspection: everything at a live site that could refuse a plan, looked at before anything is touched."""
+
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from drsim.core.errors import DrsimError
+from drsim.core.names import Address, VmId
+from drsim.core.recovery.facts import Facts, Trial
+from drsim.core.recovery.plan import Kind, Plan
+from drsim.core.status import Lifecycle, Peer, Phase, Regions
+from drsim.core.units import SECTOR
+from drsim.real.desk import LookAtSource
+
+if TYPE_CHECKING:
+    from drsim.real.installation import Installation
+
+NOBODY = Address("")
+
+
+async def inspect(site: "Installation", plan: Plan, operation: Address = NOBODY) -> Facts:
+    """What could refuse a plan. `operation`: whose own VMs do not count."""
+    if plan.vpg in site.state.state.turning:
+        return _half_way(site, plan)
+    known = site.known(plan.vpg)
+    reachable, tools = site.site.end is not None and site.site.end.connected, frozenset[VmId]()
+    if reachable:
+        with suppress(DrsimError):
+            tools = frozenset(VmId(vm) for vm in (await site.desk.ask(LookAtSource(vpg=plan.vpg))).vms)
+    running = site.recoveries.running
+    others = [m for n, m in running.items() if site.recoveries.address(n) != operation and m.plan.vpg == plan.vpg]
+    lifecycle = Lifecycle.DELETING if known.deleting is not None else Lifecycle.PROTECTING
+    phases = [m.phase for m in others if m.phase is not Phase.NONE]
+    regions = Regions(
+        lifecycle=Lifecycle.RECOVERED if known.recovered else lifecycle, phase=phases[0] if phases else Phase.NONE,
+        peer=Peer.CONNECTED if reachable else Peer.DISCONNECTED,
+    )  # fmt: skip
+    tests = [m for m in others if m.plan.kind is Kind.TEST]
+    trial = Trial.NONE if not tests else Trial.RUNNING if tests[0].waiting else Trial.STARTING
+    vms = site.hypervisor.vms()
+    used = sum(vm.memory for name, vm in vms.items() if site.hypervisor.pid(name) is not None)
+    disk = shutil.disk_usage(site.folder)
+    whole = plan.kind in (Kind.CLONE, Kind.RESTORE)
+    sizes = {v.id: v.sectors * SECTOR for vm in known.vpg.vms for v in vm.volumes}
+    needed = sum(sizes[v] for vm in plan.vms for v in vm.volumes) if whole else 0
+    return Facts(
+        regions, tuple(c.id for c in site.listed(plan.vpg)), known.generation,
+        frozenset(VmId(vm.id) for vm in known.vpg.vms), trial, reachable, tools,
+        {name: max(0, host.memory - used) for name, host in site.spec.hosts.items()},
+        {name: host.cpus for name, host in site.spec.hosts.items()},
+        frozenset(name for name, vm in vms.items() if vm.owner != operation), frozenset(site.spec.networks),
+        disk.free, needed,
+    )  # fmt: skip
+
+
+def _half_way(site: "Installation", plan: Plan) -> Facts:
+    """Of a VPG that is neither this way nor the other: it can only be brought to the end."""
+    reachable = site.site.end is not None and site.site.end.connected
+    busy = [m.phase for m in site.recoveries.running.values() if m.plan.vpg == plan.vpg and m.phase is not Phase.NONE]
+    regions = Regions(lifecycle=Lifecycle.RECOVERED, phase=busy[0] if busy else Phase.NONE)
+    generation = site.state.state.turning[plan.vpg].generation
+    return Facts(regions, (), generation, frozenset(), source_reachable=reachable)

@@ -1,0 +1,102 @@
+"""OwnVms: the VMs that are a site's own, from its file or adopted after a recovery, with their numbers and disks."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from drsim.core.errors import FileError, PlatformError
+from drsim.core.events import VolumeLost
+from drsim.core.names import VmId, VolumeId, VolumeInfo, vra_address
+from drsim.core.units import SECTOR
+from drsim.real.disk import Disk
+from drsim.real.local.hypervisor import LocalVm
+from drsim.spec.live import LiveVm
+
+if TYPE_CHECKING:
+    from drsim.real.installation import Installation
+
+LOOK = 5.0
+"""Seconds between looks at whether a VM was paused."""
+
+
+class OwnVms:
+    """Those of one site."""
+
+    def __init__(self, site: "Installation") -> None:
+        self._site = site
+        self.missing: dict[str, PlatformError] = {}
+        """Disks that could not be opened, by export, and why."""
+
+    @property
+    def vms(self) -> dict[str, LiveVm]:
+        """By name."""
+        return self._site.state.state.own(self._site.spec)
+
+    def vm(self, name: str) -> LiveVm:
+        """One of them. Raises FileError when there is none of this name."""
+        found = self.vms.get(name)
+        if found is None:
+            hint = f"there is: {', '.join(self.vms) or 'none'}"
+            raise FileError(f"no VM is called {name!r}", place=self._site.spec.site, hint=hint)
+        return found
+
+    def open(self) -> None:
+        """Numbers for all of them, and their disks are served; one that cannot be opened is `missing`.
+
+        A disk that is new is made; one that had been there is not.
+        """
+        known = set(self._site.state.state.volumes)
+        self.number({name: list(vm.disks) for name, vm in self.vms.items()})
+        for name, vm in self.vms.items():
+            for disk in vm.disks:
+                export = f"{name}/{disk}"
+                try:
+                    self._serve(name, vm, disk, must_exist=export in known)
+                except PlatformError as error:
+                    self.missing[export] = error
+
+    def tell(self) -> None:
+        """The VRAs of disks that are missing hear of it: nothing of them is sent until they are there again."""
+        numbers = self._site.state.state.volumes
+        for export in self.missing:
+            vra = vra_address(self._site.spec.site, self.vms[export.partition("/")[0]].host)
+            self._site.site.post(vra, VolumeLost(VolumeId(numbers[export])))
+
+    def number(self, disks: Mapping[str, Sequence[str]]) -> None:
+        """Numbers for VMs and their volumes, once and for ever."""
+        state = self._site.state
+        vms, volumes = dict(state.state.vms), dict(state.state.volumes)
+        for name, names in disks.items():
+            vms.setdefault(name, len(vms) + 1)
+            for disk in names:
+                volumes.setdefault(f"{name}/{disk}", len(volumes) + 1)
+        state.put(vms=vms, volumes=volumes)
+
+    def serve(self, name: str, vm: LiveVm) -> None:
+        """Open the disks of a VM that has numbers, and serve them. Raises PlatformError."""
+        for disk in vm.disks:
+            self._serve(name, vm, disk, must_exist=True)
+
+    def _serve(self, name: str, vm: LiveVm, disk: str, *, must_exist: bool) -> None:
+        site, state, export = self._site, self._site.state.state, f"{name}/{disk}"
+        id_ = VolumeId(state.volumes[export])
+        info = VolumeInfo(id_, VmId(state.vms[name]), vm.disks[disk].size // SECTOR)
+        site.site.disks[id_] = Disk(info, site.base / vm.disks[disk].path, must_exist=must_exist)
+        site.splitter.add(export, site.site.disks[id_])
+
+    def describe(self) -> None:
+        """Make them at the hypervisor, powered off, unless they are there."""
+        for name, vm in self.vms.items():
+            disks = tuple(f"{name}/{disk}" for disk in vm.disks)
+            nics = tuple({"network": network} for network in vm.networks)
+            self._site.hypervisor.create(LocalVm(name, "", vm.memory, vm.cpus, disks, nics, vm.ready))
+
+    async def watch(self) -> None:
+        """VMs that an error of a disk has paused try again, for ever."""
+        hypervisor = self._site.hypervisor
+        while True:
+            for name in hypervisor.vms():
+                with suppress(PlatformError):  # it has ended, or is busy: looked at again
+                    await hypervisor.resume(name)
+            await asyncio.sleep(LOOK)
