@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import urllib.request
 import uuid
@@ -80,15 +81,29 @@ class VCenter:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         opener.open(address, timeout=10).close()
 
-    def wrote(self, disk: str, offset: int, length: int) -> None:
-        """Remember for changed areas that a guest wrote."""
-        self.writes.append((disk, offset, length))
+    def live(self, disk: str) -> Path:
+        """Where the content of a disk is that its VM reads and writes: above its snapshot, if it has one."""
+        delta = self.path(disk.removesuffix(".vmdk") + "-000001-delta.vmdk")
+        return delta if delta.exists() else self.flat(disk)
+
+    def write(self, disk: str, content: bytes) -> None:
+        """Write a disk from its beginning, and remember for changed areas what that changes."""
+        grain = 512
+        with self.live(disk).open("r+b") as file:
+            old = file.read(len(content))
+            file.seek(0)
+            file.write(content)
+        for at in range(0, len(content), grain):
+            if content[at : at + grain] != old[at : at + grain]:
+                self.writes.append((disk, at, grain))
 
     # -- what the simulator lacks ------------------------------------------------------------------------------------
 
     def _after(self, method: str, request: bytes, got: bytes) -> bytes:
         if method == "CreateVirtualDisk_Task":
             self._make_disk(request.decode())
+        elif method == "RemoveSnapshot_Task":
+            self._merge(_in(request.decode(), "_this"))
         elif b'type="HostDatastoreBrowser' in request or b"VmDiskFileInfo" in got:
             got = re.sub(r'<file [^>]*VmDiskFileInfo">.*?</file>', self._with_size, got.decode(), flags=re.S).encode()
         elif b"VirtualMachineSnapshot" in got and b"FlatVer2" in got:
@@ -108,7 +123,7 @@ class VCenter:
 
     def _with_size(self, found: re.Match[str]) -> str:
         name = _in(found[0], "path").removesuffix(".vmdk") + "-flat.vmdk"
-        flat = next((path for store in self.stores.values() for path in store.glob(f"drsim/*/{name}")), None)
+        flat = next((path for store in self.stores.values() for path in store.glob(f"drsim/{name}")), None)
         size = f"<capacityKb>{flat.stat().st_size // 1024}</capacityKb>" if flat else ""
         return found[0].replace("</file>", f"{size}</file>")
 
@@ -123,10 +138,18 @@ class VCenter:
             path = _in(device[0], "fileName")
             size = self.flat(path).stat().st_size if self.flat(path).exists() else 0
             self.devices[name, int(_in(device[0], "key"))] = (path, size)
+            if size and self.live(path) == self.flat(path):
+                shutil.copyfile(self.flat(path), self.path(path.removesuffix(".vmdk") + "-000001-delta.vmdk"))
             text = re.sub("<capacityInKB>.*?<", f"<capacityInKB>{size // 1024}<", device[0])
             return text.replace("</fileName>", f"</fileName><changeId>{self.epoch}/{number}</changeId>", 1)
 
         return re.sub(r'<VirtualDevice [^>]*"VirtualDisk">.*?</VirtualDevice>', disk, found[0], flags=re.S)
+
+    def _merge(self, snapshot: str) -> None:
+        """A snapshot goes: what was written above it is the disk's content now."""
+        for (name, _), (path, _) in self.devices.items():
+            if name == snapshot and self.live(path) != self.flat(path):
+                self.live(path).replace(self.flat(path))
 
     def _changed(self, request: bytes) -> tuple[int, bytes]:
         text = request.decode()

@@ -21,7 +21,7 @@ from drsim.real.ports import Area, DiskId, Epoch, NotFound, Untrusted
 from drsim.real.vsphere.disks import VsphereDisks
 from drsim.real.vsphere.hypervisor import VsphereHypervisor
 from drsim.real.vsphere.inventory import VsphereInventory, disk_id, disks_of
-from drsim.real.vsphere.session import Refused, is_fault
+from drsim.real.vsphere.session import is_fault, suppress_fault
 
 _NAME = "drsim "
 _EVERYTHING = "*"
@@ -111,11 +111,8 @@ class VsphereChanges:
                 await self._hypervisor.detach(self._appliance, disk)
 
         async def work() -> None:
-            try:
+            with suppress_fault(vmodl.fault.ManagedObjectNotFound):
                 await self._remove(self._snapshot(epoch))
-            except Refused as error:
-                if not is_fault(error, vmodl.fault.ManagedObjectNotFound):
-                    raise
 
         await self._session.patient(f"remove the snapshot of VM {epoch.vm}", work)
 

@@ -1,8 +1,7 @@
 """VsphereDisks: disks that drsim makes on datastores, and where the appliance sees them.
 
-A disk is `[datastore] drsim/OWNER/NAME.vmdk`, so its place says whose it is, before anything else knows of it;
-characters that a datastore might not take are written ~hh. Giving a disk to another owner moves it, which a VM that has
-it forbids.
+A disk is `[datastore] drsim/OWNER+NAME.vmdk`, so its place says whose it is, before anything else knows of it;
+characters that a datastore might not take are written ~hh. One folder for all, so that none is left behind empty.
 
 Which VM has a disk is found by looking at all VMs once; after that, what this session attaches and detaches is
 remembered, and looked at again before it is believed. The vCenter's own locks see to what others do meanwhile.
@@ -18,7 +17,7 @@ from pyVmomi import vim, vmodl
 from drsim.core.errors import PlatformError
 from drsim.real.ports import DiskFacts, DiskId, NotFound, QuotaReached, Taken
 from drsim.real.vsphere.inventory import VsphereInventory, called, disk_id, disks_of
-from drsim.real.vsphere.session import Refused, is_fault
+from drsim.real.vsphere.session import Refused, is_fault, suppress_fault
 
 FOLDER = "drsim"
 _PATH = re.compile(r"\[(?P<store>[^\]]+)\] (?:(?P<folder>.*)/)?(?P<file>[^/]+)\.vmdk")
@@ -37,21 +36,21 @@ def unescaped(name: str) -> str:
 
 def path_of(store: str, owner: str, name: str) -> DiskId:
     """A disk's place."""
-    return DiskId(f"[{store}] {FOLDER}/{escaped(owner)}/{escaped(name)}.vmdk")
+    return DiskId(f"[{store}] {FOLDER}/{escaped(owner)}+{escaped(name)}.vmdk")
 
 
 def parts(disk: DiskId, place: str) -> tuple[str, str, str]:
-    """Datastore, folder and name of a disk. Raises NotFound for what is none."""
+    """Datastore, folder and file name of a disk. Raises NotFound for what is none."""
     found = _PATH.fullmatch(disk)
     if found is None:
         raise NotFound(f"{disk!r} is no disk on a datastore", place=place)
     return found["store"], found["folder"] or "", found["file"]
 
 
-def owner_of(folder: str) -> str:
-    """Whose the disks in a folder are; nobody's outside of drsim's."""
-    top, _, owner = folder.partition("/")
-    return unescaped(owner) if top == FOLDER and "/" not in owner else ""
+def owner_and_name(folder: str, file: str) -> tuple[str, str]:
+    """Whose a disk is, and what it was called; a disk that is not in drsim's folder is nobody's."""
+    owner, plus, name = file.partition("+")
+    return (unescaped(owner), unescaped(name)) if folder == FOLDER and plus else ("", file)
 
 
 class VsphereDisks:
@@ -60,9 +59,7 @@ class VsphereDisks:
     def __init__(self, inventory: VsphereInventory) -> None:
         self._inventory, self._session = inventory, inventory.session
         self._holders: dict[DiskId, Any] | None = None
-        self._folders: set[str] = set()
         self._browsers: dict[str, Any] = {}
-        self._session.fresh.append(self._folders.clear)
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
@@ -77,15 +74,17 @@ class VsphereDisks:
             if size > facts["summary.freeSpace"]:
                 message = f"datastore {store} has {facts['summary.freeSpace']} bytes free; disk {name} has {size}"
                 raise QuotaReached(message, place=self._session.place, hint="free some, or choose another datastore")
-            await self._folder(disk)
             spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
                 diskType="thin", adapterType="lsiLogic", capacityKb=-(-size // 1024)
             )
-            try:
-                await self._finished("CreateVirtualDisk_Task", disk, await self._inventory.home(), spec)
-            except Refused as error:
-                if not is_fault(error, vim.fault.FileAlreadyExists):
-                    raise
+            with suppress_fault(vim.fault.FileAlreadyExists):
+                try:
+                    await self._finished("CreateVirtualDisk_Task", disk, await self._inventory.home(), spec)
+                except Refused as error:
+                    if not is_fault(error, vim.fault.FileNotFound):
+                        raise
+                    await self._make_folder(store)
+                    await self._finished("CreateVirtualDisk_Task", disk, await self._inventory.home(), spec)
             return disk
 
         return await self._session.patient(f"make disk {disk}", work)
@@ -94,34 +93,15 @@ class VsphereDisks:
         """Delete a disk that this owner made. Raises Taken while a VM has it."""
 
         async def work() -> None:
-            await self._detached(disk, "deleted")
-            try:
+            vm = (await self._holder_names()).get(disk)
+            if vm is not None:
+                raise Taken(f"disk {disk} is attached to {vm}", place=self._session.place, hint="detach it first")
+            with suppress_fault(vim.fault.FileNotFound):
                 await self._finished("DeleteVirtualDisk_Task", disk, await self._inventory.home())
-            except Refused as error:
-                if not is_fault(error, vim.fault.FileNotFound):
-                    raise
 
-        if owner_of(parts(disk, self._session.place)[1]) == owner:
+        _, folder, file = parts(disk, self._session.place)
+        if owner_and_name(folder, file)[0] == owner:
             await self._session.patient(f"delete disk {disk}", work)
-
-    async def give(self, disk: DiskId, owner: str) -> DiskId:
-        """Move it into another owner's folder. Raises NotFound; Taken while a VM has it, or of a name that is taken."""
-        store, folder, name = parts(disk, self._session.place)
-        target = path_of(store, owner, unescaped(name))
-
-        async def work() -> DiskId:
-            there = await self._search(store, folder, name)
-            if not there:
-                if await self._search(store, f"{FOLDER}/{escaped(owner)}", name):
-                    return target  # moved in an earlier attempt
-                raise NotFound(f"there is no disk {disk}", place=self._session.place)
-            await self._detached(disk, "given away")
-            await self._folder(target)
-            home = await self._inventory.home()
-            await self._finished("MoveVirtualDisk_Task", disk, home, target, home, False)
-            return target
-
-        return await self._session.patient(f"give disk {disk} to {owner}", work) if target != disk else disk
 
     async def owned(self, owner: str) -> Sequence[DiskFacts]:
         """The disks that an owner has, on all datastores."""
@@ -131,23 +111,24 @@ class VsphereDisks:
             stores = await self._inventory.all(vim.Datastore, "name")
             found = []
             for store in sorted(called(facts["name"]) for _, facts in stores):
-                for name, size in await self._search(store, f"{FOLDER}/{escaped(owner)}", "*"):
-                    disk = path_of(store, owner, unescaped(name))
-                    found.append(DiskFacts(disk, unescaped(name), size, owner, names.get(disk, "")))
+                for file, size in await self._search(store, FOLDER, f"{escaped(owner)}+*"):
+                    name = owner_and_name(FOLDER, file)[1]
+                    disk = path_of(store, owner, name)
+                    found.append(DiskFacts(disk, name, size, owner, names.get(disk, "")))
             return found
 
         return await self._session.patient(f"list the disks of {owner}", work)
 
     async def disk(self, disk: DiskId) -> DiskFacts:
         """One disk. Raises NotFound."""
-        store, folder, name = parts(disk, self._session.place)
+        store, folder, file = parts(disk, self._session.place)
 
         async def work() -> DiskFacts:
-            there = await self._search(store, folder, name)
+            there = await self._search(store, folder, file)
             if not there:
                 raise NotFound(f"there is no disk {disk}", place=self._session.place)
-            names, owner = await self._holder_names(), owner_of(folder)
-            return DiskFacts(disk, unescaped(name) if owner else name, there[0][1], owner, names.get(disk, ""))
+            names, (owner, name) = await self._holder_names(), owner_and_name(folder, file)
+            return DiskFacts(disk, name, there[0][1], owner, names.get(disk, ""))
 
         return await self._session.patient(f"look at disk {disk}", work)
 
@@ -216,24 +197,13 @@ class VsphereDisks:
             for disk in disks_of(facts.get("config.hardware.device"))
         }
 
-    async def _detached(self, disk: DiskId, what: str) -> None:
-        vm = (await self._holder_names()).get(disk)
-        if vm is not None:
-            raise Taken(f"disk {disk} is attached to VM {vm}; it cannot be {what}", place=self._session.place)
-
     async def _finished(self, method: str, *args: Any) -> Any:
         return await self._session.finished(getattr(self._session.content.virtualDiskManager, method), *args)
 
-    async def _folder(self, disk: DiskId) -> None:
-        folder = disk.rpartition("/")[0]
-        if folder not in self._folders:
-            make = self._session.content.fileManager.MakeDirectory
-            try:
-                await self._session.call(make, folder, await self._inventory.home(), True)
-            except Refused as error:
-                if not is_fault(error, vim.fault.FileAlreadyExists):
-                    raise
-            self._folders.add(folder)
+    async def _make_folder(self, store: str) -> None:
+        make = self._session.content.fileManager.MakeDirectory
+        with suppress_fault(vim.fault.FileAlreadyExists):
+            await self._session.call(make, f"[{store}] {FOLDER}", await self._inventory.home(), True)
 
     async def _search(self, store: str, folder: str, name: str) -> list[tuple[str, int]]:
         """Names and sizes of the disks in a folder; nothing where there is no such folder."""

@@ -13,7 +13,7 @@ from pyVmomi import vim, vmodl
 from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.ports import DiskId, Firmware, NewVm, NotFound, QuotaReached, Taken, Unavailable
-from drsim.real.vsphere.disks import VsphereDisks
+from drsim.real.vsphere.disks import VsphereDisks, parts
 from drsim.real.vsphere.inventory import (
     HOST,
     NICS,
@@ -26,7 +26,7 @@ from drsim.real.vsphere.inventory import (
     extra,
     host_facts,
 )
-from drsim.real.vsphere.session import Refused, is_fault
+from drsim.real.vsphere.session import Refused, is_fault, suppress_fault
 
 _DEVICES, _POWER, _EXTRA = "config.hardware.device", "runtime.powerState", "config.extraConfig"
 _MIB = 1 << 20
@@ -134,11 +134,8 @@ class VsphereHypervisor:
                     await self._change(vm, [_removal(disk) for disk in disks])
                 for disk in disks:
                     self._disks.held(disk_id(disk), None)
-                try:
+                with suppress_fault(vmodl.fault.ManagedObjectNotFound):
                     await self._session.finished(vm.Destroy_Task)
-                except Refused as error:
-                    if not is_fault(error, vmodl.fault.ManagedObjectNotFound):
-                        raise
                 self._inventory.forget(vim.VirtualMachine, name)
 
         async with self._alone(name):
@@ -152,6 +149,8 @@ class VsphereHypervisor:
         `frozen`: another VM has it too, below a snapshot; what is written here is thrown away.
         """
 
+        parts(disk, self._session.place)
+
         async def work() -> None:
             vm, facts = await self._vm(name, _DEVICES)
             devices = facts.get(_DEVICES, ())
@@ -160,7 +159,7 @@ class VsphereHypervisor:
             holder = None if frozen else await self._disks.holder(disk)
             if holder is not None and holder != vm:
                 other = called((await self._session.read(holder, "name"))["name"])
-                raise Taken(f"disk {disk} is attached to VM {other}", place=self._session.place, hint="detach it there")
+                raise Taken(f"disk {disk} is attached to {other}", place=self._session.place, hint="detach it there")
             mode = "independent_nonpersistent" if frozen else "persistent"
             await self._change(vm, self._addition(name, devices, disk, mode))
             if not frozen:
@@ -227,11 +226,8 @@ class VsphereHypervisor:
                 changes += [await self._card(-201 - n, nic.network) for n, nic in enumerate(nics)]
                 await self._change(vm, changes, extraConfig=[vim.option.OptionValue(key=NICS, value=wanted)])
             if any(nic.address for nic in nics) and not facts.get("config.tools.pendingCustomization"):
-                try:
+                with suppress_fault(vim.fault.CustomizationPending):
                     await self._session.finished(vm.CustomizeVM_Task, self._addresses(nics))
-                except Refused as error:
-                    if not is_fault(error, vim.fault.CustomizationPending):
-                        raise
 
         async with self._alone(name):
             await self._session.patient(f"give VM {name} its networks", work)

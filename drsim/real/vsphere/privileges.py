@@ -16,7 +16,7 @@ NEEDED: tuple[Need, ...] = (
     Need("System.Read", "read the inventory"),
     Need("Datastore.Browse", "find disks"),
     Need("Datastore.AllocateSpace", "make disks and VMs"),
-    Need("Datastore.FileManagement", "make, move and delete disks"),
+    Need("Datastore.FileManagement", "make and delete disks"),
     Need("Network.Assign", "attach VMs to networks"),
     Need("Resource.AssignVMToPool", "place VMs"),
     Need("VirtualMachine.Inventory.Create", "make VMs"),

@@ -15,9 +15,9 @@ TLS is always verified against an explicit context: without one pyvmomi stops ve
 import asyncio
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,6 +124,16 @@ def is_fault(error: BaseException, *kinds: type) -> bool:
     return isinstance(error, Refused) and isinstance(error.fault, kinds)
 
 
+@contextmanager
+def suppress_fault(*kinds: type) -> Iterator[None]:
+    """Take one of these faults for what was wanted."""
+    try:
+        yield
+    except Refused as error:
+        if not is_fault(error, *kinds):
+            raise
+
+
 class Session:
     """A login. `calls` have been made so far."""
 
@@ -205,7 +215,8 @@ class Session:
 
     async def close(self) -> None:
         """Log out and let the threads go."""
-        if self.logins:
+        logins, self.logins = self.logins, 0
+        if logins:
             with suppress(*TROUBLE):
                 async with asyncio.timeout(self.limits.call):
                     await self.call(self.content.sessionManager.Logout)
