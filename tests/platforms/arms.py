@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from platforms.local_arm import LOCAL
+from platforms.vsphere_arm import VSPHERE
 
 from drsim.verify.conformance.bench import Arm, Bench, Label
 from drsim.verify.conformance.memory import MemoryBench
@@ -18,4 +19,4 @@ async def open_memory(kind: type[MemoryBench] = MemoryBench) -> AsyncIterator[Be
         yield kind(Path(folder))
 
 
-ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL)
+ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL, VSPHERE)
