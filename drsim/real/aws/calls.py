@@ -63,7 +63,7 @@ CALLS = (
     _ec2("DeleteNetworkInterface", "delete it", {"NetworkInterfaceId": INTERFACE}, changes=True, ours=True),
     _ec2("CreateSnapshots", "begin an epoch", {"InstanceSpecification": {"InstanceId": INSTANCE}}, changes=True),
     _ec2("DeleteSnapshot", "delete an old epoch", {"SnapshotId": SNAPSHOT}, changes=True, ours=True),
-    _ec2("CreateTags", "give a disk to another owner; and all tags of what is made",
+    _ec2("CreateTags", "an epoch has ended; and all tags of what is made",
          {"Resources": [VOLUME], "Tags": _TAG}, changes=True),
     _ec2("DeleteTags", "a VM is whole", {"Resources": [INSTANCE], "Tags": _TAG}, changes=True, ours=True),
     Call("ebs", "ListChangedBlocks", "what changed between two epochs"),
@@ -89,7 +89,7 @@ def policy(bucket: str = "BUCKET", prefix: str = "drsim/") -> str:
     in_bucket = actions("s3")
     in_bucket.remove("s3:ListBucket")
     tagged = {"StringLike": {"aws:ResourceTag/drsim:owner": "*"}}
-    statements = [
+    statements: list[dict[str, Any]] = [
         {"Sid": "Look", "Action": [a for a in actions("ec2") if ":Describe" in a], "Resource": "*"},
         {"Sid": "Make", "Action": [a for a in actions("ec2") if ":Describe" not in a], "Resource": "*"},
         {"Sid": "ChangeWhatIsOurs", "Action": actions("ec2", ours=True), "Resource": "*", "Condition": tagged},

@@ -81,10 +81,9 @@ class AwsChanges:
             except NotFound as error:
                 raise Untrusted(f"the snapshot {since} is gone", place=self.session.place, hint=WHOLE) from error
             except PlatformError as error:
-                if "snapshot" not in error.message.lower():
+                if reason_of(error) not in ("UNRELATED_SNAPSHOTS", "INVALID_SNAPSHOT_ID"):
                     raise
-                hint = WHOLE  # of another volume, or deleted while it was asked for
-                raise Untrusted(error.message, place=self.session.place, hint=hint) from error
+                raise Untrusted(error.message, place=self.session.place, hint=WHOLE) from error
         for block in blocks:
             here = block.get("BlockToken") or block.get("SecondBlockToken")
             if here:
@@ -151,6 +150,11 @@ class AwsChanges:
 
 
 WHOLE = "compare everything (forced sync)"
+
+
+def reason_of(error: PlatformError) -> str:
+    """Why EBS direct calls a request invalid."""
+    return str(getattr(error.__cause__, "response", {}).get("Reason", ""))
 
 
 def areas(blocks: Iterable[int]) -> list[Area]:

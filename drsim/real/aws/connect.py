@@ -12,9 +12,11 @@ from drsim.real.aws.session import Session
 from drsim.real.ports import Limits, Platform
 from drsim.spec.aws import AwsSite
 
+LIMITS = Limits()
+
 
 async def connect(
-    spec: AwsSite, base: Path, *, limits: Limits = Limits(), sysfs: Path = Path("/sys"), dev: Path = Path("/dev")
+    spec: AwsSite, base: Path, *, limits: Limits = LIMITS, sysfs: Path = Path("/sys"), dev: Path = Path("/dev")
 ) -> Platform:
     """Log in. Raises LoginRefused, Unavailable, and NotFound when the appliance is not there.
 
@@ -24,10 +26,11 @@ async def connect(
     await session.identity()
     machines = Machines(session)
     appliance = await machines.one(spec.appliance)
-    disks = AwsDisks(session, machines)
+    inventory, disks = AwsInventory(session, machines), AwsDisks(session, machines)
+    await inventory.look()
     return Platform(
         name=session.place,
-        inventory=AwsInventory(session, machines),
+        inventory=inventory,
         hypervisor=AwsHypervisor(session, machines, disks),
         disks=disks,
         locator=NvmeLocator(disks, spec.appliance, sysfs=sysfs, dev=dev),

@@ -43,10 +43,11 @@ class AwsDisks:
         if (used + gib) * GIB > kind.capacity:
             message = f"{gib} GiB do not fit: {used} of {kind.capacity // GIB} GiB of {store} are used"
             raise QuotaReached(message, place=self.session.place, hint="raise the store's capacity in the site's file")
+        mine = tags.written(owner=owner, name=name, store=store) | {"Name": name}
         given: Facts = {
             "AvailabilityZone": self.session.spec.zone, "Size": gib, "VolumeType": kind.type,
             "Encrypted": kind.encrypted,
-            "TagSpecifications": [tags.on("volume", tags.written(owner=owner, name=name, store=store) | {"Name": name})],
+            "TagSpecifications": [tags.on("volume", mine)],
         }  # fmt: skip
         given |= {"Iops": kind.iops} if kind.iops else {}
         given |= {"KmsKeyId": kind.key} if kind.key else {}
@@ -87,12 +88,6 @@ class AwsDisks:
         except NotFound:
             return
 
-    async def give(self, disk: DiskId, owner: str) -> DiskId:
-        """The port's; the name stays."""
-        await self.volume(disk)
-        await self.session.ask("CreateTags", Resources=[disk], Tags=tags.listed({tags.OWNER: owner}))
-        return disk
-
     async def owned(self, owner: str) -> Sequence[DiskFacts]:
         """The port's."""
         volumes = await self._tagged(owner=owner)
@@ -110,9 +105,9 @@ class AwsDisks:
 
     def _facts(self, volume: Facts, names: Mapping[str, str]) -> DiskFacts:
         at = [a["InstanceId"] for a in volume.get("Attachments", [])]
-        owner = tags.read(volume).get(tags.OWNER, "")
-        attached = names.get(at[0], at[0]) if at else ""
-        return DiskFacts(DiskId(volume["VolumeId"]), volume["Size"] * GIB, owner, attached)
+        found, attached = tags.read(volume), names.get(at[0], at[0]) if at else ""
+        name = found.get(tags.NAME, found.get("Name", ""))
+        return DiskFacts(DiskId(volume["VolumeId"]), name, volume["Size"] * GIB, found.get(tags.OWNER, ""), attached)
 
     async def volume(self, id_: str) -> Facts:
         """A volume as EC2 describes it. Raises NotFound."""

@@ -20,7 +20,7 @@ next, whichever it is. A launch carries a token made of owner, name and generati
 import asyncio
 import json
 from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network
 from itertools import count
 
 from drsim.core.errors import PlatformError
@@ -270,12 +270,20 @@ class AwsHypervisor:
             raise NotFound(f"no network is called {nic.network}", place=self.session.place, hint=hint)
         if nic.address is not None:
             answer = await self.session.ask("DescribeSubnets", SubnetIds=[id_])
-            cidr = ip_network(answer["Subnets"][0]["CidrBlock"])
-            first, last = cidr[4], cidr[-2]  # AWS keeps the first four addresses of a subnet, and the last
-            if not first <= ip_address(nic.address) <= last:
-                message = f"{nic.address} is no address of {nic.network} ({cidr})"
-                raise PlatformError(message, place=self.session.place, hint=f"one of {first} to {last}")
+            self._fits(nic, IPv4Network(answer["Subnets"][0]["CidrBlock"]))
         return id_
+
+    def _fits(self, nic: Nic, subnet: IPv4Network) -> None:
+        """AWS's DHCP says what mask and gateway are, and keeps the first four addresses of a subnet, and the last."""
+        first, last = subnet[4], subnet[-2]
+        wrong = {
+            f"{nic.address} is no address of": not first <= IPv4Address(nic.address or first) <= last,
+            f"{nic.mask} is not the mask of": nic.mask not in (None, str(subnet.netmask)),
+            f"{nic.gateway} is not the gateway of": nic.gateway not in (None, str(subnet[1])),
+        }
+        for what in (what for what, holds in wrong.items() if holds):
+            hint = f"addresses {first} to {last}, mask {subnet.netmask}, gateway {subnet[1]}"
+            raise PlatformError(f"{what} network {nic.network} ({subnet})", place=self.session.place, hint=hint)
 
     async def _adapter(self, machine: Machine, generation: int, n: int, subnet: str, address: str | None) -> str:
         common = tags.written(

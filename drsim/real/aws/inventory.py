@@ -15,12 +15,18 @@ class AwsInventory:
 
     def __init__(self, session: Session, machines: Machines) -> None:
         self.session, self.machines, self.spec = session, machines, session.spec
+        self._known: dict[str, bool] = {}
+        """Which hosts were usable when `changes` last told of them, or when it was first looked."""
 
     async def about(self) -> About:
         """The port's. `missing`: actions of IAM."""
         _, clock = await self.session.identity()
         missing = await self.session.missing()
         return About("Amazon EC2", f"2016-11-15 in {self.spec.region}", clock, missing)
+
+    async def look(self) -> None:
+        """The first look: changes are told from here on. Raises NotFound for a zone or a dedicated host."""
+        await self._usable()
 
     async def hosts(self) -> Sequence[HostFacts]:
         """The parts of the zone that the site's file sets aside, less what drsim's VMs there take."""
@@ -40,7 +46,9 @@ class AwsInventory:
         if dedicated:
             hosts = await self.session.ask("DescribeHosts", HostIds=dedicated)
             well = {h["HostId"] for h in hosts["Hosts"] if h["State"] == "available"}
-        return {name: zone and (not h.dedicated or h.dedicated in well) for name, h in self.spec.hosts.items()}
+        usable = {name: zone and (not h.dedicated or h.dedicated in well) for name, h in self.spec.hosts.items()}
+        self._known = self._known or usable
+        return usable
 
     async def stores(self) -> Sequence[StoreFacts]:
         """The kinds of EBS volumes that the site's file sets aside, less what drsim's disks take."""
@@ -73,19 +81,19 @@ class AwsInventory:
 
     async def changes(self) -> AsyncIterator[Change]:
         """The port's. EC2 tells nobody: it is looked again after each `poll` of the site's file."""
-        hosts, vms = await self._usable(), await self._places()
+        vms = await self._places()
         while True:
-            await asyncio.sleep(self.spec.poll / SECOND)
             usable, places = await self._usable(), await self._places()
-            for name, well in usable.items():
-                if hosts[name] != well:
-                    yield HostChanged(name, well)
+            for name in (name for name, well in usable.items() if self._known[name] != well):
+                self._known[name] = usable[name]
+                yield HostChanged(name, usable[name])
             for name, host in vms.items():
                 if name not in places:
                     yield Gone(name)
                 elif places[name] != host:
                     yield Moved(name, places[name])
-            hosts, vms = usable, places
+            vms = places
+            await asyncio.sleep(self.spec.poll / SECOND)
 
     async def _places(self) -> dict[str, str]:
         return {vm.name: vm.host for vm in await self.vms()}

@@ -111,7 +111,7 @@ class Machines:
             type_.memory if type_ else 0,
             Firmware.UEFI if m.facts["ImageId"] == spec.images.uefi else Firmware.BIOS,
             tuple(DiskId(volume) for volume in m.places.values()),
-            tuple(names.get(n["SubnetId"], n["SubnetId"]) for n in m.adapters),
+            tuple(str(names.get(n["SubnetId"], n["SubnetId"])) for n in m.adapters),
             tuple(n["PrivateIpAddress"] for n in m.adapters),
             tools=True,
         )  # fmt: skip

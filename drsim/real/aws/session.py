@@ -24,18 +24,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
+import botocore.loaders
+import botocore.session
 from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError as NoConnection,
     CredentialRetrievalError,
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     SSLError,
 )  # fmt: skip
+from botocore.exceptions import ConnectionError as NoConnection
 from botocore.parsers import ResponseParserError
 
 from drsim.core.errors import PlatformError
@@ -63,14 +65,19 @@ REFUSED = {
 }  # fmt: skip
 DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "AllAccessDisabled", "403"}
 QUOTA = {
-    "VcpuLimitExceeded", "InstanceLimitExceeded", "VolumeLimitExceeded", "MaxIOPSLimitExceeded", "SnapshotLimitExceeded",
+    "VcpuLimitExceeded", "InstanceLimitExceeded", "VolumeLimitExceeded", "MaxIOPSLimitExceeded",
     "AttachmentLimitExceeded", "NetworkInterfaceLimitExceeded", "InsufficientInstanceCapacity", "InsufficientCapacity",
     "InsufficientHostCapacity", "InsufficientVolumeCapacity", "InsufficientFreeAddressesInSubnet", "HostLimitExceeded",
-    "ServiceQuotaExceededException", "TagLimitExceeded", "PrivateIpAddressLimitExceeded", "ResourceLimitExceeded",
+    "ServiceQuotaExceededException", "TagLimitExceeded", "SnapshotLimitExceeded",
+    "InsufficientCapacityOnHost", "PrivateIpAddressLimitExceeded", "ResourceLimitExceeded",
     "PendingSnapshotLimitExceeded", "ConcurrentSnapshotLimitExceeded",
 }  # fmt: skip
 TAKEN = {"InvalidIPAddress.InUse", "VolumeInUse", "InvalidNetworkInterface.InUse"}
 NOT_THERE = {"NoSuchKey", "NoSuchBucket", "404", "ResourceNotFoundException", "NotFound"}
+
+
+_MODELS = botocore.loaders.create_loader()
+"""The SDK's descriptions of services: large, and the same for all sessions."""
 
 
 class TooLate(PlatformError):
@@ -183,13 +190,14 @@ class Session:
             return self._clients[service]
 
     def _opened(self) -> Any:
-        spec = self.spec
+        spec, core = self.spec, botocore.session.get_session()
+        core.register_component("data_loader", _MODELS)
         if spec.secret is None:
-            return boto3.Session(region_name=spec.region)
+            return boto3.Session(region_name=spec.region, botocore_session=core)
         token = None if spec.session_token is None else reveal(spec.session_token, self._base)
         return boto3.Session(
             aws_access_key_id=spec.access_key, aws_secret_access_key=reveal(spec.secret, self._base),
-            aws_session_token=token, region_name=spec.region,
+            aws_session_token=token, region_name=spec.region, botocore_session=core,
         )  # fmt: skip
 
     async def missing(self) -> tuple[str, ...]:
