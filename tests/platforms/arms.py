@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from platforms.aws_arm import AWS
 from platforms.local_arm import LOCAL
 from platforms.vsphere_arm import VSPHERE
 
@@ -19,4 +20,4 @@ async def open_memory(kind: type[MemoryBench] = MemoryBench) -> AsyncIterator[Be
         yield kind(Path(folder))
 
 
-ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL, VSPHERE)
+ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL, VSPHERE, AWS)
