@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from platforms.hyperv_arm import ARM as HYPERV
+
 from drsim.verify.conformance.bench import Arm, Bench, Label
 from drsim.verify.conformance.memory import MemoryBench
 
@@ -16,4 +18,4 @@ async def open_memory(kind: type[MemoryBench] = MemoryBench) -> AsyncIterator[Be
         yield kind(Path(folder))
 
 
-ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL),)
+ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), HYPERV)

@@ -1,9 +1,10 @@
+# ruff: noqa: N803  (parameters are called as PowerShell calls them)
 """A few Hyper-V hosts of our own for tests: VMs, switches, and files in stores that all of them see.
 
 A host takes pipelines of cmdlets and refuses what the adapter's table does not have: another cmdlet, another parameter,
 another type. It is as Hyper-V is where that hurts: two VMs may have one name, New-VM makes a network adapter without
 being asked, an IDE controller takes no disk while its VM runs, ConvertTo-Json writes one object without a list and
-enumerations as numbers, and an error need not end a pipeline. The content of a VHDX is a raw file of a temporary folder.
+enumerations as numbers, and an error need not end a pipeline. A VHDX's content is a raw file of a temporary folder.
 """
 
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from fake_winrm import CmdletError
+from platforms.fake_winrm import CmdletError
 from psrpcore import types as ps
 
 from drsim.real.hyperv.cmdlets import CMDLETS
@@ -32,8 +33,10 @@ GRAIN = 32 << 10
 
 @dataclass
 class Vhdx:
-    """A disk's file. `raw`: where its content is; `parent`: what a differencing disk lies over; `marks`: by tracking id,
-    the grains that were written since."""
+    """A disk's file. `raw`: its content; `parent`: what a differencing disk lies over.
+
+    `marks`: by tracking id, the grains that were written since.
+    """
 
     path: str
     size: int
@@ -91,9 +94,9 @@ class Fabric:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.full = folder, False
-        self.files: dict[str, Vhdx | None] = {}
+        self.files: dict[str, Vhdx] = {}
         self.names: dict[str, str] = {}
-        self.folders: set[str] = set()
+        self.folders: dict[str, str] = {}
         self.hosts: dict[str, HypervHost] = {}
         self.points: dict[str, dict[str, Any]] = {}
         self._count = 0
@@ -116,8 +119,15 @@ class Fabric:
     def top(self, path: str) -> Vhdx:
         """What is written to now when a disk is."""
         over = [each for each in self.files.values()
-                if each is not None and each.path.endswith(".avhdx") and each.parent is self.vhdx(path)]  # fmt: skip
+                if each.path.endswith(".avhdx") and each.parent is self.vhdx(path)]  # fmt: skip
         return self.top(over[0].path) if over else self.vhdx(path)
+
+    def make_folder(self, path: str) -> None:
+        """With those above it."""
+        parts = path.split("\\")
+        for n in range(2, len(parts) + 1):
+            each = "\\".join(parts[:n])
+            self.folders.setdefault(each.lower(), each)
 
     def add(self, path: str, size: int, parent: Vhdx | None = None) -> Vhdx:
         """A new file; over a parent it begins with what that holds."""
@@ -188,6 +198,7 @@ class HypervHost:
     def run(self, commands: Sequence[Any]) -> tuple[list[Any], list[CmdletError]]:
         """What a pipeline gives, and the errors that do not end it."""
         flow: list[Any] | None = None
+        output: list[Any] = []
         errors: list[CmdletError] = []
         for command in commands:
             parameters = self._checked(command)
@@ -201,9 +212,11 @@ class HypervHost:
             except CmdletError as error:
                 errors.append(error)
                 flow = []
+            if command.end_of_statement:
+                output, flow = output + flow, None
         if self.changes(commands):
             self.changed()
-        return flow or [], errors
+        return output + (flow or []), errors
 
     def _checked(self, command: Any) -> dict[str, Any]:
         if command.is_script:
@@ -305,19 +318,21 @@ class HypervHost:
             raise CmdletError(f"No MSFT_Volume objects found for path '{FilePath}'", "ObjectNotFound")
         return [row(Size=ps.PSUInt64(4 << 40), SizeRemaining=ps.PSUInt64(0 if self.fabric.full else 1 << 40))]
 
-    def do_get_childitem(self, _: Any, LiteralPath: list[str], File: bool = False) -> list[Any]:
+    def do_get_childitem(self, _: Any, LiteralPath: list[str]) -> list[Any]:
         folder = LiteralPath[0].lower()
         if folder not in self.fabric.folders:
             raise CmdletError(f"Cannot find path '{folder}' because it does not exist.", "ObjectNotFound")
-        return [row(Name=name.rpartition("\\")[2]) for path, name in sorted(self.fabric.names.items())
-                if path.rpartition("\\")[0] == folder]  # fmt: skip
+        there = [*self.fabric.names.values(), *self.fabric.folders.values()]
+        return [row(Name=name.rpartition("\\")[2]) for name in sorted(there)
+                if name.lower().rpartition("\\")[0] == folder]  # fmt: skip
 
     def do_get_ciminstance(self, _: Any, ClassName: str) -> list[Any]:
         assert ClassName == "Win32_OperatingSystem"
         used = sum(vm.memory for vm in self.vms if vm.state == RUNNING)
+        free = ps.PSUInt64((self.memory - used) >> 10)
         now = int((time.time() + self.clock_ahead) * 1000)
         return [row(Caption="Microsoft Windows Server 2022 Datacenter", Version=self.version,
-                    LocalDateTime=f"/Date({now})/", FreePhysicalMemory=ps.PSUInt64((self.memory - used) >> 10))]  # fmt: skip
+                    LocalDateTime=f"/Date({now})/", FreePhysicalMemory=free)]  # fmt: skip
 
     def do_get_wmiobject(self, _: Any, Class: str, Namespace: str, Filter: str | None = None) -> list[Any]:
         wanted = Filter.partition("=")[2].strip("'") if Filter else None
@@ -346,6 +361,7 @@ class HypervHost:
     def do_new_vm(
         self, _: Any, Name: str, Generation: int, MemoryStartupBytes: int, NoVHD: bool, Path: str
     ) -> list[Any]:
+        self.fabric.make_folder(f"{Path}\\{Name}")
         self.vms.append(Vm(Name, Generation, MemoryStartupBytes, Path))
         return self.do_get_vm(None, Name=[Name])
 
@@ -463,38 +479,28 @@ class HypervHost:
             self.fabric.add(Path[0], SizeBytes)
 
     def do_new_item(self, _: Any, Path: list[str], ItemType: str, Force: bool) -> list[Any]:
-        if ItemType == "Directory":
-            self.fabric.folders.add(Path[0].lower())
-        elif Path[0].lower().rpartition("\\")[0] not in self.fabric.folders:
-            raise CmdletError("Could not find a part of the path.", "ObjectNotFound")
-        else:
-            self.fabric.files[Path[0].lower()] = None
-            self.fabric.names[Path[0].lower()] = Path[0]
+        assert (ItemType, Force) == ("Directory", True)
+        self.fabric.make_folder(Path[0])
         return [row(Name=Path[0])]
 
-    def do_rename_item(self, _: Any, LiteralPath: str, NewName: str) -> None:
-        if LiteralPath.lower() not in self.fabric.files:
-            raise CmdletError(f"Cannot find path '{LiteralPath}' because it does not exist.", "ObjectNotFound")
-        new = f"{LiteralPath.rpartition(chr(92))[0]}\\{NewName}"
-        self.fabric.files[new.lower()] = self.fabric.files.pop(LiteralPath.lower())
-        self.fabric.names.pop(LiteralPath.lower())
-        self.fabric.names[new.lower()] = new
-
-    def do_remove_item(self, _: Any, LiteralPath: list[str], Force: bool) -> None:
-        path = LiteralPath[0]
-        if path.lower() not in self.fabric.files:
+    def do_remove_item(self, _: Any, LiteralPath: list[str], Force: bool, Recurse: bool = False) -> None:
+        path = LiteralPath[0].lower()
+        if path not in self.fabric.files and path not in self.fabric.folders:
             raise CmdletError(f"Cannot find path '{path}' because it does not exist.", "ObjectNotFound")
-        used = [vm for host in self.fabric.hosts.values() for vm in host.vms if vm.state == RUNNING
-                for drive in vm.drives if drive.path.lower() == path.lower()]  # fmt: skip
-        if used:
+        gone = [each for each in self.fabric.files if each == path or (Recurse and each.startswith(path + "\\"))]
+        running = [vm for host in self.fabric.hosts.values() for vm in host.vms if vm.state == RUNNING]
+        if any(drive.path.lower() in gone for vm in running for drive in vm.drives):
             raise CmdletError("The file is being used by another process. (0x80070020)", "WriteError")
-        self._forget(path)
+        for each in gone:
+            self._forget(each)
+        for folder in list(self.fabric.folders):
+            if folder == path or folder.startswith(path + "\\"):
+                del self.fabric.folders[folder]
 
     def _forget(self, path: str) -> None:
         found = self.fabric.files.pop(path.lower())
         self.fabric.names.pop(path.lower())
-        if found is not None:
-            found.raw.unlink(missing_ok=True)
+        found.raw.unlink(missing_ok=True)
 
     # -- WMI --------------------------------------------------------------------------------------------------
 

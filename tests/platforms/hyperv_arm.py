@@ -1,4 +1,4 @@
-"""The Hyper-V arm of the conformance suite: the real adapter and pypsrp, against our own hosts over NTLM on loopback."""
+"""The Hyper-V arm of the conformance suite: adapter and pypsrp, against our own hosts over NTLM on loopback."""
 
 import asyncio
 import os
@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fake_hyperv import Adapter, Fabric, HypervHost, Vm
-from fake_winrm import FakeWinRM, Woe
+from platforms.fake_hyperv import Adapter, Fabric, HypervHost, Vm
+from platforms.fake_winrm import FakeWinRM, Woe
 
 from drsim.real.hyperv import connect
 from drsim.real.ports import DiskId, Limits, Platform
 from drsim.spec.hyperv import HypervSite
 from drsim.verify.conformance.bench import Arm, Label, Trouble
+from drsim.verify.conformance.boot import boot
 
 STORE = "C:\\ClusterStorage\\Volume1"
 USER, PASSWORD = "FAKE\\drsim", "correct horse battery"
@@ -49,12 +50,13 @@ class HypervBench:
 
     platform: Platform
     host, other_host, store, network, test_network = "hv-1", "hv-2", "csv-1", "vm-lan", "bubble"
+    address, mask = "10.20.0.7", "255.255.255.0"
 
     def __init__(self, folder: Path, tls: ssl.SSLContext | None = None, ca: str | None = None) -> None:
         self.folder, self._ca = folder, ca
         (folder / "files").mkdir()
         self.fabric = Fabric(folder / "files")
-        self.fabric.folders.add(STORE.lower())
+        self.fabric.make_folder(STORE)
         self.hosts = {name: HypervHost(self.fabric, name, ["LAN", "bubble"]) for name in (self.host, self.other_host)}
         self.servers = {name: FakeWinRM(host, tls=tls) for name, host in self.hosts.items()}
         self._woe: Woe | None = None
@@ -132,7 +134,7 @@ class HypervBench:
 
     async def refused(self) -> Platform:
         """A wrong password."""
-        return await self.connect(password="wrong")
+        return await self.connect(password="wrong-secret")
 
     # -- disks ------------------------------------------------------------------------------------------------
 
@@ -149,10 +151,10 @@ class HypervBench:
             (root / "dev" / name).symlink_to(self.fabric.vhdx(drive.path).raw)
 
     async def booted(self, vm: str) -> str:
-        """What QEMU prints that boots a VM's disks."""
+        """What QEMU prints that boots a VM's first disk."""
         found = next(each for host in self.hosts.values() for each in host.vms if each.name == vm)
         drives = sorted(found.drives, key=lambda d: (d.kind != "IDE", d.controller, d.location))
-        return await boot([self.fabric.vhdx(drive.path).raw for drive in drives])
+        return await boot(self.fabric.top(drives[0].path).raw)
 
     async def fill(self, disk: DiskId, content: bytes) -> None:
         """Through the fabric, which so knows what has changed."""
@@ -162,29 +164,6 @@ class HypervBench:
         """What is on the disk now."""
         with self.fabric.top(disk).raw.open("rb") as file:
             return file.read(length)
-
-
-async def boot(disks: list[Path], patience: float = 20.0) -> str:
-    """What QEMU prints on the serial console that boots from these disks, up to a moment of silence."""
-    options = ["-machine", "pc,accel=tcg", "-m", "16", "-display", "none", "-nodefaults", "-serial", "stdio"]
-    for n, disk in enumerate(disks):
-        options += ["-drive", f"file={disk},format=raw,if=none,id=d{n},snapshot=on", "-device", f"ide-hd,drive=d{n}"]
-    process = await asyncio.create_subprocess_exec(
-        "qemu-system-x86_64", *options, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdout is not None
-    said = b""
-    try:
-        while chunk := await asyncio.wait_for(process.stdout.read(4096), 1.0 if said else patience):
-            said += chunk
-    except TimeoutError:
-        pass
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-    return said.decode(errors="replace")
 
 
 @asynccontextmanager
@@ -202,4 +181,4 @@ async def bench() -> AsyncIterator[HypervBench]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-ARM = Arm("hyperv", bench, Label.FAKE)
+ARM = Arm("hyperv", bench, Label.FAKE, every=9)

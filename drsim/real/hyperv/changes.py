@@ -24,7 +24,7 @@ from drsim.real.clock import now_ns
 from drsim.real.hyperv import wmi
 from drsim.real.hyperv.cmdlets import WMI, cmdlet
 from drsim.real.hyperv.disks import HypervLocator
-from drsim.real.hyperv.hosts import FoundVm, Hosts, literal, quoted, same
+from drsim.real.hyperv.hosts import FoundVm, Hosts, Part, literal, quoted, same
 from drsim.real.hyperv.hypervisor import HypervHypervisor, remove_drive
 from drsim.real.ports import Area, DiskId, Epoch, NotFound, Unavailable, Untrusted
 
@@ -57,7 +57,7 @@ class HypervChanges:
 
         async def once() -> Epoch:
             await self._clear(vm, owner)
-            found = await self._hosts.need(vm)
+            found = await self._hosts.need(vm, Part.DRIVES)
             marks = await self._reference(found)
             name = f"drsim {quoted(owner)}"
             await found.session.run(cmdlet("Checkpoint-VM", Name=literal(vm), SnapshotName=name))
@@ -133,7 +133,7 @@ class HypervChanges:
             return [Area(0, size)]
         if not since:
             raise Untrusted("the disk had no change tracking", place=disk)
-        vm = await self._hosts.need(epoch.vm)
+        vm = await self._hosts.need(epoch.vm, Part.NONE)
         areas: list[Area] = []
         at, step = 0, min(_STEP, -(-size // 2 // SECTOR) * SECTOR)  # "less than the size of the disk"
         while at < size:
@@ -183,15 +183,15 @@ class HypervChanges:
     async def _clear(self, vm: str, owner: str) -> None:
         """The differencing disks of an owner's epoch, then the checkpoint; the host merges what was written since."""
         prefix = f"{self._folder}\\{self._prefix(vm, owner)}".casefold()
-        appliance = await self._hosts.need(self._appliance)
+        appliance = await self._hosts.need(self._appliance, Part.DRIVES)
         for drive in appliance.drives:
             if drive.path.casefold().startswith(prefix):
                 await appliance.session.run(remove_drive(self._appliance, drive))
-        for file in await self._hosts.files(appliance.session, self._folder):
+        for file in await self._hosts.names(appliance.session, self._folder):
             path = f"{self._folder}\\{file}"
             if path.casefold().startswith(prefix):
                 await appliance.session.run(cmdlet("Remove-Item", LiteralPath=path, Force=True))
-        found = await self._hosts.find(vm)
+        found = await self._hosts.find(vm, Part.NONE)
         if found is None:
             return
         name = f"drsim {quoted(owner)}"

@@ -51,7 +51,7 @@ CMDLETS = _table(
     Cmdlet("Get-VMSnapshot", {"VMName": "strings", "Name": "string"}),
     Cmdlet("Get-VHD", _PATH),
     Cmdlet("Get-Volume", {"FilePath": "string"}),
-    Cmdlet("Get-ChildItem", {"LiteralPath": "strings", "Filter": "string", "File": "switch", "ErrorAction": "string"}),
+    Cmdlet("Get-ChildItem", {"LiteralPath": "strings"}),
     Cmdlet("Get-CimInstance", {"ClassName": "string", "Namespace": "string", "Filter": "string"}),
     Cmdlet("Get-WmiObject", {"Class": "string", "Namespace": "string", "Filter": "string"}),
     # of any object
@@ -80,12 +80,11 @@ CMDLETS = _table(
     Cmdlet("Remove-VMNetworkAdapter", {"VMName": "strings", "Name": "string"}, changes=True),
     Cmdlet("Set-VMNetworkAdapterVlan", {"VMName": "strings", "VMNetworkAdapterName": "string", "Access": "switch",
                                         "VlanId": "int"}, changes=True),
-    # disks and the notes beside them
+    # disks and folders
     Cmdlet("New-VHD", {"Path": "strings", "SizeBytes": "uint64", "Dynamic": "switch", "ParentPath": "string",
                        "Differencing": "switch"}, changes=True),
     Cmdlet("New-Item", {"Path": "strings", "ItemType": "string", "Force": "switch"}, changes=True),
-    Cmdlet("Rename-Item", {"LiteralPath": "string", "NewName": "string"}, changes=True),
-    Cmdlet("Remove-Item", {"LiteralPath": "strings", "Force": "switch"}, changes=True),
+    Cmdlet("Remove-Item", {"LiteralPath": "strings", "Force": "switch", "Recurse": "switch"}, changes=True),
     # what has no cmdlet of its own
     Cmdlet("Invoke-CimMethod", {"Query": "string", "Namespace": "string", "MethodName": "string",
                                 "Arguments": "table"}),

@@ -4,17 +4,16 @@ A VM is on one host, and Hyper-V lets two VMs have one name, on two hosts or eve
 and a name that two have is refused. A host that does not answer is left out of a look; whoever has to be sure asks for
 `all_answer`.
 
-Whose something is: a VM's configuration lies in a folder of its owner from the moment it is made, and its notes say it
-too, for people; a disk has a file beside it that is named after its owner.
+Whose something is, its place says from the moment it is made; a VM's notes say it too, for people.
 
-    STORE\\drsim\\vms\\OWNER\\        configurations of VMs
-    STORE\\drsim\\NAME.vhdx          a disk
-    STORE\\drsim\\NAME.vhdx@OWNER    whose it is; a disk is given away by renaming this file
+    STORE\\drsim\\NAME@OWNER.vhdx     a disk
+    STORE\\drsim\\vms\\NAME@OWNER\\    a VM's configuration
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Flag, auto
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -51,9 +50,19 @@ class Drive:
         return (self.kind != "IDE", self.controller, self.location)
 
 
+class Part(Flag):
+    """Parts of a VM that a look may go without, because each costs a while."""
+
+    NONE = 0
+    DRIVES = auto()
+    NICS = auto()
+    SERVICES = auto()
+    ALL = DRIVES | NICS | SERVICES
+
+
 @dataclass(frozen=True, slots=True)
 class FoundVm:
-    """A VM on a host, whole."""
+    """A VM on a host, with those of its parts that were looked for."""
 
     session: Session
     id: str
@@ -62,6 +71,8 @@ class FoundVm:
     drives: tuple[Drive, ...]
     nics: tuple[dict[str, Any], ...]
     heartbeat: bool
+    noted: bool
+    """Its notes say whose it is: it was finished."""
 
 
 class Hosts:
@@ -121,47 +132,46 @@ class Hosts:
 
     # -- VMs --------------------------------------------------------------------------------------------------
 
-    async def look(self, name: str | None = None, *, all_answer: bool = False) -> list[FoundVm]:
-        """All VMs, or those that have a name."""
+    async def look(self, name: str | None = None, parts: Part = Part.ALL, *, all_answer: bool = False) -> list[FoundVm]:
+        """All VMs, or those that have a name, with these parts."""
 
         async def on(session: Session) -> list[FoundVm]:
-            return await self.look_on(session, name)
+            return await self._look_on(session, name, parts)
 
         found = await self.everywhere("look at VMs", on, all_answer=all_answer)
         return [vm for vms in found.values() for vm in vms]
 
-    async def find(self, name: str, *, all_answer: bool = False) -> FoundVm | None:
+    async def find(self, name: str, parts: Part = Part.ALL, *, all_answer: bool = False) -> FoundVm | None:
         """The VM of a name, or None. Raises Taken when two have it."""
-        found = await self.look(name, all_answer=all_answer)
+        found = await self.look(name, parts, all_answer=all_answer)
         if len(found) > 1:
             where = ", ".join(sorted(vm.facts.host for vm in found))
             hint = "rename or remove one: Hyper-V lets two have a name, drsim does not"
             raise Taken(f"two VMs are called {name}", place=where, hint=hint)
         return found[0] if found else None
 
-    async def need(self, name: str) -> FoundVm:
+    async def need(self, name: str, parts: Part = Part.ALL) -> FoundVm:
         """The VM of a name. Raises NotFound; Unavailable when it may be on a host that does not answer."""
-        found = await self.find(name) or await self.find(name, all_answer=True)
+        found = await self.find(name, parts) or await self.find(name, parts, all_answer=True)
         if found is None:
             raise NotFound(f"no VM is called {name}", place=", ".join(self.sessions))
         return found
 
-    async def look_on(self, session: Session, name: str | None) -> list[FoundVm]:
-        """VMs of one host; not patient."""
+    async def _look_on(self, session: Session, name: str | None, parts: Part) -> list[FoundVm]:
         get = cmdlet("Get-VM", Name=None if name is None else literal(name))
         try:
-            vms = await session.rows(get, properties=_VM)
-            drives = await session.rows(get, cmdlet("Get-VMHardDiskDrive"), properties=_DRIVE)
-            nics = await session.rows(get, cmdlet("Get-VMNetworkAdapter"), properties=_NIC)
-            services = await session.rows(get, cmdlet("Get-VMIntegrationService"), properties=_SERVICE)
+            asked = [([get, cmdlet(of)], names) for part, of, names in _PARTS if part in parts]
+            vms, *others = await session.tables(([get], _VM), *asked)
         except NotFound:
             return []  # there is none, or it went while we looked
+        found = dict(zip([part for part, *_ in _PARTS if part in parts], others, strict=True))
+        drives, nics = found.get(Part.DRIVES, []), found.get(Part.NICS, [])
         bases = await self._bases(session, [row["Path"] for row in drives if row["Path"]])
         return [
             self._found(
                 session, vm,
                 tuple(sorted((_drive(row, bases) for row in _of(vm, drives) if row["Path"]), key=lambda d: d.place)),
-                tuple(_of(vm, nics)), _of(vm, services),
+                tuple(_of(vm, nics)), _of(vm, found.get(Part.SERVICES, [])),
             )
             for vm in vms
         ]  # fmt: skip
@@ -191,15 +201,16 @@ class Hosts:
             addresses=tuple(address for nic in nics for address in _list(nic["IPAddresses"])),
             tools=not off and SHUTDOWN in well,
         )  # fmt: skip
-        return FoundVm(session, row["Id"], facts, row["Generation"], drives, nics, not off and HEARTBEAT in well)
+        noted = NOTE in (row["Notes"] or "")
+        return FoundVm(session, row["Id"], facts, row["Generation"], drives, nics, not off and HEARTBEAT in well, noted)
 
     def _owner(self, row: dict[str, Any]) -> str:
         for line in (row["Notes"] or "").splitlines():
             if line.startswith(NOTE):
                 return unquote(line.removeprefix(NOTE))
         parts = (row["Path"] or "").split("\\")
-        ours = [unquote(parts[n + 2]) for n in range(len(parts) - 2) if parts[n : n + 2] == [FOLDER, "vms"]]
-        return ours[0] if ours else ""
+        ours = [parts[n + 2] for n in range(len(parts) - 2) if parts[n : n + 2] == [FOLDER, "vms"]]
+        return unquote(ours[0].rpartition("@")[2]) if ours else ""
 
     def _network(self, nic: dict[str, Any]) -> str:
         switch, setting = nic["SwitchName"] or "", nic["VlanSetting"] or {}
@@ -215,12 +226,10 @@ class Hosts:
             raise NotFound(f"no store is called {store}", hint=f"stores: {', '.join(self.site.stores)}")
         return f"{self.site.stores[store]}\\{FOLDER}"
 
-    async def files(self, session: Session, folder: str) -> list[str]:
-        """The names of the files of a folder; none when it is not there."""
+    async def names(self, session: Session, folder: str) -> list[str]:
+        """The names of what is in a folder; none when it is not there."""
         try:
-            rows = await session.rows(
-                cmdlet("Get-ChildItem", LiteralPath=folder, File=True), properties=("Name",)
-            )  # fmt: skip
+            rows = await session.rows(cmdlet("Get-ChildItem", LiteralPath=folder), properties=("Name",))
         except NotFound:
             return []
         return [row["Name"] for row in rows]
@@ -230,6 +239,10 @@ _VM = ("Name", "Id", "State", "Generation", "ProcessorCount", "MemoryStartup", "
 _DRIVE = ("VMId", "Path", "ControllerType", "ControllerNumber", "ControllerLocation")
 _NIC = ("VMId", "Id", "Name", "SwitchName", "IPAddresses", "VlanSetting")
 _SERVICE = ("VMId", "Id", "PrimaryOperationalStatus")
+_PARTS = (
+    (Part.DRIVES, "Get-VMHardDiskDrive", _DRIVE), (Part.NICS, "Get-VMNetworkAdapter", _NIC),
+    (Part.SERVICES, "Get-VMIntegrationService", _SERVICE),
+)  # fmt: skip
 
 
 def _of(vm: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.hyperv import wmi
 from drsim.real.hyperv.cmdlets import Step, cmdlet
-from drsim.real.hyperv.hosts import Drive, FoundVm, Hosts, literal, note, quoted, same
+from drsim.real.hyperv.hosts import Drive, FoundVm, Hosts, Part, literal, note, quoted, same
 from drsim.real.hyperv.session import Session
 from drsim.real.ports import DiskId, Firmware, NewVm, NotFound, Power, Taken, Unsupported
 
@@ -32,10 +32,10 @@ class HypervHypervisor:
     async def create(self, vm: NewVm) -> None:
         """Make a VM without disks and networks."""
         session = self._hosts.session(vm.host)
-        folder = f"{self._hosts.folder(vm.store)}\\vms\\{quoted(vm.owner)}"
+        folder = f"{self._hosts.folder(vm.store)}\\{_folder(vm.name, vm.owner)}"
 
         async def on(_: Session) -> None:
-            there = await self._hosts.find(vm.name)
+            there = await self._hosts.find(vm.name, Part.NONE)
             if there is not None and there.facts.owner != vm.owner:
                 whose = there.facts.owner or "somebody else"
                 hint = "choose another name, or rename the other VM"
@@ -54,27 +54,35 @@ class HypervHypervisor:
         """What New-VM does not take, and a network adapter that it makes without being asked."""
         session = there.session if there else self._hosts.session(vm.host)
         name = literal(vm.name)
-        await session.run(
+        steps = [
             cmdlet("Set-VM", Name=name, Notes=note(vm.owner), ProcessorCount=vm.cpus, StaticMemory=True,
                    AutomaticStartAction="Nothing", AutomaticCheckpointsEnabled=False)
-        )  # fmt: skip
+        ]  # fmt: skip
         if vm.firmware is Firmware.UEFI:
-            await session.run(cmdlet("Set-VMFirmware", VMName=name, EnableSecureBoot="Off"))
-        if there is None:
-            await session.run(cmdlet("Remove-VMNetworkAdapter", VMName=name))
+            steps.append(cmdlet("Set-VMFirmware", VMName=name, EnableSecureBoot="Off"))
+        if there is None or not there.noted:
+            steps.append(cmdlet("Remove-VMNetworkAdapter", VMName=name))
+        await session.run(*steps)
 
     async def delete(self, name: str, owner: str) -> None:
         """Delete a VM of this owner; its disks stay."""
 
         async def once() -> None:
-            vm = await self._hosts.find(name)
-            if vm is None or vm.facts.owner != owner:
-                return
-            if vm.facts.power is Power.ON:
-                await vm.session.run(cmdlet("Stop-VM", Name=literal(name), TurnOff=True, Force=True))
-            for drive in vm.drives:
-                await vm.session.run(remove_drive(name, drive))
-            await vm.session.run(cmdlet("Remove-VM", Name=literal(name), Force=True))
+            vm = await self._hosts.find(name, Part.DRIVES)
+            if vm is not None and vm.facts.owner == owner:
+                off = [cmdlet("Stop-VM", Name=literal(name), TurnOff=True, Force=True)]
+                await vm.session.run(
+                    *(off if vm.facts.power is Power.ON else []), *(remove_drive(name, each) for each in vm.drives),
+                    cmdlet("Remove-VM", Name=literal(name), Force=True),
+                )  # fmt: skip
+            await self._hosts.anywhere(f"delete the folder of {name}", on)
+
+        async def on(session: Session) -> None:
+            for store in map(self._hosts.folder, self._hosts.site.stores):
+                parent, _, own = f"{store}\\{_folder(name, owner)}".rpartition("\\")
+                if any(same(own, each) for each in await self._hosts.names(session, parent)):
+                    gone = cmdlet("Remove-Item", LiteralPath=f"{parent}\\{own}", Force=True, Recurse=True)
+                    await session.run(gone)
 
         await self._hosts.patiently(f"delete VM {name}", once)
 
@@ -84,10 +92,12 @@ class HypervHypervisor:
         """Attach a disk behind those that a VM has."""
 
         async def once() -> None:
-            vm = await self._hosts.need(name)
-            has = next((other.facts.name for other in await self._hosts.look()
-                        if any(same(drive.path, disk) for drive in other.drives)), None)  # fmt: skip
-            if has == name:
+            vms = await self._hosts.look(parts=Part.DRIVES)
+            vm = next((each for each in vms if same(each.facts.name, name)), None) or await self._hosts.need(
+                name, Part.DRIVES
+            )
+            has = next((other.facts.name for other in vms if any(same(d.path, disk) for d in other.drives)), None)
+            if has == vm.facts.name:
                 return
             if has is not None:
                 raise Taken(f"the VM {has} has the disk", place=disk, hint="detach it there first")
@@ -123,7 +133,7 @@ class HypervHypervisor:
         """Detach a disk; it stays."""
 
         async def once() -> None:
-            vm = await self._hosts.find(name)
+            vm = await self._hosts.find(name, Part.DRIVES)
             for drive in vm.drives if vm else ():
                 if same(drive.path, disk):
                     assert vm is not None
@@ -138,7 +148,7 @@ class HypervHypervisor:
         wanted = [self._wanted(n, nic) for n, nic in enumerate(nics)]
 
         async def once() -> None:
-            vm = await self._hosts.need(name)
+            vm = await self._hosts.need(name, Part.NICS)
             if vm.facts.power is Power.ON:
                 raise PlatformError("the VM runs", place=name, hint="networks are given to a VM that is off")
             switches = await vm.session.rows(cmdlet("Get-VMSwitch"), properties=("Name",))
@@ -147,7 +157,7 @@ class HypervHypervisor:
                     raise NotFound(f"the host has no virtual switch {switch}", place=vm.facts.host)
             await self._adapters(vm, wanted)
             if any(nic.address for nic in nics):
-                await self._addresses(await self._hosts.need(name), nics)
+                await self._addresses(await self._hosts.need(name, Part.NICS), nics)
 
         await self._hosts.patiently(f"set the networks of {name}", once)
 
@@ -162,15 +172,15 @@ class HypervHypervisor:
                for nic in vm.nics]  # fmt: skip
         if has == list(wanted):
             return
-        if has:
-            await vm.session.run(cmdlet("Remove-VMNetworkAdapter", VMName=name))
+        steps = [cmdlet("Remove-VMNetworkAdapter", VMName=name)] if has else []
         for adapter, switch, vlan in wanted:
-            await vm.session.run(cmdlet("Add-VMNetworkAdapter", VMName=name, Name=adapter, SwitchName=switch))
+            steps.append(cmdlet("Add-VMNetworkAdapter", VMName=name, Name=adapter, SwitchName=switch))
             if vlan is not None:
-                await vm.session.run(
+                steps.append(
                     cmdlet("Set-VMNetworkAdapterVlan", VMName=name, VMNetworkAdapterName=adapter, Access=True,
                            VlanId=vlan)
                 )  # fmt: skip
+        await vm.session.run(*steps)
 
     async def _addresses(self, vm: FoundVm, nics: Sequence[Nic]) -> None:
         """SetGuestNetworkAdapterConfiguration: applied as soon as the guest's integration services answer."""
@@ -188,7 +198,7 @@ class HypervHypervisor:
         """Start a VM."""
 
         async def once() -> None:
-            vm = await self._hosts.need(name)
+            vm = await self._hosts.need(name, Part.NONE)
             if vm.facts.power is Power.OFF:
                 await vm.session.run(cmdlet("Start-VM", Name=literal(name)))
 
@@ -198,7 +208,7 @@ class HypervHypervisor:
         """Stop a VM as by pulling its plug. Nothing to do when there is none."""
 
         async def once() -> None:
-            vm = await self._hosts.find(name)
+            vm = await self._hosts.find(name, Part.NONE)
             if vm is not None and vm.facts.power is Power.ON:
                 await vm.session.run(cmdlet("Stop-VM", Name=literal(name), TurnOff=True, Force=True))
 
@@ -208,7 +218,7 @@ class HypervHypervisor:
         """Ask a guest to stop, and look whether it has."""
 
         async def ask() -> FoundVm:
-            vm = await self._hosts.need(name)
+            vm = await self._hosts.need(name, Part.SERVICES)
             if vm.facts.tools:
                 await vm.session.run(cmdlet("Stop-VM", Name=literal(name), Force=True, AsJob=True))
             return vm
@@ -220,7 +230,7 @@ class HypervHypervisor:
 
     async def wait(self, name: str, timeout: float) -> None:
         """Until a guest's heartbeat comes."""
-        vm = await self._hosts.need(name)
+        vm = await self._hosts.need(name, Part.NONE)
         if vm.facts.power is Power.OFF:
             raise PlatformError("the VM does not run", place=name)
         if not await self._until(name, lambda vm: vm.heartbeat, timeout):
@@ -229,12 +239,16 @@ class HypervHypervisor:
 
     async def _until(self, name: str, reached: Callable[[FoundVm], bool], timeout: float) -> bool:
         deadline = asyncio.get_running_loop().time() + timeout
-        while not reached(await self._hosts.need(name)):
+        while not reached(await self._hosts.need(name, Part.SERVICES)):
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return False
             await asyncio.sleep(min(_LOOK, left))
         return True
+
+
+def _folder(name: str, owner: str) -> str:
+    return f"vms\\{quoted(name)}@{quoted(owner)}"
 
 
 def remove_drive(name: str, drive: Drive) -> Step:

@@ -58,7 +58,7 @@ class HypervInventory:
 
     async def _missing(self, session: Session) -> list[str]:
         found = []
-        probes = [*_RIGHTS, *((f"read and write {path}", cmdlet("Get-ChildItem", LiteralPath=path, File=True))
+        probes = [*_RIGHTS, *((f"read and write {path}", cmdlet("Get-ChildItem", LiteralPath=path))
                               for path in self._hosts.site.stores.values())]  # fmt: skip
         for right, step in probes:
             try:
@@ -116,10 +116,10 @@ class HypervInventory:
         return (await self._hosts.need(name)).facts
 
     async def changes(self) -> AsyncIterator[Change]:
-        """By looking again and again: PowerShell tells nothing by itself."""
-        vms, hosts = await self._now()
+        """By looking again and again: PowerShell tells nothing by itself. A host that is lost already is told, too."""
+        vms: dict[str, str] = {}
+        hosts: dict[str, bool] = {}
         while True:
-            await asyncio.sleep(self._hosts.site.poll / SECOND)
             new_vms, new_hosts = await self._now()
             for host, usable in new_hosts.items():
                 if hosts.get(host, True) != usable:
@@ -131,6 +131,7 @@ class HypervInventory:
                     yield Moved(vm, new_vms[vm])
             lost = {vm: host for vm, host in vms.items() if vm not in new_vms and not new_hosts.get(host)}
             vms, hosts = lost | new_vms, new_hosts
+            await asyncio.sleep(self._hosts.site.poll / SECOND)
 
     async def _now(self) -> tuple[dict[str, str], dict[str, bool]]:
         hosts = {host.name: host.usable for host in await self.hosts()}

@@ -95,23 +95,33 @@ class Session:
         """What `call` gives, which may be repeated. Raises what `ports` says."""
         return await patiently(call, judge, what=what, place=self.host, limits=self._limits)
 
-    async def rows(self, *steps: Step, properties: Sequence[str], depth: int = 3) -> list[dict[str, Any]]:
+    async def rows(self, *steps: Step, properties: Sequence[str]) -> list[dict[str, Any]]:
         """These properties of the objects that a pipeline gives."""
-        said = await self.run(
-            *steps, cmdlet("Select-Object", Property=list(properties)),
-            cmdlet("ConvertTo-Json", Depth=depth, Compress=True),
+        return (await self.tables((steps, properties)))[0]
+
+    async def tables(self, *asked: tuple[Sequence[Step], Sequence[str]]) -> list[list[dict[str, Any]]]:
+        """The same for several pipelines, asked at once. No two may have the same properties."""
+        as_text = cmdlet("ConvertTo-Json", Depth=3, Compress=True)
+        said = await self._run(
+            [[*steps, cmdlet("Select-Object", Property=list(names)), as_text] for steps, names in asked]
         )  # fmt: skip
-        found = json.loads("".join(said)) if said else []
-        return found if isinstance(found, list) else [found]
+        parts = [found if isinstance(found, list) else [found] for found in map(json.loads, said)]
+        return [next((part for part in parts if set(part[0]) == set(properties)), []) for _, properties in asked]
 
     async def run(self, *steps: Step) -> list[Any]:
-        """What a pipeline gives. Raises NotNow, or what its first error means."""
+        """One cmdlet after the other, in one request; what they give.
+
+        Raises NotNow, or what the first error means; what comes after that error is carried out all the same.
+        """
+        return await self._run([[step] for step in steps])
+
+    async def _run(self, pipelines: Sequence[Sequence[Step]]) -> list[Any]:
         async with self._lock:
             self.asked += 1
             pool, self._pool = self._pool, None  # given back when the call has ended well
-            (output, errors), self._pool = await asyncio.to_thread(self._invoke, pool, steps)
+            (output, errors), self._pool = await asyncio.to_thread(self._invoke, pool, pipelines)
         if errors:
-            raise _meaning(steps, errors[0], self.host)
+            raise _meaning([step for steps in pipelines for step in steps], errors[0], self.host)
         return output
 
     async def close(self) -> None:
@@ -124,18 +134,15 @@ class Session:
     # -- in a thread ------------------------------------------------------------------------------------------
 
     def _invoke(
-        self, pool: RunspacePool | None, steps: Sequence[Step]
+        self, pool: RunspacePool | None, pipelines: Sequence[Sequence[Step]]
     ) -> tuple[tuple[list[Any], list[Any]], RunspacePool]:
         try:
             pool = pool or self._open()
             shell = PowerShell(pool)
-            for step in steps:
-                shell.add_cmdlet(step.cmdlet.name)
-                for key, value in step.parameters.items():
-                    if step.cmdlet.types[key] != "switch":
-                        shell.add_parameter(key, tagged(step.cmdlet.types[key], value))
-                    elif value:
-                        shell.add_parameter(key)
+            for steps in pipelines:
+                for step in steps:
+                    _add(shell, step)
+                shell.add_statement()
             output = self._wait(shell)
             errors = list(shell.streams.error)
             shell.close()
@@ -188,6 +195,15 @@ class Session:
                 return NotNow(f"the answer makes no sense ({type(error).__name__})", place=host)
 
 
+def _add(shell: PowerShell, step: Step) -> None:
+    shell.add_cmdlet(step.cmdlet.name)
+    for key, value in step.parameters.items():
+        if step.cmdlet.types[key] != "switch":
+            shell.add_parameter(key, tagged(step.cmdlet.types[key], value))
+        elif value:
+            shell.add_parameter(key)
+
+
 def tagged(kind: str, value: Any) -> Any:
     """A value as PSRP sends it: numbers of the right width."""
     if kind in _TAGS:
@@ -211,9 +227,10 @@ def judge(error: Exception) -> Verdict:
 
 def _meaning(steps: Sequence[Step], record: Any, host: str) -> PlatformError:
     text = str(record).strip()
-    names = " ".join(str(getattr(record, key, "") or "") for key in ("fq_error", "message", "reason"))
-    signs = f"{names} {_category(record)} {text}"
-    what = " | ".join(step.cmdlet.name for step in steps if step.cmdlet.name not in ("Select-Object", "ConvertTo-Json"))
+    name = " ".join(str(getattr(record, key, "") or "") for key in ("fq_error", "message", "reason"))
+    signs = f"{name} {_category(record)} {text}"
+    names = [step.cmdlet.name for step in steps if step.cmdlet.name not in ("Select-Object", "ConvertTo-Json")]
+    what = " | ".join(dict.fromkeys(names))
     for pattern, kind, hint in _MEANINGS:
         if re.search(pattern, signs, re.IGNORECASE):
             return kind(f"{what}: {text}", place=host, hint=hint)
