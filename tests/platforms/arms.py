@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from platforms.aws_arm import AWS
+from platforms.hyperv_arm import ARM as HYPERV
 from platforms.local_arm import LOCAL
 from platforms.vsphere_arm import VSPHERE
 
@@ -20,4 +21,4 @@ async def open_memory(kind: type[MemoryBench] = MemoryBench) -> AsyncIterator[Be
         yield kind(Path(folder))
 
 
-ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL, VSPHERE, AWS)
+ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL, VSPHERE, AWS, HYPERV)
