@@ -27,7 +27,7 @@ from drsim.cli.sabotage import DIE_AT
 from drsim.core.errors import FileError, PlatformError
 from drsim.real import pki
 from drsim.real.local import guest
-from drsim.real.ports import free_port
+from drsim.real.loopback import free_port
 from drsim.real.state import StateFile
 from drsim.verify.violation import Violation
 
