@@ -7,6 +7,7 @@ from drsim.core.effects import Effect, EffectId
 from drsim.core.errors import DrsimError
 from drsim.core.messages import Message, Retention, Start
 from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId
+from drsim.core.units import Ns
 from drsim.core.value import value
 
 
@@ -112,6 +113,13 @@ class TagAsked:
 
 
 @value
+class EpochCaptured:
+    """All that changed until `taken` has been captured, of a VPG whose VMs are captured by epochs."""
+
+    taken: Ns
+
+
+@value
 class Reconfigured:
     """The VPG consists of these streams from now on; `starts`: of the new ones, what the other side has.
 
@@ -188,6 +196,6 @@ class Decided:
 
 Event = (
     Started | Stopped | GuestWrote | VmLeft | VmArrived | VolumeLost | VolumeFound | Received | Fired | Done | Failed
-    | Lost | Connected | TagAsked | Reconfigured | DeleteAsked | SyncAsked | PauseAsked | FenceAsked | PinAsked
-    | Decided
+    | Lost | Connected | TagAsked | EpochCaptured | Reconfigured | DeleteAsked | SyncAsked | PauseAsked | FenceAsked
+    | PinAsked | Decided
 )  # fmt: skip

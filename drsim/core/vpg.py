@@ -16,6 +16,10 @@ order is the cut, and `Held` seals it. A tag may ask for applications at rest: t
 checkpoint (`quiesce.py`).
 No checkpoint is tried while a stream synchronizes or the recovery manager cannot be reached.
 
+Epochs. VMs whose writes nobody can tap are captured by epochs: snapshots, and what changed between two. Then there is
+one checkpoint for each epoch, tried at every tick until it is sealed, and a tag in between is of the same epoch. It
+says that it was taken when the epoch was (`EpochCaptured`), so that reported RPO is never better than true RPO.
+
 State. `regions` follows what the VRAs, the catalogue and the connection report; every change is published together
 with its cause, by the field's trigger names, so that each second of a missed service level can be attributed.
 What was sealed and is not known to be listed is sent again over a new connection to the catalogue.
@@ -46,6 +50,7 @@ from drsim.core.errors import PeerError
 from drsim.core.events import (
     Connected,
     DeleteAsked,
+    EpochCaptured,
     Event,
     Fired,
     Lost,
@@ -110,13 +115,14 @@ class Vpg:
 
     `first`: number of the first checkpoint, beyond any that an earlier life of the manager gave. `creating`: its
     initial sync is not over. `paused`: an operator wants it so. `configured`: what it was last told to consist of.
+    `epochs`: its VMs are captured by epochs; then a checkpoint is of the last one, and there is one for each.
     `deleting`: the VPG is being deleted, with or without keeping its disks.
     """
 
     def __init__(
         self, address: Address, name: str, vras: list[Address], catalog: Address, *, interval: Ns, rpo_alert: Ns,
         history: Ns, tweaks: Tweaks, first: CheckpointId = FIRST, creating: bool = False, paused: bool = False,
-        configured: Reconfigured | None = None, deleting: bool | None = None,
+        configured: Reconfigured | None = None, deleting: bool | None = None, epochs: bool = False,
     ) -> None:  # fmt: skip
         self.address, self.name, self.vras, self.catalog = address, name, vras, catalog
         self.interval, self.rpo_alert, self.history, self.tweaks = interval, rpo_alert, history, tweaks
@@ -148,6 +154,8 @@ class Vpg:
         self._limited = False  # there would be more if a journal had not reached its limit
         self._forcing: dict[Address, ForceSync] = {}  # what VRAs were asked for and have not answered
         self._skipped = ""  # why the last attempt failed, if it did
+        self._epoch = Ns(0) if epochs else None  # when the last one was taken; 0: none yet in this life
+        self._owed = not epochs  # whether a tick brings a checkpoint: of the last epoch there is none yet
         self._tags: list[Tag] = []
         self.freeze = Quiesce(name, tweaks)
 
@@ -157,7 +165,7 @@ class Vpg:
             case Started():
                 return self._started(now)
             case Fired(timer) if timer == TICK:
-                begun = self._next_tag(now) or self._begin(now, UNTAGGED)
+                begun = self._next_tag(now) or (self._begin(now, UNTAGGED) if self._owed else [])
                 return [Arm(TICK, self.interval), *begun, *self._review(now)]
             case Fired(timer) if timer == DEADLINE:
                 return [*self._void("hold budget"), *self._frozen_tag(now)]
@@ -178,6 +186,9 @@ class Vpg:
                 wish = ForceSync(self.name, full, volumes)
                 self._forcing = {vra: wish.and_(self._forcing.get(vra, wish)) for vra in self.vras}
                 return [Send(vra, asked) for vra, asked in self._forcing.items()]
+            case EpochCaptured(taken):
+                self._epoch, self._owed = taken, True
+                return self._begin(now, UNTAGGED)
             case TagAsked(tag, quiesce):
                 self._tags.append(Tag(tag, quiesce))
                 return self._next_tag(now)
@@ -277,6 +288,7 @@ class Vpg:
         reason = "peer unreachable" if not self._connected else "synchronizing" if self._out_of_sync() else ""
         reason = reason or ("VM not protected" if self._configured and self._configured.unprotected else "")
         reason = reason or ("paused" if self.paused or self._resting else "")
+        reason = reason or ("no epoch yet" if self._epoch == 0 else "")
         reason = "fenced" if self.lineage.fenced else reason
         if reason:
             if tag != UNTAGGED:
@@ -285,7 +297,7 @@ class Vpg:
         members = self._members()
         if tag.quiesce and not self.freeze.ready:
             return self.freeze.begin(id_, tag, members)
-        self.attempt = _Attempt(id_, now, tag, members)
+        self.attempt = _Attempt(id_, now if self._epoch is None else self._epoch, tag, members)
         return [
             *(Send(vra, Hold(self.name, id_, len(members) == 1)) for vra in members),
             Arm(DEADLINE, Ns(self.tweaks.hold_budget)),
@@ -326,6 +338,7 @@ class Vpg:
 
     def _seal(self, now: Ns, attempt: _Attempt) -> list[Effect]:
         self.attempt, self._skipped = None, ""
+        self._owed = self._epoch is None or self._epoch > attempt.taken
         cut = {stream: attempt.cut[stream] for stream in sorted(attempt.cut)}
         quiesced = tuple(sorted(attempt.frozen)) if attempt.tag.quiesce else ()
         generation = self.lineage.generation

@@ -9,6 +9,7 @@ from drsim.core.effects import Arm, Effect, Publish, Send
 from drsim.core.errors import PeerError
 from drsim.core.events import (
     Connected,
+    EpochCaptured,
     Event,
     Fired,
     Lost,
@@ -56,13 +57,14 @@ class Rig:
     """A manager over two VRAs, or one."""
 
     def __init__(
-        self, *, vras: int = 2, first: int = 1, creating: bool = False, paused: bool = False, **tweaks: int
-    ) -> None:
+        self, *, vras: int = 2, first: int = 1, creating: bool = False, paused: bool = False, epochs: bool = False,
+        **tweaks: int,
+    ) -> None:  # fmt: skip
         self.vras = VRAS[:vras]
         small = TINY.model_copy(update={"age_interval": 50, **tweaks})
         self.vpg = Vpg(HERE, "crm", self.vras, CATALOG, interval=Ns(INTERVAL), rpo_alert=Ns(ALERT),
                        history=Ns(HISTORY), tweaks=small, first=CheckpointId(first), creating=creating,
-                       paused=paused)  # fmt: skip
+                       paused=paused, epochs=epochs)  # fmt: skip
         self.now = 0
         self.began = self(Started())
 
@@ -591,3 +593,49 @@ def test_a_vpg_that_was_created_stays_so_when_it_synchronizes_again() -> None:
     assert rig.vpg.regions.lifecycle is Lifecycle.PROTECTING
     rig.hears(Withdrawn("crm"))
     assert rig.vpg.regions.lifecycle is Lifecycle.PROTECTING
+
+
+# -- epochs -----------------------------------------------------------------------------------------------------------
+
+
+def sealed_at(effects: Iterable[Effect]) -> list[int]:
+    return [checkpoint.checkpoint.taken for checkpoint in sent(effects, Sealed)]
+
+
+def test_one_checkpoint_for_each_epoch_as_of_when_it_was_taken() -> None:
+    rig = Rig(vras=1, epochs=True)
+    assert sent(rig.tick(100), Hold) == []  # nothing has been captured yet
+    assert sent(rig(EpochCaptured(Ns(150)), at=190), Hold) == [Hold("crm", CheckpointId(1), True)]
+    assert sealed_at(rig.held(1, 0)) == [150]
+    assert sent(rig.tick(200), Hold) == []  # there is one of this epoch
+
+
+def test_a_checkpoint_of_an_epoch_is_tried_until_it_is_there() -> None:
+    rig = Rig(vras=1, epochs=True)
+    rig.syncs()
+    assert sent(rig(EpochCaptured(Ns(150)), at=190), Hold) == []
+    assert sent(rig.tick(200), Hold) == []
+    rig.syncs(on=False)
+    assert sent(rig.tick(300), Hold) == [Hold("crm", CheckpointId(3), True)]
+    rig.aborted(3)
+    assert sent(rig.tick(400), Hold) == [Hold("crm", CheckpointId(4), True)]
+    assert sealed_at(rig.held(4, 0)) == [150]
+    assert sent(rig.tick(500), Hold) == []
+
+
+def test_an_epoch_that_comes_while_the_one_before_is_being_sealed_gets_its_own() -> None:
+    rig = Rig(vras=1, epochs=True)
+    rig(EpochCaptured(Ns(150)), at=190)
+    rig(EpochCaptured(Ns(180)), at=195)
+    assert sealed_at(rig.held(1, 0)) == [150]
+    assert sent(rig.tick(200), Hold) == [Hold("crm", CheckpointId(2), True)]
+    assert sealed_at(rig.held(2, 0)) == [180]
+
+
+def test_a_tag_is_of_the_last_epoch_and_waits_for_the_first() -> None:
+    rig = Rig(vras=1, epochs=True)
+    assert sent(rig(TagAsked("now"), at=50), Hold) == []
+    effects = rig(EpochCaptured(Ns(150)), at=190)
+    assert sent(effects, Hold) == [Hold("crm", CheckpointId(2), True)]
+    assert sent(rig.held(2, 0), Hold) == [Hold("crm", CheckpointId(3), True)]
+    assert sealed_at(rig.held(3, 0)) == [150]
