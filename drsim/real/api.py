@@ -30,6 +30,7 @@ from drsim.core.status import project
 from drsim.core.units import SECOND
 from drsim.core.vpg import Vpg
 from drsim.real.clock import now_ns
+from drsim.real.elsewhere import DEFAULT
 from drsim.real.inspection import inspect
 from drsim.real.installation import Installation
 from drsim.real.planning import Wish, vpg_of
@@ -47,6 +48,8 @@ class NewVpg(Spec):
     history: float = Field(24 * 3600.0, ge=1)
     rpo_alert: float = Field(300.0, ge=1)
     journal_bytes: int | None = None
+    epochs: float | None = Field(None, ge=0.1)
+    """Between snapshots, of VMs on a platform; none: a minute."""
 
 
 class NewCheckpoint(Spec):
@@ -135,6 +138,15 @@ def _look(app: FastAPI, site: Installation) -> None:
         return PlainTextResponse(metrics_of(site))
 
 
+def _epochs(site: Installation, wanted: float | None) -> int | None:
+    """Nanoseconds; none where writes are captured one by one. Raises FileError."""
+    if site.elsewhere is not None:
+        return DEFAULT if wanted is None else int(wanted * SECOND)
+    if wanted is not None:
+        raise FileError("writes of VMs on this machine are captured one by one", place="epochs", hint="leave it out")
+    return None
+
+
 def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None:
     @app.post("/vpgs")
     async def protect(new: NewVpg) -> dict[str, Any]:
@@ -143,6 +155,7 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
         vpg = vpg_of(
             site.spec, site.state.state, new.name, new.vms, new.target_host, interval=int(new.interval * SECOND),
             history=int(new.history * SECOND), rpo_alert=int(new.rpo_alert * SECOND), journal=new.journal_bytes,
+            epochs=_epochs(site, new.epochs),
         )  # fmt: skip
         await site.protect(vpg)
         return {"vpg": new.name}

@@ -235,10 +235,12 @@ class Desk:
                 await self._stop(name, vm, timeout, force=force)
             case StartVm(vpg=name, vm=vm):
                 here.restoring.check(self._name(name, vm))
-                await here.hypervisor.power_on(self._name(name, vm))
+                await here.machines.power_on(self._name(name, vm))
             case DropVm(vpg=name, vm=vm):
-                await here.hypervisor.power_off(self._name(name, vm))
+                await here.machines.power_off(self._name(name, vm))
             case TakeTag(vpg=name, tag=tag):
+                if here.elsewhere is not None:
+                    await here.elsewhere.epoch(name)
                 here.tag(name, tag)
             case KeepAside():
                 return Answer(ready=here.restoring.keep_aside(request))
@@ -262,6 +264,9 @@ class Desk:
     async def _stop(self, vpg: str, vm: int, timeout: float, *, force: bool) -> None:
         hypervisor, name = self._site.hypervisor, self._name(vpg, vm)
         known = next(each for each in self._site.known(vpg).vpg.vms if each.id == vm)
+        if self._site.elsewhere is not None:
+            await self._site.elsewhere.shut_down(name, timeout, force=force, tools=known.tools)
+            return
         stopped = await hypervisor.shut_down(name, timeout) if known.tools else hypervisor.pid(name) is None
         if not stopped and not force:
             raise PlatformError(f"VM {name} has not stopped within {timeout:g} s", hint="use force")

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from drsim.core.errors import PlatformError
-from drsim.core.units import SECTOR
+from drsim.core.units import SECTOR, Ns
+from drsim.real.clock import now_ns
 from drsim.real.disk import MAX_WRITE, Disk
 from drsim.real.files import blame, make_directory, replace_file
 from drsim.real.ports import Area, ChangeSource, DiskId, Epoch, Untrusted
@@ -45,8 +46,12 @@ _SAME = 4096
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What an epoch brought. `told`: bytes that the platform said had changed; `new`: of these, those that had."""
+    """What an epoch brought. `told`: bytes that the platform said had changed; `new`: of these, those that had.
 
+    `at`: everything until then is in it.
+    """
+
+    at: Ns
     told: int
     new: int
     whole: bool
@@ -74,6 +79,7 @@ class Epochs:
 
     async def take(self) -> Taken:
         """One epoch. Raises PlatformError, and the shadows are as before, or `unfinished`."""
+        asked = Ns(now_ns())  # by our clock, which is what RPO is measured by; the snapshots are later
         begun = [self._source.begin(vm, self._owner) for vm in self._shadows]
         results = await asyncio.gather(*begun, return_exceptions=True)
         epochs = [each for each in results if isinstance(each, Epoch)]
@@ -81,13 +87,13 @@ class Epochs:
             for each in results:
                 if isinstance(each, BaseException):
                     raise each
-            return await self._take(epochs)
+            return await self._take(asked, epochs)
         finally:
             for epoch in epochs:
                 with suppress(PlatformError):  # the next one ends it
                     await self._source.end(epoch)
 
-    async def _take(self, epochs: list[Epoch]) -> Taken:
+    async def _take(self, asked: Ns, epochs: list[Epoch]) -> Taken:
         told = new = 0
         whole, paused = False, self.unfinished
         waiting: list[tuple[Disk, list[tuple[int, bytes]]]] = []
@@ -117,7 +123,7 @@ class Epochs:
         self._keep({disk: mark for epoch in epochs for disk, mark in epoch.marks}, unfinished=False)
         if paused:
             await self._pause(False)
-        return Taken(told, new, whole)
+        return Taken(asked, told, new, whole)
 
     async def _changed(self, epoch: Epoch, disk: DiskId) -> tuple[list[Area], bool]:
         since = self._marks.get(disk)

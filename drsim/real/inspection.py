@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drsim.core.errors import DrsimError
@@ -13,6 +14,7 @@ from drsim.core.units import SECTOR
 from drsim.real.desk import LookAtSource
 
 if TYPE_CHECKING:
+    from drsim.real.elsewhere import Elsewhere
     from drsim.real.installation import Installation
 
 NOBODY = Address("")
@@ -37,19 +39,47 @@ async def inspect(site: "Installation", plan: Plan, operation: Address = NOBODY)
     )  # fmt: skip
     tests = [m for m in others if m.plan.kind is Kind.TEST]
     trial = Trial.NONE if not tests else Trial.RUNNING if tests[0].waiting else Trial.STARTING
-    vms = site.hypervisor.vms()
-    used = sum(vm.memory for name, vm in vms.items() if site.hypervisor.pid(name) is not None)
-    disk = shutil.disk_usage(site.folder)
-    whole = plan.kind in (Kind.CLONE, Kind.RESTORE)
+    room = _here(site, operation) if site.elsewhere is None else await _elsewhere(site.elsewhere, operation)
+    whole = plan.kind in (Kind.CLONE, Kind.RESTORE) or site.elsewhere is not None
     sizes = {v.id: v.sectors * SECTOR for vm in known.vpg.vms for v in vm.volumes}
     needed = sum(sizes[v] for vm in plan.vms for v in vm.volumes) if whole else 0
     return Facts(
         regions, tuple(c.id for c in site.listed(plan.vpg)), known.generation,
-        frozenset(VmId(vm.id) for vm in known.vpg.vms), trial, reachable, tools,
+        frozenset(VmId(vm.id) for vm in known.vpg.vms), trial, reachable, tools, room.memory, room.cpus, room.names,
+        room.networks, room.free, needed,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What there is for recovered VMs: of each host, names that others have, networks, bytes of the datastore."""
+
+    memory: dict[str, int]
+    cpus: dict[str, int]
+    names: frozenset[str]
+    networks: frozenset[str]
+    free: int
+
+
+def _here(site: "Installation", operation: Address) -> _Room:
+    vms = site.hypervisor.vms()
+    used = sum(vm.memory for name, vm in vms.items() if site.hypervisor.pid(name) is not None)
+    return _Room(
         {name: max(0, host.memory - used) for name, host in site.spec.hosts.items()},
         {name: host.cpus for name, host in site.spec.hosts.items()},
         frozenset(name for name, vm in vms.items() if vm.owner != operation), frozenset(site.spec.networks),
-        disk.free, needed,
+        shutil.disk_usage(site.folder).free,
+    )  # fmt: skip
+
+
+async def _elsewhere(elsewhere: "Elsewhere", operation: Address) -> _Room:
+    here = elsewhere.platform.inventory
+    hosts = [host for host in await here.hosts() if host.usable]
+    stores = {store.name: store.free for store in await here.stores()}
+    return _Room(
+        {host.name: host.memory for host in hosts}, {host.name: host.cpus for host in hosts},
+        frozenset(vm.name for vm in await here.vms() if vm.owner != operation), frozenset(await here.networks()),
+        stores.get(elsewhere.store, 0),
     )  # fmt: skip
 
 

@@ -48,10 +48,12 @@ from drsim.real import pki
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.desk import Adopt, Desk, Drop
 from drsim.real.distrust import Distrust
+from drsim.real.elsewhere import Elsewhere, store_of
 from drsim.real.journal_store import JournalStore
 from drsim.real.local.hypervisor import LocalHypervisor
 from drsim.real.own_vms import OwnVms
 from drsim.real.planning import streams_of
+from drsim.real.ports import Hypervisor, Platform
 from drsim.real.recorder import Recorders
 from drsim.real.recovery import Recoveries
 from drsim.real.restoring import Restoring
@@ -71,7 +73,9 @@ LIFE = 1_000_000
 class Installation:
     """A site, from its file. Use as an async context."""
 
-    def __init__(self, spec: SiteFile, base: Path, *, transcript: bool = False) -> None:
+    def __init__(
+        self, spec: SiteFile, base: Path, *, transcript: bool = False, platform: Platform | None = None
+    ) -> None:  # fmt: skip
         self.spec, self.base = spec, base
         self.folder = base / spec.folder
         self._recorded = transcript
@@ -83,11 +87,17 @@ class Installation:
         """Is told, from any thread, why a client of the splitter was turned away."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.own = OwnVms(self)
+        self._platform = platform
+        self.elsewhere: Elsewhere | None = None
+        """Where its VMs run, if not on this machine."""
         self._recorders = Recorders(base / spec.folder / "recordings")
 
     async def __aenter__(self) -> "Installation":
         self._lock = FolderLock(self.folder)
         try:
+            if self._platform is not None:
+                self.elsewhere = Elsewhere(self, self._platform, await store_of(self._platform, None))
+                self.spec = await self.elsewhere.discover(self.spec, self.base)
             self._open()
             await self._connect()
         except BaseException:
@@ -129,6 +139,11 @@ class Installation:
         if self.transcript is not None:
             self.transcript.close()
         self._lock.close()
+
+    @property
+    def machines(self) -> LocalHypervisor | Hypervisor:
+        """What powers its VMs."""
+        return self.hypervisor if self.elsewhere is None else self.elsewhere.platform.hypervisor
 
     # -- building ---------------------------------------------------------------------------------------------
 
@@ -199,12 +214,15 @@ class Installation:
             vras = sorted({s.id.source for s in streams_of(vpg)})
             first = CheckpointId(1 if fresh else 1 + LIFE * (self.state.state.lives - 1))
             configured = None if fresh else Reconfigured(vpg.version, tuple(streams_of(vpg)), {})
+            paused = known.paused or (self.elsewhere is not None and self.elsewhere.unfinished(known))
             self.add(
                 manager, Vpg, manager, vpg.name, vras, catalog, interval=Ns(vpg.interval), rpo_alert=Ns(vpg.rpo_alert),
-                history=Ns(vpg.history), tweaks=tweaks, first=first, creating=known.creating, paused=known.paused,
-                configured=configured, deleting=known.deleting,
+                history=Ns(vpg.history), tweaks=tweaks, first=first, creating=known.creating, paused=paused,
+                configured=configured, deleting=known.deleting, epochs=vpg.epochs is not None,
             )  # fmt: skip
             site.peers += pairs
+            if self.elsewhere is not None:
+                self._work(self.elsewhere.capture(vpg.name))
             return
         store = CatalogStore(self.folder / "catalogs" / f"{vpg.name}.json")
         if vpg.name in self.distrust.vpgs():

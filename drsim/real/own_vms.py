@@ -83,11 +83,12 @@ class OwnVms:
         id_ = VolumeId(state.volumes[export])
         info = VolumeInfo(id_, VmId(state.vms[name]), vm.disks[disk].size // SECTOR)
         site.site.disks[id_] = Disk(info, site.base / vm.disks[disk].path, must_exist=must_exist)
-        site.splitter.add(export, site.site.disks[id_])
+        if site.elsewhere is None:
+            site.splitter.add(export, site.site.disks[id_])
 
     def describe(self) -> None:
-        """Make them at the hypervisor, powered off, unless they are there."""
-        for name, vm in self.vms.items():
+        """Make them at the hypervisor, powered off, unless they are there; those of a platform are."""
+        for name, vm in self.vms.items() if self._site.elsewhere is None else ():
             disks = tuple(f"{name}/{disk}" for disk in vm.disks)
             nics = tuple({"network": network} for network in vm.networks)
             self._site.hypervisor.create(LocalVm(name, "", vm.memory, vm.cpus, disks, nics, vm.ready))

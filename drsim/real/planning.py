@@ -101,9 +101,12 @@ def _volume(wanted: str, vpg: LiveVpg) -> VolumeId:
 
 def vpg_of(
     spec: SiteFile, state: SiteState, name: str, vms: Iterable[str], target_host: str, *, interval: int, history: int,
-    rpo_alert: int, journal: int | None,
+    rpo_alert: int, journal: int | None, epochs: int | None = None,
 ) -> LiveVpg:  # fmt: skip
-    """A VPG of a site's own VMs, by name. Times in nanoseconds, `journal` in bytes. Raises FileError."""
+    """A VPG of a site's own VMs, by name. Times in nanoseconds, `journal` in bytes. Raises FileError.
+
+    `epochs`: time between snapshots, of VMs that are on a platform.
+    """
     members: list[ProtectedVm] = []
     own = state.own(spec)
     for each in vms:
@@ -125,6 +128,7 @@ def vpg_of(
                 cpus=vm.cpus,
                 tools=vm.tools,
                 ready=vm.ready,
+                firmware=vm.firmware,
                 volumes=volumes,
             )
         )
@@ -132,7 +136,7 @@ def vpg_of(
         raise FileError("name the VMs that are to be protected", place=spec.site)
     return LiveVpg(
         name=name, source=spec.site, target=spec.link.peer, vms=tuple(members), interval=interval, history=history,
-        rpo_alert=rpo_alert, journal=journal, number=state.made + 1,
+        rpo_alert=rpo_alert, journal=journal, number=state.made + 1, epochs=epochs,
     )  # fmt: skip
 
 

@@ -230,10 +230,12 @@ class Recoveries:
             case do.ShutDown() | do.PowerOnSource() | do.DeleteSource() | do.Drain():
                 return await self._at_source(operation, action)
             case do.CreateVm() | do.DeleteVm() | do.AttachDisks() | do.DetachDisks() | do.ReIp() | do.PowerOn() | \
-                    do.PowerOff() | do.AwaitGuest():  # fmt: skip
+                    do.PowerOff() | do.AwaitGuest() if self._site.elsewhere is None:  # fmt: skip
                 await self._at_hypervisor(operation, action)
             case do.RunScript(script):
                 await run_script(script)
+            case _ if self._site.elsewhere is not None:
+                await self._site.elsewhere.carry_out(operation, action)
             case do.Reverse(vpg):
                 await self._site.reversal.protect_the_other_way(vpg, self._number(operation))
             case _:

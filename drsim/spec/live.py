@@ -1,6 +1,6 @@
 """Live: what people write down of a real site (SITE.yaml), and what sites tell each other of a protected VPG."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -36,12 +36,15 @@ class LiveVm(Spec):
     """Whose VRA serves its disks."""
     memory: Annotated[Size, Field(ge=MIB)] = 128 * MIB
     cpus: Annotated[int, Field(ge=1, le=64)] = 1
-    disks: Annotated[dict[Name, LiveDisk], Field(min_length=1)]
+    disks: dict[Name, LiveDisk] = {}
+    """At least one; of a VM on a platform none, because the platform knows them."""
     networks: tuple[Name, ...] = ()
     tools: bool = False
     """Whether its guest stops when asked to (ACPI)."""
     ready: str = ""
     """What its guest prints on the serial console when its application answers; nothing: it runs."""
+    firmware: Literal["bios", "uefi"] = "bios"
+    """What starts its first disk."""
 
 
 class LiveHost(Spec):
@@ -146,6 +149,7 @@ class ProtectedVm(Spec):
     cpus: int
     tools: bool = False
     ready: str = ""
+    firmware: Literal["bios", "uefi"] = "bios"
     group: int = 0
     volumes: tuple[ProtectedVolume, ...]
 
@@ -159,6 +163,8 @@ class LiveVpg(Spec):
     vms: Annotated[tuple[ProtectedVm, ...], Field(min_length=1)]
     interval: Annotated[Duration, Field(ge=SECOND // 10)] = 5 * SECOND
     """Between checkpoints."""
+    epochs: Annotated[Duration, Field(ge=SECOND // 10)] | None = None
+    """Between snapshots, when its VMs' writes cannot be tapped; then there is a checkpoint for each. None: they can."""
     history: Annotated[Duration, Field(ge=SECOND)] = 24 * 3600 * SECOND
     """How far back checkpoints are kept."""
     rpo_alert: Annotated[Duration, Field(ge=SECOND)] = 300 * SECOND

@@ -22,3 +22,4 @@ async def open_memory(kind: type[MemoryBench] = MemoryBench) -> AsyncIterator[Be
 
 
 ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL, VSPHERE, AWS, HYPERV)
+BY_NAME = {arm.name: arm for arm in ARMS}

@@ -1,0 +1,222 @@
+"""Elsewhere: a site whose VMs run on a platform, vSphere or AWS say, and not on this machine.
+
+Theory of operation. The site's process is the appliance: journals, mirrors and shadows are its files. What differs from
+a site on this machine is here, and nothing else knows of it:
+
+    protect    its VMs are captured by epochs (`epochs.py`); a loop for each VPG takes one and tells the VPG's manager
+    recover    what a workflow asks of the target goes through the platform's ports (`target.py`); disks are laid out as
+               of the checkpoint, from journal and mirror
+    source     VMs are shut down and started through the ports; a last epoch before the drain has what they wrote
+
+Not here: reverse protection, and restores of volumes. They fail with these words, before anything is touched.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drsim.core.action import Action
+from drsim.core.errors import FileError, PlatformError
+from drsim.core.events import EpochCaptured, PauseAsked
+from drsim.core.names import Address, CheckpointId, VmId, VolumeId
+from drsim.core.recovery import actions as do
+from drsim.core.units import SECOND, SECTOR
+from drsim.core.vpg import Vpg
+from drsim.real.disk import Disk
+from drsim.real.epochs import Epochs, Taken
+from drsim.real.files import blame, make_directory, read_exactly, replace_file, write_all
+from drsim.real.journal_view import JournalView
+from drsim.real.ports import DiskId, Firmware, Platform
+from drsim.real.target import Target
+from drsim.spec.live import LiveDisk, LiveVm, ProtectedVm, SiteFile, VpgState
+
+if TYPE_CHECKING:
+    from drsim.real.installation import Installation
+
+_PIECE = 1 << 20
+_AGAIN = 5.0
+"""Seconds after an epoch that failed."""
+_POLL = 0.01
+DEFAULT = 60 * SECOND
+"""Between two epochs. Our choice: snapshots are dear on most platforms."""
+
+
+class Elsewhere:
+    """One site's. `platform`: connected. `store`: where recovered VMs go; its largest datastore unless it is named."""
+
+    def __init__(self, site: "Installation", platform: Platform, store: str) -> None:
+        self._site, self.platform = site, platform
+        self.target = Target(lambda: platform, self, store)
+        self.store = store
+        self._disks: dict[str, dict[str, DiskId]] = {}
+        """Of each VM, by the names that they have here."""
+        self._epochs: dict[str, Epochs] = {}
+        self._one_at_a_time: dict[str, asyncio.Lock] = {}
+
+    # -- the site's own VMs -----------------------------------------------------------------------------------
+
+    async def discover(self, spec: SiteFile, base: Path) -> SiteFile:
+        """The site's file with what the platform knows of its VMs. Raises PlatformError when one is not there."""
+        vms: dict[str, LiveVm] = {}
+        for name, vm in spec.vms.items():
+            facts = await self.platform.inventory.vm(name)
+            folder = base / spec.folder / "shadows" / name
+            self._disks[name] = _named(folder, facts.disks)
+            disks = {}
+            for disk, id_ in self._disks[name].items():
+                size = (await self.platform.disks.disk(id_)).size // SECTOR * SECTOR
+                disks[disk] = LiveDisk(path=f"{spec.folder}/shadows/{name}/{disk}.shadow", size=size)
+            found = {
+                "disks": disks, "memory": facts.memory, "cpus": facts.cpus, "tools": facts.tools,
+                "firmware": facts.firmware.value,
+            }  # fmt: skip
+            vms[name] = vm.model_copy(update=found)
+        return spec.model_copy(update={"vms": vms})
+
+    def unfinished(self, known: VpgState) -> bool:
+        """Whether a VPG must not have a checkpoint before its next epoch."""
+        return known.vpg.source == self._site.spec.site and self._of(known.vpg.name).unfinished
+
+    def _of(self, vpg: str) -> Epochs:
+        if vpg not in self._epochs:
+            source = self.platform.changes
+            if source is None:
+                raise PlatformError("it cannot tell what changed on a disk", place=self.platform.name)
+            known, folder = self._site.known(vpg).vpg, self._site.folder
+
+            async def pause(on: bool) -> None:
+                await self._pause(vpg, on=on)
+
+            owner, marks = f"{known.source}/{vpg}", folder / "epochs" / f"{vpg}-{known.number}.json"
+            self._epochs[vpg] = Epochs(source, self._shadows(known.vms), owner, marks, pause)
+        return self._epochs[vpg]
+
+    def _shadows(self, vms: Iterable[ProtectedVm]) -> dict[str, dict[DiskId, Disk]]:
+        disks = self._site.site.disks
+        return {vm.name: {self._disks[vm.name][v.name]: disks[VolumeId(v.id)] for v in vm.volumes} for vm in vms}
+
+    # -- capture ----------------------------------------------------------------------------------------------
+
+    async def capture(self, vpg: str) -> None:
+        """Take epochs, for as long as the VPG is protected here."""
+        while vpg in self._site.state.state.vpgs:
+            every = (self._site.known(vpg).vpg.epochs or DEFAULT) / SECOND
+            try:
+                await self.epoch(vpg)
+                wait = every
+            except PlatformError as error:
+                self._site.refused(f"epoch of {vpg}: {error}")
+                wait = min(every, _AGAIN)
+            await asyncio.sleep(wait)
+        self._epochs.pop(vpg, None)
+
+    async def epoch(self, vpg: str) -> Taken:
+        """One epoch, now. Raises PlatformError, and then the next one goes on."""
+        async with self._one_at_a_time.setdefault(vpg, asyncio.Lock()):
+            taken = await self._of(vpg).take()
+            self._site.site.post(self._site.manager(vpg), EpochCaptured(taken.at))
+            return taken
+
+    async def _pause(self, vpg: str, *, on: bool) -> None:
+        site, address = self._site, self._site.manager(vpg)
+        site.site.post(address, PauseAsked(on or site.known(vpg).paused))
+        machine = site.site.kernel.machines[address]
+        assert isinstance(machine, Vpg)
+        while on and (not machine.paused or machine.attempt is not None):
+            await asyncio.sleep(_POLL)
+
+    # -- recovery ---------------------------------------------------------------------------------------------
+
+    async def carry_out(self, operation: Address, action: Action[Any]) -> None:
+        """What a workflow asks of the target. Raises PlatformError."""
+        match action:
+            case do.RestoreVolume() | do.UndoRestore() | do.KeepRestore() | do.Reverse():
+                raise PlatformError(f"a site on {self.platform.name} cannot {action}", hint="fail over, or clone")
+            case _:
+                await self.target.carry_out(operation, action)
+
+    async def shut_down(self, vm: str, timeout: float, *, force: bool, tools: bool) -> None:
+        """Stop a VM of the source. Raises PlatformError when it runs on."""
+        stopped = tools and await self.platform.hypervisor.shut_down(vm, timeout)
+        if not stopped and not force:
+            why = f"has not stopped within {timeout:g} s" if tools else "has no guest tools"
+            raise PlatformError(f"VM {vm} {why}", hint="use force")
+        await self.platform.hypervisor.power_off(vm)
+
+    # -- images: see target.Images ----------------------------------------------------------------------------
+
+    def sizes(self, vm: VmId) -> Mapping[VolumeId, int]:
+        """Of its volumes."""
+        return {VolumeId(v.id): v.sectors * SECTOR for v in self._protected(vm).volumes}
+
+    def firmware(self, vm: VmId) -> Firmware:
+        """As at the source."""
+        return Firmware(self._protected(vm).firmware)
+
+    def ready(self, vm: VmId) -> str:
+        """As at the source."""
+        return self._protected(vm).ready
+
+    def _protected(self, vm: VmId) -> ProtectedVm:
+        here = self._site
+        for known in here.state.state.vpgs.values():
+            if known.vpg.target == here.spec.site:
+                for each in known.vpg.vms:
+                    if each.id == vm:
+                        return each
+        raise PlatformError(f"VM {vm} is in no VPG here", place=here.spec.site)
+
+    async def lay_out(self, vm: VmId, volume: VolumeId, checkpoint: CheckpointId, to: Path) -> None:
+        """From journal and mirror. Raises PlatformError."""
+        journals = self._site.site.journals
+        assert journals is not None
+        [source] = [s for s in self._site.recoveries.disks.of_vm(vm, checkpoint) if volume in s.names]
+        store = journals.streams[source.stream]
+        info = next(each for each in store.spec.volumes if each.id == volume)
+        view = await self._site.site.lane(f"journal {source.stream}").call(lambda: store.view(source.cut, info))
+        await asyncio.to_thread(_copy, view, info.sectors, to)
+
+
+def _copy(view: JournalView, sectors: int, to: Path) -> None:
+    """Write what is not there already, durably. Raises PlatformError."""
+    with blame(to):
+        fd = os.open(to, os.O_RDWR)
+        try:
+            for lba in range(0, sectors, _PIECE // SECTOR):
+                n = min(_PIECE // SECTOR, sectors - lba)
+                data, bad = view.read(lba, n)
+                if bad:
+                    raise PlatformError(f"sector {bad[0]} does not verify", place=str(to))
+                if read_exactly(fd, n * SECTOR, lba * SECTOR, to) != data:
+                    write_all(fd, data, lba * SECTOR)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _named(folder: Path, disks: tuple[DiskId, ...]) -> dict[str, DiskId]:
+    """Names for a VM's disks, once and for ever. Raises FileError when they are not those that they were."""
+    path = folder / "disks.json"
+    with blame(path):
+        make_directory(folder)
+        if not path.exists():
+            replace_file(path, json.dumps({f"disk-{n}": disk for n, disk in enumerate(disks, 1)}).encode())
+        known = {name: DiskId(disk) for name, disk in json.loads(path.read_text()).items()}
+    if set(known.values()) != set(disks):
+        hint = "unprotect the VM, delete its folder of shadows, and protect it again"
+        raise FileError(f"VM {folder.name} has other disks than before: {', '.join(disks)}", place=str(path), hint=hint)
+    return known
+
+
+async def store_of(platform: Platform, wanted: str | None) -> str:
+    """The datastore of recovered VMs. Raises PlatformError when it is not there."""
+    stores = {store.name: store for store in await platform.inventory.stores()}
+    if wanted is None and stores:
+        return max(stores.values(), key=lambda store: store.free).name
+    if wanted is None or wanted not in stores:
+        hint = f"there is: {', '.join(stores)}"
+        raise PlatformError(f"there is no datastore {wanted}", place=platform.name, hint=hint)
+    return wanted

@@ -1,0 +1,143 @@
+"""From every platform to every platform: VMs protected on one are recovered on the other, and their disks boot.
+
+Two sites in one process, each the appliance of its platform, over loopback TCP: epochs, the core, journals, recovery.
+"""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from platforms.arms import ARMS, BY_NAME
+
+from drsim.core.recovery.plan import Commit, Kind, Shutdown
+from drsim.files.sites import load_site
+from drsim.real.installation import Installation
+from drsim.real.loopback import free_port
+from drsim.real.planning import Wish, vpg_of
+from drsim.real.ports import DiskId, NewVm, Power
+from drsim.verify.conformance.bench import Arm, Bench
+from drsim.verify.conformance.boot import speaking
+from drsim.verify.conformance.checks import MEMORY, SIZE
+
+SITE = """
+site: {site}
+folder: {site}
+link: {{peer: {peer}, {how}: "127.0.0.1:{port}"}}
+hosts: {{{host}: {{pool: 16 MiB}}}}
+vms: {vms}
+tweaks: {{peer_timeout: 5 s, frame_delay: 1 ms}}
+"""
+SECONDS = 120
+
+
+class Estate:
+    """One VM with two disks at the source; nothing at the target."""
+
+    def __init__(self, source: Bench, target: Bench) -> None:
+        self.source, self.target = source, target
+        self.disks: list[DiskId] = []
+
+    async def make(self) -> None:
+        here = self.source.platform
+        vm = NewVm("web", "london", self.source.host, self.source.store, cpus=1, memory=MEMORY)
+        await here.hypervisor.create(vm)
+        for name in ("one", "two"):
+            disk = await here.disks.create(name, SIZE, self.source.store, "london")
+            await here.hypervisor.attach(here.appliance, disk)
+            await here.hypervisor.detach(here.appliance, disk)
+            self.disks.append(disk)
+        await self.write("before protection")
+        for disk in self.disks:
+            await here.hypervisor.attach("web", disk)
+        await here.hypervisor.power_on("web")
+
+    async def write(self, text: str) -> None:
+        """What the guest does."""
+        await self.source.fill(self.disks[0], speaking(text, SIZE))
+        await self.source.fill(self.disks[1], text.encode().ljust(512, b".") * (SIZE // 512))
+
+
+async def play(folder: Path, estate: Estate, kind: Kind) -> None:
+    """Protect, change, recover."""
+    port, source, target = free_port(), estate.source, estate.target
+    (folder / "london.yaml").write_text(SITE.format(
+        site="london", peer="leeds", how="connect", port=port, host=source.host,
+        vms=f"{{web: {{host: {source.host}}}}}",
+    ))  # fmt: skip
+    (folder / "leeds.yaml").write_text(SITE.format(
+        site="leeds", peer="london", how="listen", port=port, host=target.host, vms="{}",
+    ))  # fmt: skip
+    async with AsyncExitStack() as stack:
+        leeds, london = [
+            await stack.enter_async_context(
+                Installation(load_site(folder / f"{name}.yaml"), folder, platform=bench.platform)
+            )
+            for name, bench in (("leeds", target), ("london", source))
+        ]
+        assert london.site.end is not None
+        await london.site.end.wait(connected=True)
+        vpg = vpg_of(
+            london.spec, london.state.state, "crm", ["web"], target.host, interval=100_000_000, history=3600 * 10**9,
+            rpo_alert=60 * 10**9, journal=None, epochs=3600 * 10**9,
+        )  # fmt: skip
+        await london.protect(vpg)
+        await _until(lambda: bool(leeds.listed("crm")), london, leeds)
+        await estate.write("after protection")
+        if kind is Kind.MOVE:
+            wish = Wish(kind=kind, vpg="crm", shutdown=Shutdown.FORCE, commit=Commit.COMMIT)
+        else:
+            assert london.elsewhere is not None
+            before = leeds.listed("crm")[-1].id
+            await london.elsewhere.epoch("crm")
+            await _until(lambda: leeds.listed("crm")[-1].id > before, london, leeds)
+            await estate.write("lost with the site")
+            wish = Wish(kind=kind, vpg="crm", commit=Commit.COMMIT)
+        number = leeds.recoveries.begin(leeds.recoveries.plan(wish))
+        await _until(lambda: bool(leeds.recoveries.status(number)["outcome"]), london, leeds)
+        report = leeds.recoveries.status(number)
+        assert report["outcome"] == "committed", report
+        if kind is Kind.MOVE:
+            assert (await source.platform.inventory.vm("web")).power is Power.OFF
+        assert await target.booted("web") == "after protection"
+        vm = await target.platform.inventory.vm("web")
+        assert len(vm.disks) == 2
+        second = await target.content(vm.disks[1], SIZE)
+        assert second == b"after protection".ljust(512, b".") * (SIZE // 512)
+
+
+async def _until(condition, *sites: Installation) -> None:  # type: ignore[no-untyped-def]
+    while not condition():
+        for site in sites:
+            site.site.check()
+        await asyncio.sleep(0.02)
+
+
+def run(folder: Path, source: Arm, target: Arm, kind: Kind) -> None:
+    """On fresh benches."""
+
+    async def work() -> None:
+        async with asyncio.timeout(SECONDS), source.bench() as there, target.bench() as here:
+            estate = Estate(there, here)
+            await estate.make()
+            await play(folder, estate, kind)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("kind", [Kind.LIVE, Kind.MOVE], ids=["failover", "move"])
+def test_within_the_model(tmp_path: Path, kind: Kind) -> None:
+    run(tmp_path, BY_NAME["sim"], BY_NAME["sim"], kind)
+
+
+PAIRS = [
+    (source, target)
+    for source in ARMS
+    for target in ARMS
+    if "changes" not in source.lacks and "sim" not in (source.name, target.name)
+]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS, ids=lambda arm: arm.name)
+def test_a_vm_goes_from_any_platform_to_any(tmp_path: Path, source: Arm, target: Arm) -> None:
+    run(tmp_path, source, target, Kind.MOVE if source is target else Kind.LIVE)
