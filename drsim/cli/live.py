@@ -10,7 +10,9 @@ import typer
 
 from drsim.cli.manager import Manager, console, table
 from drsim.core.errors import FileError, PlatformError
-from drsim.files.sites import load_site
+from drsim.files.estate import vpg_of_estate
+from drsim.files.models import load_model
+from drsim.files.sites import SitePath, load_site
 from drsim.spec.quantity import parse_duration, parse_size
 
 Option = typer.Option
@@ -110,20 +112,42 @@ def record(
 
 @live.command()
 def protect(
-    site: SiteArgument, vpg: Vpg, vm: Annotated[list[str], Option("--vm", help="A VM; may be given several times.")],
-    to: Annotated[str, Option("--to", help="Host of the other site that would run them.")],
+    site: SiteArgument, vpg: Vpg,
+    vm: Annotated[list[str] | None, Option("--vm", help="A VM; may be given several times.")] = None,
+    to: Annotated[str, Option("--to", help="Host of the other site that would run them.")] = "",
     interval: Annotated[str, Option(help="Between checkpoints.")] = "5s",
     history: Annotated[str, Option(help="How far back checkpoints are kept.")] = "24h",
     rpo_alert: Annotated[str, Option(help="RPO above which the service level is missed.")] = "5min",
     journal: Annotated[str | None, Option(help="Hard limit of each VM's journal.")] = None,
+    epochs: Annotated[str | None, Option(help="Between snapshots, of VMs on a platform (1min).")] = None,
 ) -> None:  # fmt: skip
-    """Protect VMs of this site at the other one."""
-    seconds = {name: _seconds(text, name) for name, text in
-               (("interval", interval), ("history", history), ("rpo_alert", rpo_alert))}  # fmt: skip
-    size = None if journal is None else parse_size(journal)
-    body = {"name": vpg, "vms": vm, "target_host": to, "journal_bytes": size, **seconds}
+    """Protect VMs of this site at the other one; without --vm and --to, as the site's estate says."""
+    if vm and to:
+        seconds = {name: _seconds(text, name) for name, text in
+                   (("interval", interval), ("history", history), ("rpo_alert", rpo_alert))}  # fmt: skip
+        size = None if journal is None else parse_size(journal)
+        body = {"name": vpg, "vms": vm, "target_host": to, "journal_bytes": size, **seconds}
+    else:
+        body = _of_estate(site, vpg)
+    if epochs is not None:
+        body["epochs"] = _seconds(epochs, "epochs")
     Manager(site).ask("POST", "/vpgs", body)
     typer.echo(f"{vpg} is being protected: drsim live status shows how far")
+
+
+def _of_estate(site: Path, name: str) -> dict[str, Any]:
+    """What the API is asked to protect. Raises FileError."""
+    path = SitePath.of(site)
+    if not path.site:
+        raise FileError("say which VMs, and which host would run them", place="--vm, --to", hint="or use an estate")
+    wanted = vpg_of_estate(load_model(path.file), name, place=str(path.file))
+    spec = wanted.spec
+    return {
+        "name": name, "vms": wanted.vms, "target_host": wanted.hosts, "journal_bytes": spec.journal.limit_bytes,
+        "interval": spec.checkpoint_interval / SECOND, "history": spec.journal.history / SECOND,
+        "rpo_alert": spec.rpo_alert / SECOND, "boot_delay": spec.boot_delay / SECOND,
+        "groups": {vm: n for n, group in enumerate(spec.boot_groups, 1) for vm in group},
+    }  # fmt: skip
 
 
 @live.command()

@@ -43,13 +43,16 @@ class NewVpg(Spec):
 
     name: Name
     vms: tuple[str, ...]
-    target_host: str
+    target_host: str | tuple[str, ...]
     interval: float = Field(5.0, ge=0.1)
     history: float = Field(24 * 3600.0, ge=1)
     rpo_alert: float = Field(300.0, ge=1)
     journal_bytes: int | None = None
     epochs: float | None = Field(None, ge=0.1)
     """Between snapshots, of VMs on a platform; none: a minute."""
+    groups: dict[str, int] = {}
+    """Boot groups of VMs; those in none boot first."""
+    boot_delay: float = Field(0.0, ge=0)
 
 
 class NewCheckpoint(Spec):
@@ -155,7 +158,7 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
         vpg = vpg_of(
             site.spec, site.state.state, new.name, new.vms, new.target_host, interval=int(new.interval * SECOND),
             history=int(new.history * SECOND), rpo_alert=int(new.rpo_alert * SECOND), journal=new.journal_bytes,
-            epochs=_epochs(site, new.epochs),
+            epochs=_epochs(site, new.epochs), groups=new.groups, boot_delay=int(new.boot_delay * SECOND),
         )  # fmt: skip
         await site.protect(vpg)
         return {"vpg": new.name}

@@ -1,6 +1,6 @@
 """Planning: what an operator asks of a live site, as a VPG with its streams, or as a plan of the core."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from drsim.core.errors import FileError
 from drsim.core.messages import Checkpoint
@@ -100,16 +100,19 @@ def _volume(wanted: str, vpg: LiveVpg) -> VolumeId:
 
 
 def vpg_of(
-    spec: SiteFile, state: SiteState, name: str, vms: Iterable[str], target_host: str, *, interval: int, history: int,
-    rpo_alert: int, journal: int | None, epochs: int | None = None,
+    spec: SiteFile, state: SiteState, name: str, vms: Iterable[str], target_host: str | Sequence[str], *,
+    interval: int, history: int, rpo_alert: int, journal: int | None, epochs: int | None = None,
+    groups: Mapping[str, int] | None = None, boot_delay: int = 0,
 ) -> LiveVpg:  # fmt: skip
     """A VPG of a site's own VMs, by name. Times in nanoseconds, `journal` in bytes. Raises FileError.
 
-    `epochs`: time between snapshots, of VMs that are on a platform.
+    VMs are dealt over several target hosts. `epochs`: time between snapshots, of VMs that are on a platform. `groups`:
+    boot groups of VMs; others are in group 0.
     """
     members: list[ProtectedVm] = []
+    targets = [target_host] if isinstance(target_host, str) else list(target_host)
     own = state.own(spec)
-    for each in vms:
+    for n, each in enumerate(vms):
         vm = own.get(each)
         if vm is None:
             hint = f"there is: {', '.join(own) or 'none'}"
@@ -123,7 +126,8 @@ def vpg_of(
                 id=state.vms[each],
                 name=each,
                 host=vm.host,
-                target=target_host,
+                target=targets[n % len(targets)],
+                group=0 if groups is None else groups.get(each, 0),
                 memory=vm.memory,
                 cpus=vm.cpus,
                 tools=vm.tools,
@@ -137,6 +141,7 @@ def vpg_of(
     return LiveVpg(
         name=name, source=spec.site, target=spec.link.peer, vms=tuple(members), interval=interval, history=history,
         rpo_alert=rpo_alert, journal=journal, number=state.made + 1, epochs=epochs,
+        boot_delay=boot_delay,
     )  # fmt: skip
 
 

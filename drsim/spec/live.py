@@ -130,6 +130,22 @@ class SiteFile(Spec):
         return self
 
 
+class LivePlace(Spec):
+    """What a site of an estate needs beyond its model to be run for real (`drsim site up ESTATE:SITE`)."""
+
+    folder: str = Field(min_length=1)
+    """Where everything of the site is kept, from the estate file's folder."""
+    pki: str | None = None
+    """As in a site's own file."""
+    listen: HostPort | None = None
+    connect: HostPort | None = None
+    """One of the two sites listens, the other connects."""
+    api: LiveApi | None = None
+    """As in a site's own file."""
+    accel: Annotated[str, StringConstraints(pattern="^(tcg|kvm)$")] = "tcg"
+    """How QEMU runs VMs."""
+
+
 class ProtectedVolume(Spec):
     """A volume of a VPG. `id`: its number in the estate of the protected site."""
 

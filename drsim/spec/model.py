@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from drsim.spec.base import Name, Spec
 from drsim.spec.faults import PLACES, DatastoreEnlarged, Fault, HostLoss, LinkPartition, VraUpgrade
+from drsim.spec.live import LivePlace
 from drsim.spec.operations import RECOVERIES, Operation
 from drsim.spec.protect import Throttle, Vm, Vpg
 from drsim.spec.quantity import Bandwidth, Duration, Ratio, Size, format_size
@@ -25,7 +26,7 @@ Fidelity = Literal["write", "slice", "fluid"]
 class Site(Spec):
     """A place with hosts and a manager."""
 
-    platform: Literal["vsphere", "hyperv", "aws", "vcd"] = "vsphere"
+    platform: Literal["vsphere", "hyperv", "aws", "vcd", "local"] = "vsphere"
     """What runs there."""
     lan_latency: Annotated[Duration, Field(ge=0, le=10**9)] = 200_000
     """One way between manager and VRAs. Our choice: 0.2 ms, a switched LAN."""
@@ -37,6 +38,8 @@ class Site(Spec):
     """Networks for recovered VMs."""
     hypervisor: Hypervisor = Hypervisor()
     """How long its platform takes for what recovery asks of it."""
+    live: LivePlace | None = None
+    """How the site is run for real; a simulation does not look at it."""
     clock_ahead: Annotated[Duration, Field(ge=0, le=366 * 86400 * 10**9)] = 0
     """How far the site's clocks are ahead of the others' from the start; people see times by the true one."""
 

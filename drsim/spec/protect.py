@@ -25,6 +25,8 @@ class Volume(Spec):
     """Unique within its VM."""
     size: VolumeSize = 100 * GIB
     """Up to 64 TiB."""
+    path: str | None = Field(default=None, min_length=1)
+    """Live, on a local site: its file or block device, from the estate file's folder; a simulation does not look."""
 
 
 class Agent(Spec):
@@ -92,6 +94,8 @@ class Vm(Spec):
     """Until its application answers, after that. Our choice."""
     tools: bool = True
     """Whether its guest can be asked to shut down (products.md T19)."""
+    ready: str = ""
+    """Live, on a local site: what its guest prints when its application answers."""
     nics: tuple[ReIp, ...] | None = None
     """Its network adapters at the recovery site; none: as they are, without a re-IP."""
     quiesce: Agent | None = None
