@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 SECOND = 10**9
 DISK = 8 << 20
 VMS = ("db", "app", "web", "mail", "files", "print", "wiki", "crm", "erp", "mes")
-SEEDS = 20
-"""Disasters that are simulated, at different instants of the checkpoint interval."""
 
 
 def run(vms: int, interval: str, out: Path | None, *, json_: bool) -> None:
@@ -164,6 +162,7 @@ def write_site(folder: Path, name: str, content: dict[str, Any]) -> None:
 
 def _live(folder: Path, london: SiteProcess, leeds: SiteProcess, names: tuple[str, ...], every: int) -> dict[str, Any]:
     from drsim.real.local import guest
+    from drsim.study.expected import durations
 
     say = console(stderr=True)
     say.print("two sites are up; their VMs start", highlight=False)
@@ -192,7 +191,8 @@ def _live(folder: Path, london: SiteProcess, leeds: SiteProcess, names: tuple[st
     if sorted(after) != sorted(names) or report["outcome"] != "committed":
         raise PlatformError(f"the failover {report['outcome']}: {'; '.join(report['reasons'] + report['people'])}")
     return {
-        "rpo_s": report["rpo_s"], "rto_s": report["rto_s"], "parts_s": report["parts_s"], "test_parts_s": _steps(test),
+        "rpo_s": report["rpo_s"], "rto_s": report["rto_s"], "parts_s": report["parts_s"],
+        "test_parts_s": durations(test["steps"]),
         "rounds_at_the_disaster": head, "recovered_and_going_on": after, "rounds_per_s": rate,
         "checked": "every recovered disk is a crash-consistent state of its guest",
     }  # fmt: skip
@@ -225,58 +225,12 @@ def _over(site: SiteProcess, number: int) -> dict[str, Any]:
 # -- and simulated --------------------------------------------------------------------------------------------
 
 
-def _steps(test: dict[str, Any]) -> dict[str, float]:
-    """How long the platform took for each kind of step in the test, on average."""
-    kinds = {"create": "create ", "disks": "make disks", "attach": "attach", "power_on": "power on", "boot": "wait for"}
-    found = {}
-    for kind, begins in kinds.items():
-        took = [s["ended"] - s["begun"] for s in test["steps"] if s["what"].startswith(begins) and s["ended"]]
-        found[kind] = sum(took) / len(took)
-    return found
-
-
 def _simulated(measured: dict[str, Any], names: tuple[str, ...], every: int) -> dict[str, Any]:
     """RPO and RTO of the same estate, with the platform's durations as measured in the test."""
-    from drsim.sim.run import simulate
-    from drsim.spec.model import Model
-    from drsim.study.operation import figures
+    from drsim.study.expected import ExpectedVm, expected
 
-    took = measured["test_parts_s"]
-    platform = {
-        "create": _ns(took["create"] + took["disks"]), "attach": _ns(took["attach"]), "power_on": _ns(took["power_on"]),
-    }  # fmt: skip
-    rate = max(0.1, 2 * measured["rounds_per_s"] / len(names))
-    vm = {
-        "host": "london-1", "datastore": "here", "boot": _ns(took["boot"]), "application": "0s",
-        "volumes": [{"name": "system", "size": f"{DISK} B"}],
-        "workload": {"kind": "constant", "rate": rate, "size": "512 B"},
-    }  # fmt: skip
-    runs = []
-    for seed in range(SEEDS):
-        at = 60 * SECOND + seed * every // SEEDS
-        model = Model.model_validate({
-            "sites": {"london": {}, "leeds": {"hypervisor": platform}},
-            "datastores": {"here": {"site": "london"}, "there": {"site": "leeds"}},
-            "hosts": {"london-1": {"site": "london"}, "leeds-1": {"site": "leeds"}},
-            "links": {"wan": {"between": ["london", "leeds"], "bandwidth": "10 Gbit/s", "latency": "0.1 ms"}},
-            "vms": dict.fromkeys(names, vm),
-            "vpgs": {"demo": {
-                "vms": list(names), "recovery": {"hosts": ["leeds-1"], "datastore": "there"},
-                "checkpoint_interval": every,
-            }},
-            "faults": [{"kind": "site-loss", "site": "london", "at": at}],
-            "operations": [{"kind": "failover", "vpg": "demo", "at": at}],
-            "run": {"until": at + 120 * SECOND, "seed": seed},
-        })  # fmt: skip
-        run = simulate(model, stop=lambda world: any(o.report for o in world.recoveries.operations))
-        runs.append(figures(run.world.recoveries.operations[0]))
-    rpo = sorted(each["lost"]["seconds"] for each in runs)
-    rto = sorted(each["rto_s"] for each in runs)
-    return {"runs": SEEDS, "rpo_s": [rpo[0], rpo[SEEDS // 2], rpo[-1]], "rto_s": [rto[0], rto[SEEDS // 2], rto[-1]]}
-
-
-def _ns(seconds_: float) -> int:
-    return int(seconds_ * SECOND)
+    rate = 2 * measured["rounds_per_s"] / len(names)  # two sectors a round
+    return expected([ExpectedVm(name, DISK, rate) for name in names], every, measured["test_parts_s"])
 
 
 # -- words ----------------------------------------------------------------------------------------------------
@@ -324,8 +278,8 @@ def _page(found: dict[str, Any], command: str) -> "Page":
         [
             Section(
                 "Measured and simulated",
-                [f"Simulated: the middle of {SEEDS} disasters at different instants, and the least and most of them. "
-                 "The platform's durations are those of the failover test before."],
+                [f"Simulated: the middle of {found['simulated']['runs']} disasters at different instants, and the "
+                 "least and most of them. The platform's durations are those of the failover test before."],
                 table=(("", "measured", "simulated"), _rows(found)),
             ),
             Section("Where the time went", table=(("part of the RTO", "measured"), parts)),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from drsim.cli import rehearse as rehearsal
 from drsim.cli.manager import Manager, console, table
 from drsim.core.errors import FileError, PlatformError
 from drsim.files.estate import vpg_of_estate
@@ -25,6 +26,7 @@ Wait = Annotated[str, Option(help="Until then: 0s, or 300s to 24h.")]
 Shutdown = Annotated[str, Option(help="none, graceful or force: what is done to the source's VMs.")]
 Instant = Annotated[bool, Option("--instant", help="Boot at once; journal and mirror are read where they lie.")]
 Reverse = Annotated[bool, Option("--reverse", help="After the commit, protect them the other way.")]
+Rehearse = Annotated[bool, Option("--rehearse", help="First simulate it, with what was measured here, and compare.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and what refuses it; change nothing.")]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 Follow = Annotated[bool, Option("--follow/--no-follow", help="Wait until it is over, or wants a decision.")]
@@ -196,24 +198,24 @@ def sync(site: SiteArgument, vpg: Vpg) -> None:
 def failover(
     site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", shutdown: Shutdown = "none",
     commit: Annotated[str, Option(help="commit, rollback or none; has to be said.")] = "", wait: Wait = "0s",
-    instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False, follow: Follow = True,
-    json_: Json = False,
+    instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False, rehearse: Rehearse = False,
+    follow: Follow = True, json_: Json = False,
 ) -> None:  # fmt: skip
     """Recover a VPG in place of its source; ask its recovery site."""
     _say_commit(commit)
     what = {"kind": "failover", "shutdown": shutdown, "commit": commit, "wait": int(_seconds(wait, "wait"))}
     wish = {**what, "vms": vm or [], "checkpoint": at, "instant": instant, "reverse": reverse}
-    _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
+    _operate(site, vpg, wish, dry_run=dry_run, rehearse=rehearse, follow=follow, json_=json_)
 
 
 @live.command("test")
 def failover_test(
     site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", instant: Instant = False, dry_run: DryRun = False,
-    follow: Follow = True, json_: Json = False,
+    rehearse: Rehearse = False, follow: Follow = True, json_: Json = False,
 ) -> None:  # fmt: skip
     """Recover a VPG beside its source, which runs on, until `drsim live stop`."""
     wish = {"kind": "failover test", "vms": vm or [], "checkpoint": at, "instant": instant}
-    _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
+    _operate(site, vpg, wish, dry_run=dry_run, rehearse=rehearse, follow=follow, json_=json_)
 
 
 @live.command()
@@ -316,9 +318,16 @@ def _seconds(text: str, option: str) -> float:
 
 
 def _operate(
-    site: Path, vpg: str, wish: dict[str, Any], *, dry_run: bool, follow: bool, json_: bool
+    site: Path, vpg: str, wish: dict[str, Any], *, dry_run: bool, follow: bool, json_: bool, rehearse: bool = False
 ) -> None:  # fmt: skip
     manager = Manager(site)
+    expected = rehearsal.rehearse(manager, vpg, wish) if rehearse else None
+    if expected is not None and not json_:
+        rehearsal.show(expected)
+    if expected is not None and dry_run:
+        if json_:
+            typer.echo(json.dumps(expected, indent=2))
+        return
     answer = manager.ask("POST", "/operations", {"wish": {**wish, "vpg": vpg}, "dry_run": dry_run})
     if dry_run:
         _dry(answer, json_=json_)
@@ -328,7 +337,9 @@ def _operate(
     while follow and not found["outcome"] and not found["waiting"]:
         time.sleep(0.05)
         found = manager.ask("GET", f"/operations/{number}")
-    _report(found, json_=json_, steps=False)
+    _report({**found, "expected": expected} if json_ and expected else found, json_=json_, steps=False)
+    if expected is not None and not json_:
+        rehearsal.beside(expected, found)
     if found["outcome"] in ("refused", "failed"):
         raise typer.Exit(1)
 

@@ -110,11 +110,18 @@ def _look(app: FastAPI, site: Installation) -> None:
     @app.get("/vms")
     async def vms() -> list[dict[str, Any]]:
         """All VMs that exist here, and whether they run."""
+        if site.elsewhere is not None:
+            return [asdict(vm) for vm in await site.elsewhere.platform.inventory.vms()]
         hypervisor = site.hypervisor
         return [
             asdict(vm) | {"pid": hypervisor.pid(name), "paused": name in hypervisor.stopped}
             for name, vm in hypervisor.vms().items()
         ]
+
+    @app.get("/vpgs/{vpg}")
+    async def vpg_(vpg: str) -> dict[str, Any]:
+        """What a VPG consists of."""
+        return site.known(vpg).vpg.model_dump(mode="json")
 
     @app.get("/vpgs/{vpg}/checkpoints")
     async def checkpoints(vpg: str) -> list[dict[str, Any]]:
@@ -200,6 +207,9 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
     async def power(vm: str, power: Power) -> dict[str, Any]:
         """Start a VM, or pull its plug."""
         arms()
+        if site.elsewhere is not None:
+            await (site.machines.power_on if power.on else site.machines.power_off)(vm)
+            return {"vm": vm, "power": (await site.elsewhere.platform.inventory.vm(vm)).power}
         site.hypervisor.vm(vm)
         if power.on:
             site.restoring.check(vm)
