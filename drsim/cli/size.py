@@ -36,12 +36,13 @@ def size(
 ) -> None:  # fmt: skip
     """Search the least of something with which a target is met, with the interval of the answer."""
     overrides = (*(set_ or ()), f"run.fidelity={fidelity}")
+    pool = processes(workers)  # they prepare themselves while the model is read
     spec, wanted = load_model(model, overrides=overrides), target(until)
     ranges = {}
     for text in vary:
         path, _, span = text.partition("=")
         ranges[path.strip()] = spread(model, overrides, path.strip(), span or None)
-    found = sized(Task(model, overrides, ranges, wanted, spec.run.seed), seeds, processes(workers))
+    found = sized(Task(model, overrides, ranges, wanted, spec.run.seed), seeds, pool)
     if json_:
         told = {
             "target": until, "runs": found.runs, "least": found.up,

@@ -38,13 +38,15 @@ def study(
     json_: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a what-if study: every combination of its factors, several times, with intervals and comparisons."""
-    plan = read(find(name), quick=quick)
+    folder = find(name)
+    here = processes(workers) if scheduler is None else None  # they prepare themselves while the study is read
+    plan = read(folder, quick=quick)
     if resume and out is None:
         raise FileError("there is nothing to go on with", place="--resume", hint="name the --out of the earlier try")
     if out is not None and not (resume and (out / RUNS).exists()):
         refuse_foreign(out)
     command = shlex.join(["drsim", *sys.argv[1:]])
-    with cluster(scheduler) if scheduler else nullcontext(processes(workers)) as pool, _bar(shown=not json_) as tell:
+    with cluster(str(scheduler)) if here is None else nullcontext(here) as pool, _bar(shown=not json_) as tell:
         results = sample(plan, pool, kept=out, resume=resume, tell=tell)
     told = report.plain(results, command)
     if out is not None:

@@ -21,6 +21,7 @@ from drsim.spec.base import Spec
 from drsim.spec.model import Model
 from drsim.spec.quantity import FROM_FILE
 from drsim.study.formula import quantity
+from drsim.study.goal import goal
 from drsim.study.prices import Prices
 from drsim.study.sensitivity import rows
 
@@ -101,6 +102,8 @@ class Study(Spec):
     """How often each."""
     measures: Annotated[dict[str, str], Field(min_length=1)]
     """What is measured: our word for it, and its name among the run's measures; `cost` with prices."""
+    target: str | None = None
+    """What a point must meet, like "RPO p99 <= 15 s", in our word for the measure; the answer says which points do."""
     prices: Prices | None = None
     """What things cost, for the measure `cost` and the frontier."""
     interval: Literal["t", "bootstrap"] = "t"
@@ -111,6 +114,12 @@ class Study(Spec):
     """What `--quick` changes."""
     limit: str = "2 h"
     """A study that would take longer is refused, with what it would take."""
+
+    @model_validator(mode="after")
+    def _target_is_measured(self) -> "Study":
+        if self.target is not None and (named := goal(self.target).measure) not in self.measures:
+            raise ValueError(f"target: {named!r} is not among the measures{near(named, self.measures)}")
+        return self
 
 
 def called(factor: str) -> str:

@@ -66,10 +66,10 @@ def _turns(run: FluidRun) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             continue
         back = run.legs[n + 1] if turn.reverse and n + 1 < len(run.legs) and run.legs[n + 1].after == turn else None
         synced = next((s.ended for s in run.syncs if back and run.network.vpg_of_stream[s.stream] == n + 1), None)
-        at = [turn.begun, turn.service, None if back is None else back.begins, synced]
+        after = [turn.service, None if back is None else back.begins, synced]
         rows.append((
-            f"{turn.kind} of {turn.vpg} to {leg.vpg.target}",
-            *("" if time is None else style.seconds(time / SECOND) for time in at),
+            f"{turn.kind} of {turn.vpg} to {leg.vpg.target}", style.seconds(turn.begun / SECOND),
+            *("" if time is None else f"+ {style.seconds((time - turn.begun) / SECOND)}" for time in after),
             "" if synced is None else style.seconds((synced - turn.cut) / SECOND),
         ))  # fmt: skip
     return ("operation", "begins", "VMs answer", "protected the other way", "in sync again", "no checkpoint for"), rows
@@ -246,7 +246,7 @@ def page(run: FluidRun, summary: dict[str, Any], answer: str) -> Page:
         for name, f in worst[:50]
     ]  # fmt: skip
     turns = _turns(run)
-    operations = Section("Failovers and moves, times from the begin of the run", table=turns)
+    operations = Section("Failovers and moves", table=turns)
     return Page(
         title=f"{summary['model']['name']}: rates over {style.seconds(summary['run']['until_s'])}",
         about=summary["model"]["about"], answer=answer, command=summary["run"]["command"],

@@ -1,10 +1,16 @@
-"""Pool: tasks on any executor, each task's result or why there is none; a worker that dies costs its task only."""
+"""Pool: tasks on any executor, each task's result or why there is none; a worker that dies costs its task only.
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+Processes come from a server that has imported what they need (`forkserver`), once for all of them and while the study
+is still being read: else each would begin with a second or two of imports. Forking ourselves would take our threads'
+locks along. Where there is no such server they start from nothing (`spawn`).
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from os import cpu_count
 from typing import Any, Generic, TypeVar
 
@@ -30,10 +36,20 @@ class Pool:
     died: tuple[type[BaseException], ...] = (BrokenExecutor,)
 
 
+def context() -> BaseContext:
+    """How worker processes are started. What they need is being imported from now on."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    found = get_context("forkserver")
+    found.set_forkserver_preload(["drsim.study.sampling", "drsim.study.size"])
+    forkserver.ensure_running()
+    return found
+
+
 def processes(workers: int | None = None) -> Pool:
     """Processes of this machine; as many as there are cores."""
-    count = workers or cpu_count() or 1
-    return Pool(lambda: ProcessPoolExecutor(count, mp_context=get_context("spawn")), count)
+    count, started = workers or cpu_count() or 1, context()
+    return Pool(lambda: ProcessPoolExecutor(count, mp_context=started), count)
 
 
 @contextmanager
@@ -65,9 +81,9 @@ def cluster(address: str) -> Iterator[Pool]:
 
 
 def run(
-    work: Callable[[Task], Result], tasks: Sequence[Task], pool: Pool
+    work: Callable[[Task], Result], tasks: Iterable[Task], pool: Pool
 ) -> Iterator[tuple[Task, Result | Died[Task]]]:
-    """Each task with its result, as they end; what a task raises is raised.
+    """Each task with its result, as they end; what a task raises is raised. Tasks are asked for when they are due.
 
     Tasks that were under way when a worker died are tried once more, each with a worker of its own.
     """
@@ -82,17 +98,18 @@ def run(
 
 
 def _together(
-    work: Callable[[Task], Result], tasks: Sequence[Task], pool: Pool
+    work: Callable[[Task], Result], tasks: Iterable[Task], pool: Pool
 ) -> Generator[tuple[Task, Result], None, list[Task]]:
-    left, suspects = list(tasks), list[Task]()
-    while left:
+    left, suspects = iter(tasks), list[Task]()
+    due = next(left, None)
+    while due is not None:
         with pool.make() as executor:
             running: dict[Future[Result], Task] = {}
             try:
-                while left or running:
-                    while left and len(running) < pool.workers + 1:  # one waits, so that no worker does
-                        future = executor.submit(work, left[0])
-                        running[future] = left.pop(0)
+                while due is not None or running:
+                    while due is not None and len(running) < pool.workers + 1:  # one waits, so that no worker does
+                        running[executor.submit(work, due)] = due
+                        due = next(left, None)
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         result = future.result()
                         yield running.pop(future), result

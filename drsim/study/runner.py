@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from drsim.sim.fluid.run import FluidRun, simulate_fluid
 from drsim.sim.run import Progress, Run, simulate
 from drsim.spec.model import Model
+from drsim.study.pool import context
 from drsim.study.results import Replication, figures, frames
 
 
@@ -56,7 +56,7 @@ def replicate(
     if count == 1:
         first = play(model, progress=progress)
         return Replications(first, [_fold(first, 0)])
-    make = executor or (lambda: ProcessPoolExecutor(mp_context=get_context("spawn")))
+    make = executor or (lambda: ProcessPoolExecutor(mp_context=context()))
     with make() as pool:
         futures = [pool.submit(_one, model, seed + n, n) for n in range(1, count)]
         try:

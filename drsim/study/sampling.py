@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +151,10 @@ def sample(
     while which:
         tasks = [task for task in _tasks(plan, which, wanted) if task.seed not in results.runs[task.point]]
         tasks = [task for task in tasks if (task.point, task.seed) not in results.lost]
-        for task in [task for task in tasks if task.key in known]:
+        for task in [task for task in tasks if task.key in known] if known else ():
             results.runs[task.point][task.seed] = known[task.key]
             tasks.remove(task)
-        for n, (task, found) in enumerate(run_all(measure, tasks, pool), 1):
+        for n, (task, found) in enumerate(run_all(measure, _longest_first(tasks, results), pool), 1):
             if isinstance(found, Died):
                 results.lost.append((task.point, task.seed))
                 continue
@@ -177,6 +179,13 @@ def _tasks(plan: Plan, points: Sequence[int], wanted: int) -> Iterator[Task]:
         for point in points:
             model = plan.models[point]
             yield Task(point, model.run.seed + n, model, plan.study.measures, steady, plan.study.prices)
+
+
+def _longest_first(tasks: Sequence[Task], results: Results) -> Iterator[Task]:
+    """Seed by seed, and of a seed first what took longest so far, so that no worker is left with it in the end."""
+    for _, of_seed in groupby(tasks, key=lambda task: task.seed):
+        took = {point: [run.seconds for run in runs.values()] for point, runs in enumerate(results.runs)}
+        yield from sorted(of_seed, key=lambda task: -max(took[task.point], default=math.inf))
 
 
 def _wide(results: Results, point: int) -> bool:

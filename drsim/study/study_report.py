@@ -19,6 +19,7 @@ from drsim.core.errors import FileError
 from drsim.study import style
 from drsim.study.canvas import durations
 from drsim.study.design import Plan, called, parts, shown_value
+from drsim.study.goal import goal, sentence
 from drsim.study.page import Page, Section
 from drsim.study.plots import LARGE
 from drsim.study.sampling import Results
@@ -79,12 +80,12 @@ def comparisons(results: Results) -> list[tuple[str, str, str, Comparison]]:
 def answer(results: Results) -> str:
     """What came out, in a few sentences: of each measure where it is least and most."""
     plan = results.plan
-    told = []
+    told = _goal(results)
     if plan.study.design.kind in ("morris", "saltelli"):
         for name in plan.study.measures:
             most, *others = (called(effect.factor) for effect in sensitivities(results, name))
             told.append(f"{name} depends most on {most}{', then on ' + ', '.join(others) if others else ''}")
-    for name in plan.study.measures if not told else ():
+    for name in plan.study.measures if plan.study.design.kind not in ("morris", "saltelli") else ():
         found = [(results.interval(n, name)[0], n) for n in range(len(plan.points)) if results.runs[n]]
         if not found:
             continue
@@ -99,6 +100,21 @@ def answer(results: Results) -> str:
         for _, name, change, c in sorted(comparisons(results), key=lambda each: not each[3].sure)[:1]
     ]
     return ". ".join(each[:1].upper() + each[1:] for each in told) + "."
+
+
+def _goal(results: Results) -> list[str]:
+    """Which points meet the target, and of those that surely do the cheapest, where something has a price."""
+    plan = results.plan
+    if plan.study.target is None:
+        return []
+    wanted = goal(plan.study.target)
+    met = [(n, wanted.met(results.interval(n, wanted.measure))) for n in range(len(plan.points)) if results.runs[n]]
+    told = [sentence(wanted, [(plan.points[n].words, each) for n, each in met])]
+    for dear in (name for name, of in plan.study.measures.items() if of == "cost"):
+        good = [(results.interval(n, dear)[0], plan.points[n].words) for n, each in met if each == "yes"]
+        if good:
+            told.append(f"the cheapest of those is {min(good)[1]}, at {said(plan, dear, min(good)[0])} a month")
+    return told
 
 
 def _signed(plan: Plan, name: str, found: Comparison) -> str:

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drsim.study.design import Study
+from drsim.study.goal import goal, sentence
 from drsim.study.stats import batch_means, bootstrap, chance, compare, interval, mser, tail
 
 RNG = np.random.default_rng(1)
@@ -81,3 +83,20 @@ def test_pairs_take_out_what_both_sides_share() -> None:
     assert found.low_apart < 0 < found.high_apart, "apart nobody could tell"
     with pytest.raises(ValueError, match="needs pairs"):
         compare([1.0], [1.0, 2.0])
+
+
+def test_a_target_is_met_surely_perhaps_or_not() -> None:
+    wanted = goal("RPO p99 <= 15 s")
+    assert [wanted.met(each) for each in ((9, 8, 10), (14, 9, 19), (20, 16, 24), (15, None, None))] == [
+        "yes", "perhaps", "no", "yes",
+    ]  # fmt: skip
+    assert goal("history >= 0.5").met((1.0, 0.4, 1.6)) == "perhaps"
+    assert sentence(wanted, [("1 VRA", "no"), ("2", "perhaps"), ("4", "yes"), ("8", "yes")]) == (
+        "RPO p99 <= 15 s is met with 4, 8, perhaps with 2, not with 1 VRA"
+    )
+    assert "surely met by none" in sentence(wanted, [("1 VRA", "no")])
+    for text in ("RPO p99 = 15 s", "RPO p99 <= soon"):
+        with pytest.raises(ValueError, match="write"):
+            goal(text)
+    with pytest.raises(ValueError, match=r"'RPO p9' is not among the measures.*RPO p99"):
+        Study(question="?", factors={"vras.dr": (1, 2)}, measures={"RPO p99": "all.rpo_s.p99"}, target="RPO p9 <= 1 s")
