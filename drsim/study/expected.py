@@ -42,7 +42,8 @@ def expected(
 ) -> dict[str, Any]:  # fmt: skip
     """Least, middle and most seconds of RPO and RTO over `seeds` instants. `interval`, `boot_delay` in nanoseconds.
 
-    `disaster`: the source is lost, and all is failed over; else it is a test. `took`: of `durations`; what is not in it is the model's default (`spec/recovery.py`).
+    `disaster`: the source is lost, and all is failed over; else it is a test. `took`: of `durations`; what is not in it
+    is the model's default (`spec/recovery.py`).
     """
     platform: dict[str, Any] = {name: _ns(took[name]) for name in ("attach", "power_on") if name in took}
     if "create" in took:
@@ -61,6 +62,7 @@ def expected(
     for seed in range(seeds):
         at = _BEFORE + seed * interval // seeds
         lost = [{"kind": "site-loss", "site": "here", "at": at}] if disaster else []
+        what = {"kind": "failover"} if disaster else {"kind": "test", "lasts": SECOND}
         model = Model.model_validate({
             "sites": {"here": {}, "there": {"hypervisor": platform}},
             "datastores": {"here": {"site": "here"}, "there": {"site": "there"}},
@@ -73,7 +75,7 @@ def expected(
                 "boot_groups": [[vm.name for vm in vms if vm.group == group] for group in groups],
             }},
             "faults": lost,
-            "operations": [{"kind": "failover" if disaster else "test", "vpg": "vpg", "at": at}],
+            "operations": [{**what, "vpg": "vpg", "at": at}],
             "run": {"until": at + _AFTER + boot_delay * len(groups), "seed": seed},
         })  # fmt: skip
         run = simulate(model, stop=lambda world: any(o.report for o in world.recoveries.operations))
