@@ -84,6 +84,7 @@ from drsim.verify.quiesce import Freezer
 Word = VmLeft | VmArrived | VolumeLost | VolumeFound
 """What the platform tells a VRA."""
 
+
 @cache
 def fields_of(regions: Regions) -> str:
     """Regions written out, once for each: they are few."""
