@@ -65,7 +65,7 @@ class WriteBatch:
     ) -> "WriteBatch":
         """A batch from columns of equal length. Raises CoreError when they disagree."""
         n = len(vm)
-        if {len(volume), len(lba), len(sectors), len(issued)} != {n}:
+        if not n == len(volume) == len(lba) == len(sectors) == len(issued):
             raise CoreError("columns of a batch have different lengths")
         end = np.zeros(n + 1, np.int64)
         lengths = np.asarray(sectors, np.int32)
@@ -159,17 +159,10 @@ class WriteBatch:
 
     def per_vm(self, vms: Sequence[VmId]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Rows and bytes of each VM of `vms` (ascending). Raises CoreError for a row of another VM."""
-        if len(self) <= FEW:
-            counts_, sectors = dict.fromkeys(vms, 0), dict.fromkeys(vms, 0)
-            try:
-                for vm, length in zip(self.vm.tolist(), self.sectors.tolist(), strict=True):
-                    counts_[vm] += 1
-                    sectors[vm] += length
-            except KeyError:
-                raise CoreError("a row of a VM that the stream does not have") from None
-            return tuple(counts_.values()), tuple(n * SECTOR for n in sectors.values())
+        if self.hi - self.lo <= FEW:
+            return self._per_vm_of_few(vms)
         if len(vms) == 1:
-            if len(self) and not (self.vm == vms[0]).all():
+            if not (self.vm == vms[0]).all():
                 raise CoreError(f"a row of another VM than {vms[0]}")
             return (len(self),), (self.nbytes,)
         slot = np.searchsorted(np.asarray(vms, np.int32), self.vm)
@@ -178,6 +171,18 @@ class WriteBatch:
         if len(counts) > len(vms) or not (np.asarray(vms)[slot] == self.vm).all():
             raise CoreError("a row of a VM that the stream does not have")
         return tuple(counts.tolist()), tuple(int(s) * SECTOR for s in sizes)
+
+    def _per_vm_of_few(self, vms: Sequence[VmId]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        of = self.vm.tolist()
+        counts = tuple(map(of.count, vms))
+        if sum(counts) != len(of):
+            raise CoreError("a row of a VM that the stream does not have")
+        if len(vms) == 1:
+            return counts, (self.nbytes,)
+        sectors = dict.fromkeys(vms, 0)
+        for vm, length in zip(of, self.sectors.tolist(), strict=True):
+            sectors[vm] += length
+        return counts, tuple(n * SECTOR for n in sectors.values())
 
     def ranks(self) -> Int64:
         """For each row, how many rows of the same VM come before it in this batch. int64 of length n."""

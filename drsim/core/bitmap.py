@@ -13,6 +13,7 @@ dirty + in flight + queued.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,7 +162,10 @@ class DirtyBitmap:
     def __len__(self) -> int:
         """Regions that are dirty, or may be."""
         self._merge()
-        return len(self._keys) + sum(stop - start for start, stop in (*self._runs, *self._unsure))
+        regions = len(self._keys)
+        for start, stop in chain(self._runs, self._unsure):
+            regions += stop - start
+        return regions
 
     @property
     def nbytes(self) -> int:
@@ -183,7 +187,8 @@ class DirtyBitmap:
     @property
     def known(self) -> bool:
         """Whether some regions are dirty for certain."""
-        self._merge()
+        if self._pending:
+            self._merge()
         return bool(self._runs) or len(self._keys) > 0
 
     def take(self, nbytes: int, now: Ns) -> WriteBatch:
@@ -194,7 +199,8 @@ class DirtyBitmap:
         """
         self._merge()
         n = max(1, nbytes // (self._sectors * SECTOR))
-        self._unroll(n)
+        if self._runs:
+            self._unroll(n)
         at = int(self._keys.searchsorted(self._cursor))
         at = 0 if at == len(self._keys) else at
         taken = self._keys[at : at + n].tolist()
@@ -229,7 +235,7 @@ class DirtyBitmap:
         start, stop = self._covered(extent)
         if len(differs) != stop - start:
             raise PeerError(f"{stop - start} regions were compared, {len(differs)} answers came")
-        keys = start + np.flatnonzero(np.frombuffer(differs, np.uint8))
+        keys = [key for key, differ in enumerate(differs, start) if differ]
         self._pending.append(keys)
         self._pending_rows += len(keys)
 
@@ -273,7 +279,8 @@ class DirtyBitmap:
 
         The same array until something changes.
         """
-        self._merge()
+        if self._pending:
+            self._merge()
         return self._keys, (*self._runs, *self._unsure) if self._runs or self._unsure else ()
 
     def within(self, start: int, stop: int) -> "NDArray[np.bool_]":

@@ -77,6 +77,12 @@ class Frame:
         """Bytes of all rows."""
         return sum(self.sizes)
 
+    def carrying(self, batch: WriteBatch) -> "Frame":
+        """The same rows, with their content."""
+        return Frame(
+            self.stream, self.generation, self.epoch, self.after, self.upto, self.sizes, self.sync, batch
+        )  # fmt: skip
+
 
 @value
 class Ack:

@@ -146,7 +146,10 @@ class ProtectedVra:
     @property
     def used(self) -> int:
         """Bytes of the buffer in use."""
-        return sum(sender.used for sender in self.senders.values())
+        used = 0
+        for sender in self.senders.values():
+            used += sender.used
+        return used
 
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a protected VRA cannot get."""
@@ -157,6 +160,18 @@ class ProtectedVra:
                 if taken == len(batch) and not sender.syncing:
                     return effects
                 effects += self._overflow(sender, event, taken)
+            case Received():
+                effects = self._received(event.message)
+            case Done(_, ReadRegions() | ReadDigests() as asked, _) | Failed(
+                _, ReadRegions() | ReadDigests() as asked, _
+            ):
+                effects = self._read(asked, event) if asked.stream in self.senders else []
+            case Fired(timer):
+                effects = self._fired(timer)
+            case Done(_, FreezeGuests() as asked, frozen):
+                effects = self._froze(asked, frozen)  # type: ignore[arg-type]
+            case Failed(_, FreezeGuests() as asked, _):
+                effects = self._froze(asked, ())
             case VmLeft(vm):
                 effects = self._left(vm)
             case VmArrived(vm):
@@ -165,18 +180,6 @@ class ProtectedVra:
                 lost = isinstance(event, VolumeLost)
                 has = [s for s in self.senders.values() if any(v.id == volume for v in s.spec.volumes)]
                 effects = [e for s in has for e in (s.lost_volume if lost else s.found_volume)(volume)]
-            case Received(_, message):
-                effects = self._received(message)
-            case Fired(timer):
-                effects = self._fired(timer)
-            case Done(_, ReadRegions() | ReadDigests() as asked, _) | Failed(
-                _, ReadRegions() | ReadDigests() as asked, _
-            ):
-                effects = self._read(asked, event) if asked.stream in self.senders else []
-            case Done(_, FreezeGuests() as asked, frozen):
-                effects = self._froze(asked, frozen)  # type: ignore[arg-type]
-            case Failed(_, FreezeGuests() as asked, _):
-                effects = self._froze(asked, ())
             case Lost(peer):
                 theirs = [vpg for vpg in self._freezes if self._managers[vpg] == peer]
                 effects = [e for vpg in theirs for e in self._thaw(vpg)]
@@ -222,7 +225,7 @@ class ProtectedVra:
 
     def _received(self, message: object) -> list[Effect]:
         match message:
-            case Ack() | Nack() | Resynced() | Standing() | Compared():
+            case Ack() | Compared() | Nack() | Resynced() | Standing():
                 sender = self.senders.get(message.stream)
                 return [] if sender is None else self._answered(sender, message)
             case Hold():
@@ -249,14 +252,14 @@ class ProtectedVra:
         match message:
             case Ack():
                 return sender.acknowledged(message)
+            case Compared():
+                return sender.compared(message)
             case Nack():
                 return sender.refuse(message)
             case Resynced():
                 return sender.resynced(message)
             case Standing():
                 return sender.standing(message)
-            case Compared():
-                return sender.compared(message)
 
     def _adopt(self, lineage: Lineage) -> list[Effect]:
         """A later generation: nothing of an earlier one counts any more, whoever accepts guest writes in it."""
@@ -407,11 +410,11 @@ class ProtectedVra:
         """Tell the managers which streams entered or left synchronization."""
         effects: list[Effect] = []
         for id_, sender in self.senders.items():
-            told = self._told[id_]
-            if told is SETTLED and not sender.syncing:
+            told, syncing = self._told[id_], sender.syncing
+            if told is SETTLED and not syncing:
                 continue
-            now = (sender.sync, sender.waiting, sender.trigger, bool(sender.missing))
-            state = now if sender.syncing else SETTLED
+            now = (sender.sync, sender.refused is not None, sender.trigger, bool(sender.missing))
+            state = now if syncing else SETTLED
             if state != told:
                 self._told[id_] = state
                 effects.append(self._answer(id_.vpg, SyncChanged(id_, *state)))

@@ -402,9 +402,9 @@ class Receiver:
         theirs = len(message.digests)
         if regions < 1 or not theirs or theirs % regions or (digests is not None and len(digests) != theirs):
             raise PeerError(f"{self.spec.id}: digests of {regions} regions have {theirs} bytes")
-        source = np.frombuffer(message.digests, np.uint8)
-        ours = ~source if digests is None else np.frombuffer(digests, np.uint8)
-        differs = (ours != source).reshape(regions, -1).any(axis=1).astype(np.uint8).tobytes()
+        width, source = theirs // regions, message.digests
+        each = range(0, theirs, width)
+        differs = bytes([digests is None or digests[at : at + width] != source[at : at + width] for at in each])
         return [Send(self.spec.id.source, Compared(self.spec.id, self.generation, self.epoch, asked.extent, differs))]
 
     def sync_done(self, message: SyncDone) -> list[Effect]:

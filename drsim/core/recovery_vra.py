@@ -48,8 +48,8 @@ FIRST: Mapping[str, int] = {}
 def stream_of(event: Event) -> StreamId | None:
     """The stream that an event is about, if it is about one."""
     match event:
-        case Received(_, message):
-            return getattr(message, "stream", None)
+        case Received():
+            return getattr(event.message, "stream", None)
         case Done(_, Append(frame)) | Failed(_, Append(frame)):
             return frame.stream
         case Done(_, Promote() | ReadDigests() as effect) | Failed(_, Promote() | ReadDigests() as effect):
@@ -109,9 +109,8 @@ class RecoveryVra:
         if stream is not None and stream not in self.receivers:
             return self._unknown(event)
         match event:
-            case Received(_, Frame() as frame):
-                receiver = self.receivers[frame.stream]
-                return receiver.frame(frame) + self._check_limit(receiver)
+            case Received():
+                return self._received(event.message)
             case Done(_, Append(frame), _):
                 effects = self.receivers[frame.stream].appended(frame) + self._store(frame.stream)
                 return effects + self._ask_again()
@@ -133,8 +132,6 @@ class RecoveryVra:
                 return self._closed(gone)
             case Failed(_, Discard(), _):
                 return self._retry_later()
-            case Received(_, message):
-                return self._received(message)
             case Fired(timer) if timer == RETRY:
                 self._retrying = False
                 discards = [discard for stream, discard in self._discarding.items() if stream not in self._landing]
@@ -154,6 +151,9 @@ class RecoveryVra:
 
     def _received(self, message: object) -> list[Effect]:
         match message:
+            case Frame():
+                receiver = self.receivers[message.stream]
+                return receiver.frame(message) + self._check_limit(receiver)
             case SyncDone():
                 return self.receivers[message.stream].sync_done(message)
             case Compare():

@@ -54,8 +54,8 @@ by sending again from what the receiver expects.
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from enum import StrEnum
+from operator import add
 
 from drsim.core.batch import OpenFrame, WriteBatch
 from drsim.core.bitmap import DirtyBitmap
@@ -97,6 +97,7 @@ class SendState(StrEnum):
 
 
 NUMBERING = (SendState.IN_SYNC, SendState.TAIL)
+SWEEPING = (SendState.SWEEP, SendState.TAIL)
 
 TRIGGER_OF = {
     Refusal.GAP: Trigger.NETWORK_CONGESTION,
@@ -224,7 +225,7 @@ class Sender:
 
     def _enqueue(self, batch: WriteBatch, *, sync: bool) -> Frame:
         counts, sizes = batch.per_vm(self.spec.vms)
-        upto = tuple(n + c for n, c in zip(self.numbered, counts, strict=True))
+        upto = tuple(map(add, self.numbered, counts))
         frame = Frame(self.spec.id, self.generation, self.epoch, self.numbered, upto, sizes, sync, batch)
         self.numbered = upto
         self._queue.append(frame)
@@ -245,7 +246,9 @@ class Sender:
             if frame.sync:
                 self._sync_sent += frame.nbytes
             effects.append(Send(self.spec.id.target, frame))
-        return effects + self._sweep()
+        if self.state in SWEEPING:
+            effects += self._sweep()
+        return effects
 
     # -- synchronization --------------------------------------------------------------------------------------
 
@@ -391,7 +394,7 @@ class Sender:
 
     def _sweep(self) -> list[Effect]:
         """Ask for the next dirty regions when the window has room; number writes again when little is left."""
-        if self.state not in (SendState.SWEEP, SendState.TAIL) or self._sync_upto is not None:
+        if self._sync_upto is not None:
             return []
         if self._reading is not None or (self._queue and not reaches(self._queue[0].after, self._swept)):
             return []  # one sync frame at a time waits for the window, so that live frames get their turn
@@ -441,7 +444,7 @@ class Sender:
         frame = self._reading
         if frame is None or frame.batch is not asked.batch:
             return []  # of an epoch that has ended
-        self._queue[self._queue.index(frame)] = replace(frame, batch=batch)
+        self._queue[self._queue.index(frame)] = frame.carrying(batch)
         self._reading = None
         return self._pump()
 
@@ -477,9 +480,10 @@ class Sender:
                 return self._restart()
         if ack.epoch != self.epoch or self.state is SendState.HANDSHAKE:
             return []
-        self.durable = tuple(max(a, b) for a, b in zip(self.durable, ack.durable, strict=True))
+        self.durable = tuple(map(max, self.durable, ack.durable))
         self.window.acknowledge(self.durable)
-        return [*self._end_if_durable(), *self._pump()]
+        ended = self._end_if_durable() if self._sync_upto is not None else []
+        return ended + self._pump()
 
     def refuse(self, nack: Nack) -> list[Effect]:
         """The peer did not take a frame: go back to what it expects. If it has no room, wait for its next word."""

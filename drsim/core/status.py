@@ -34,6 +34,10 @@ class Phase(StrEnum):
     ROLLING_BACK = "RollingBack"
 
 
+NO_PHASE = Phase.NONE
+OPERATING = (Lifecycle.FAILING_OVER, Lifecycle.MOVING)
+
+
 class Sync(StrEnum):
     """Region B: synchronization, best first."""
 
@@ -92,8 +96,7 @@ class Regions:
 
     def __post_init__(self) -> None:
         # Invariant: a phase exists exactly while failing over or moving.
-        operating = self.lifecycle in (Lifecycle.FAILING_OVER, Lifecycle.MOVING)
-        assert (self.phase is not Phase.NONE) == operating, self
+        assert (self.phase is not NO_PHASE) == (self.lifecycle in OPERATING), self
 
 
 class Status(StrEnum):

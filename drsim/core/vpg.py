@@ -162,6 +162,8 @@ class Vpg:
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a manager cannot get."""
         match event:
+            case Received():
+                return self._received(now, event.message)
             case Started():
                 return self._started(now)
             case Fired(timer) if timer == TICK:
@@ -192,8 +194,6 @@ class Vpg:
             case TagAsked(tag, quiesce):
                 self._tags.append(Tag(tag, quiesce))
                 return self._next_tag(now)
-            case Received(_, message):
-                return self._received(now, message)
             case Lost(peer) if peer == self.catalog:
                 self._connected = False
                 return self._review(now)
@@ -448,19 +448,14 @@ class Vpg:
 
     def _review(self, now: Ns, *, listed: bool = False) -> list[Effect]:
         """Derive the regions anew; publish them when they changed."""
-        worst = max(self._syncing.values(), key=lambda told: GRAVITY[told.sync], default=None)
+        worst = max(self._syncing.values(), key=lambda told: GRAVITY[told.sync]) if self._syncing else None
         lifecycle = self._lifecycle(worst)
         if lifecycle is not self.regions.lifecycle:
             self._since = now
         regions = Regions(
-            lifecycle=lifecycle,
-            phase=self.regions.phase,
-            sync=self._sync(worst),
-            peer=self._peer(),
-            health=self._health(),
-            rpo_ok=self._rpo_ok(now),
-            history_ok=self._history_ok(now),
-        )
+            lifecycle, self.regions.phase, self._sync(worst), self._peer(), self._health(), self._rpo_ok(now),
+            self._history_ok(now),
+        )  # fmt: skip
         cause = self._cause(worst, regions)
         if cause or (listed and regions.rpo_ok and regions.history_ok):
             pass
@@ -473,20 +468,23 @@ class Vpg:
 
     def _lifecycle(self, worst: SyncChanged | None) -> Lifecycle:
         """A new VPG is protected from when it is in sync and has a checkpoint (T2)."""
-        created = worst is None and self.newest is not None
-        creating = self.regions.lifecycle is Lifecycle.CREATING
-        return Lifecycle.PROTECTING if creating and created else self.regions.lifecycle
+        if self.regions.lifecycle is Lifecycle.CREATING and worst is None and self.newest is not None:
+            return Lifecycle.PROTECTING
+        return self.regions.lifecycle
 
     def _sync(self, worst: SyncChanged | None) -> Sync:
         if self.paused:
             return Sync.PAUSED_USER
-        if any(told.missing for told in self._syncing.values()):
+        if self._missing():
             return Sync.PAUSED_MISSING
         if self._resting or (worst is not None and worst.waiting and self._connected):
             return Sync.PAUSED_SYSTEM
         if worst is not None and self._joining(worst):
             return Sync.VOLUME_INITIAL
         return Sync.IN_SYNC if worst is None else worst.sync
+
+    def _missing(self) -> bool:
+        return bool(self._syncing) and any(told.missing for told in self._syncing.values())
 
     def _health(self) -> Health:
         known = self._configured
@@ -524,7 +522,7 @@ class Vpg:
             return Trigger.CONFIGURATION.value
         if self.paused or self._resting:
             return "paused by the user" if self.paused else "paused to keep the history"
-        if any(told.missing for told in self._syncing.values()):
+        if self._missing():
             return Trigger.MISSING_VOLUME.value
         if worst is not None:
             return worst.trigger.value

@@ -94,13 +94,12 @@ class Bags:
         """An event reaches a machine, and its effects go into the bags."""
         now = self.now + self.skew.get(address, 0) if self.skew else self.now
         first, effects = self.kernel.step(Ns(now), address, event)
-        for n, effect in enumerate(effects, first):
+        for n, effect in enumerate(effects, first) if effects else ():
             kind = type(effect)
             if kind is Send:
                 self.send(address, effect.to, effect.message)  # type: ignore[union-attr]
-            elif kind in TARGETS:
-                name, target = TARGETS[kind]
-                self._begin((name, address, target(effect)), EffectId(address, n), effect)
+            elif (on := TARGETS.get(kind)) is not None:
+                self._begin((on[0], address, on[1](effect)), EffectId(address, n), effect)
             elif kind is Arm:
                 self.timers[address, effect.timer] = self.now + effect.delay  # type: ignore[union-attr]
             else:

@@ -24,6 +24,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from drsim.core.batch import Columns, WriteBatch
 from drsim.core.catalog import AGE, Catalog
@@ -68,6 +69,7 @@ from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.sender import Sender
+from drsim.core.status import Regions
 from drsim.core.units import SECTOR
 from drsim.core.vpg import TICK, Vpg
 from drsim.verify import linear
@@ -81,6 +83,13 @@ from drsim.verify.quiesce import Freezer
 
 Word = VmLeft | VmArrived | VolumeLost | VolumeFound
 """What the platform tells a VRA."""
+
+
+@cache
+def fields_of(regions: Regions) -> str:
+    """Regions written out, once for each: they are few."""
+    return repr(regions)
+
 
 def by_stream(writes: Iterable[Write]) -> dict[StreamId | None, list[Write]]:
     """Writes by the stream that they go to now, in their order."""
@@ -606,10 +615,10 @@ class Explorer(Bags):
 
     def note_state(self) -> None:
         """Count the state that everything is in, coarsely: the same in every process."""
-        senders = [(m.state, len(m.window), m.refused) for spec in self.estate.streams if self.has(spec)
+        senders = [f"{m.state} {len(m.window)} {m.refused}" for spec in self.estate.streams if self.has(spec)
                    for m in (self.sender(spec),)]  # fmt: skip
         listed = [len(self.catalog(vpg.name).listed) for vpg in self.estate.vpgs]
-        regions = [self.vpg(vpg.name).regions for vpg in self.estate.vpgs]
+        regions = [fields_of(self.vpg(vpg.name).regions) for vpg in self.estate.vpgs]
         parts = (senders, listed, regions, sorted(self.down), sorted(self.cut), sorted(self.full), len(self.held))
         self.states.add(zlib.crc32(repr(parts).encode()))
 

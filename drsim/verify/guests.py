@@ -125,14 +125,15 @@ class Rows:
     writes: list[Write] = field(default_factory=list)
     _columns: Columns | None = None
     _at: int = 0
+    _end: int = 0
 
     def batch(self, writes: list[Write]) -> WriteBatch:
         """These writes as the next rows."""
         if self._columns is None or self._at + len(writes) > ROOM:
             ints, longs = np.empty((3, ROOM), np.int32), np.empty((2, ROOM), np.int64)
             self._columns = Columns(ints[0], ints[1], longs[0], ints[2], longs[1], np.zeros(ROOM + 1, np.int64))
-            self._at = 0
-        columns, at = self._columns, self._at
+            self._at = self._end = 0
+        columns, at, nbytes = self._columns, self._at, self._end
         vm, volume, lba, sectors = columns.vm, columns.volume, columns.lba, columns.sectors
         issued, end = columns.issued, columns.end
         for write in writes:
@@ -140,10 +141,10 @@ class Rows:
             self.writes.append(write)
             vm[at], volume[at], lba[at], sectors[at] = write.guest.vm, write.volume, write.lba, write.sectors
             issued[at] = write.row
-            end[at + 1] = end[at] + write.sectors * SECTOR
             at += 1
+            end[at] = nbytes = nbytes + write.sectors * SECTOR
         batch = WriteBatch(columns, self._at, at)
-        self._at = at
+        self._at, self._end = at, nbytes
         return batch
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from drsim.core.catalog import AGE
 from drsim.core.messages import Ack, Frame, Nack
-from drsim.core.names import Address, VmId
+from drsim.core.names import Address, Extent, VmId
 from drsim.core.vpg import DEADLINE, TICK
 from drsim.verify.explorer import Explorer
 from drsim.verify.frames import neighbours, stream_of
@@ -38,6 +38,7 @@ from drsim.verify.operators import (
 )
 
 Step = Callable[[Explorer, int, int], None]
+PATIENCE = 40  # choices until something is compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,38 @@ def _follow(x: Explorer, cause: Write, b: int) -> None:
         lba = min(cause.lba, volumes[index].sectors - sectors)
         if vm not in x.freezer.frozen and volumes[index].id not in x.missing:
             x.write([x.new_write(VmId(vm), index, lba, sectors)])
+
+
+def write_compared(x: Explorer, a: int, b: int) -> None:
+    """What is under way goes on until digests are compared, and a guest writes there before the answer comes."""
+    known = [id_ for id_ in x.estate.streams if x.has(id_)]
+    unsure = [id_ for id_ in known if x.sender(id_).bitmap.unsure or x.sender(id_)._comparing is not None]
+    if not unsure:
+        return
+    id_ = unsure[a % len(unsure)]
+    for _ in range(PATIENCE):
+        extent = x.sender(id_)._comparing if x.has(id_) else None
+        if extent is not None and not x.work.get(("store", id_.source, id_)):  # the source's digests were read
+            _write_to(x, extent, b)
+            return
+        links = [link for link, queue in x.queues.items() if queue and link not in x.clogged]
+        keys = [key for key, work in x.work.items() if work]
+        if links:
+            x.arrive(links[0])
+        elif keys:
+            x.finish(keys[0])
+        else:
+            return
+
+
+def _write_to(x: Explorer, extent: Extent, b: int) -> None:
+    guest, lba = x.guests[extent.vm], extent.lba + b % extent.sectors
+    if guest.stream is None or guest.vm in x.freezer.frozen or extent.volume in x.missing:
+        return
+    for index, volume in enumerate(guest.volumes):
+        if volume.id == extent.volume and lba < volume.sectors:
+            x.probes.add("a region was written while it was compared")
+            x.write([x.new_write(guest.vm, index, lba, 1)])
 
 
 def issue(x: Explorer, a: int, b: int) -> None:
@@ -410,7 +443,7 @@ def freeze_fails(x: Explorer, a: int, b: int) -> None:
 
 OPERATIONS = (
     Operation("deliver", 29, deliver),
-    Operation("write", 29, write),
+    Operation("write", 27, write),
     Operation("pair", 20, pair),
     Operation("perform", 31, perform),
     Operation("drain", 8, drain),
@@ -461,6 +494,7 @@ OPERATIONS = (
     Operation("keep", 1, keep, "edits"),
     Operation("volume lost", 2, volume_lost, "effects"),
     Operation("fence", 2, fence, "pauses"),
+    Operation("write compared", 2, write_compared),
 )
 """An operation's place is its code in programs, and so in tokens: append only, never reorder, never remove."""
 TABLE = tuple(code for code, op in enumerate(OPERATIONS) for _ in range(op.weight))

@@ -46,6 +46,7 @@ PROBES = {
     **{f"synchronized: {s.value}": "a stream is in sync again after a sync of this kind" for s in KINDS},
     "a bitmap was given up": "more regions were dirty than a bitmap has memory for",
     "a region was found equal": "digests said that a region need not be sent",
+    "a region was written while it was compared": "the answer must not call it clean",
     "a VM moved to another host": "a VM that is protected runs on another host, with a VRA",
     "a VM moved to a host without a VRA": "a VM that is protected runs where nobody hears of its writes",
     "the source was fenced": "an operation gave the right to accept guest writes to the recovery side",

@@ -1,8 +1,10 @@
 """Shrink: from a program that fails to a small one that fails in the same way.
 
-First whole operations are taken away (delta debugging: large pieces, then smaller ones), then the estate and the
-operations that are left are made simpler byte by byte, where zero is simplest. A try costs one play, so a program of
-100 operations is usually down to ten within a second.
+First the end is taken away, of which bisection finds most in a few tries; then whole operations, wherever they are
+(delta debugging: large pieces, then smaller ones), and the estate is made simpler. Only when no operation can be
+spared are the bytes of those that are left made simpler one by one, where zero is simplest; what can be spared then
+goes as well. A try costs one play, and no program is tried twice, so one of 100 operations is usually down to ten
+within a second.
 """
 
 import time
@@ -16,21 +18,38 @@ Fails = Callable[[bytes], bool]
 def shrink(hunter: Hunter, program: bytes, prop: str, *, seconds: float = 5.0) -> bytes:
     """A program, as small as `seconds` allow, that violates the same property as `program`."""
     deadline = time.monotonic() + seconds
+    tried: dict[bytes, bool] = {program: True}
 
     def fails(candidate: bytes) -> bool:
-        verdict = judge(hunter, candidate)
-        return verdict is not None and verdict.prop == prop
+        if candidate not in tried:
+            verdict = judge(hunter, candidate)
+            tried[candidate] = verdict is not None and verdict.prop == prop
+        return tried[candidate]
 
     head, body = program[: hunter.head], program[hunter.head :]
     operations = [body[at : at + hunter.unit] for at in range(0, len(body) - hunter.unit + 1, hunter.unit)]
+    operations = _shorter(head, operations, fails, deadline)
     while time.monotonic() < deadline:
         before = head, list(operations)
         operations = _fewer(head, operations, fails, deadline)
         head = _lower(head, lambda tried: fails(tried + b"".join(operations)), deadline)  # noqa: B023
-        operations = _simpler(head, operations, fails, deadline)
+        if (head, operations) == before:
+            operations = _simpler(head, operations, fails, deadline)
         if (head, operations) == before:
             break
     return head + b"".join(operations)
+
+
+def _shorter(head: bytes, operations: list[bytes], fails: Fails, deadline: float) -> list[bytes]:
+    """Without what comes after the failure: a beginning that fails, and the shortest if longer ones fail as well."""
+    passes, end = -1, len(operations)
+    while end - passes > 1 and time.monotonic() < deadline:
+        middle = (passes + end) // 2
+        if fails(head + b"".join(operations[:middle])):
+            end = middle
+        else:
+            passes = middle
+    return operations[:end]
 
 
 def _fewer(head: bytes, operations: list[bytes], fails: Fails, deadline: float) -> list[bytes]:
@@ -51,6 +70,7 @@ def _fewer(head: bytes, operations: list[bytes], fails: Fails, deadline: float) 
 
 def _simpler(head: bytes, operations: list[bytes], fails: Fails, deadline: float) -> list[bytes]:
     """With each operation's bytes as low as they go."""
+    operations = list(operations)
     for at in range(len(operations)):
         before, after = operations[:at], operations[at + 1 :]
 

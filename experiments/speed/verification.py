@@ -1,8 +1,9 @@
 """How fast is the verification? Steps of the explorer, judging an image group, killing mutants, shrinking.
 
 Used by run.py. A step is one event handled by a machine of the core, with every checker on; seconds are CPU seconds
-of one core, because these machines are shared; a mutant's are wall seconds. Mutants are killed and their programs
-shrunk with assertions off, so that no assertion takes the work from the checkers; this file is its own helper there.
+of one core, because these machines are shared, a mutant's too; shrinking counts wall seconds. Mutants are killed and
+their programs shrunk with assertions off, so that no assertion takes the work from the checkers; this file is its own
+helper there.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 Only a `Violation` of one of the mutant's own properties counts. An assertion, an error of the core or another
 property may come first on some program; then the next one is played. The verdict is taken with assertions off, in a
-process of its own, so that no assertion in the core can take the work from the checkers:
+process of its own, so that no assertion in the core can take the work from the checkers. The time is that of the
+process on one core: a machine that is busy with other work lets no mutant live.
 
     python -O -m drsim.verify.mutants.kill [--seconds S] [--seed N] [NAME ...]
 
@@ -51,8 +52,8 @@ class Kill:
 
 
 def kill(mutant: Mutant, *, seconds: float = SECONDS, seed: int = 0) -> Kill:
-    """Play programs of the mutant's hunter, from `seed` on, until it is killed or the time is over."""
-    hunter, began, also, played = HUNTERS[mutant.hunter], time.monotonic(), "", 0
+    """Play programs of the mutant's hunter, from `seed` on, until it is killed or the time (CPU seconds) is over."""
+    hunter, began, also, played = HUNTERS[mutant.hunter], time.process_time(), "", 0
     with mutant.patch():
         while True:
             program = hunter.program(seed + played)
@@ -62,7 +63,7 @@ def kill(mutant: Mutant, *, seconds: float = SECONDS, seed: int = 0) -> Kill:
                 hunter.play(program)
             except Exception as error:  # the mutant may break the core in other ways, on other programs
                 seen = error
-            spent = time.monotonic() - began
+            spent = time.process_time() - began
             if isinstance(seen, Violation) and seen.prop in mutant.properties:
                 token = str(Token(hunter.name, program))
                 return Kill(mutant.name, True, seen.prop, seen.message, also, played, spent, token, asserted=__debug__)
