@@ -25,6 +25,7 @@ COMMANDS = MappingProxyType({
     "planner": "size:planner", "policies": "policies:policies", "calibrate": "calibrate:calibrate",
     "worst": "worst:worst", "test": "recover:failover_test", "failover": "recover:failover", "move": "recover:move",
     "clone": "recover:clone", "restore": "recover:restore", "plan": "recover:plan", "scrub": "scrub:scrub",
+    "doctor": "doctor:doctor",
 })  # fmt: skip
 """Where each command is: a module of `drsim.cli`, and its function."""
 GROUPS = MappingProxyType({"pki": "live:pki", "site": "live:site", "live": "live:live"})

@@ -15,6 +15,7 @@ from drsim.files.models import load_model
 from drsim.files.yaml_tree import Place, fail, parse, read_text
 from drsim.spec.live import RemoteSite, SiteFile
 from drsim.spec.quantity import FROM_FILE
+from drsim.spec.sites import Sites
 
 
 class SitePath(NamedTuple):
@@ -51,5 +52,16 @@ def load_any_site(path: Path) -> SiteFile | RemoteSite:
     kind = RemoteSite if isinstance(plain, dict) and "connect" in plain else SiteFile
     try:
         return kind.model_validate(plain, context=FROM_FILE)
+    except ValidationError as error:
+        raise fail(explain(error, tree), main=path) from error
+
+
+def load_sites(path: Path) -> Sites:
+    """The sites on platforms of a file. Raises FileError as `load_site` does."""
+    tree = parse(read_text(path), file=path)
+    if tree is None:
+        raise fail([(Place(path, 1), "the file is empty; it describes sites")], main=path)
+    try:
+        return Sites.model_validate(tree.plain(), context=FROM_FILE)
     except ValidationError as error:
         raise fail(explain(error, tree), main=path) from error

@@ -34,7 +34,6 @@ class HypervNetwork(Spec):
 class HypervSite(Spec):
     """Hyper-V hosts that share their stores. They are asked one by one; SCVMM and its placement are not used."""
 
-    kind: Literal["hyperv"] = "hyperv"
     hosts: Annotated[dict[Name, HypervHost], Field(min_length=1)]
     user: str = Field(min_length=1)
     """DOMAIN\\user or HOST\\user; in Hyper-V Administrators and Remote Management Users of every host."""

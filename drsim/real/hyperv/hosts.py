@@ -80,6 +80,7 @@ class Hosts:
 
     def __init__(self, site: HypervSite, sessions: Mapping[str, Session], limits: Limits) -> None:
         self.site, self.sessions, self._limits = site, sessions, limits
+        self._where: dict[str, str] = {}  # which host had a VM when we looked last
         self._silent: dict[str, float] = {}  # until when a host that has not answered is not asked again
 
     # -- asking -----------------------------------------------------------------------------------------------
@@ -139,6 +140,7 @@ class Hosts:
             return await self._look_on(session, name, parts)
 
         found = await self.everywhere("look at VMs", on, all_answer=all_answer)
+        self._where |= {vm.facts.name.casefold(): host for host, vms in found.items() for vm in vms}
         return [vm for vms in found.values() for vm in vms]
 
     async def find(self, name: str, parts: Part = Part.ALL, *, all_answer: bool = False) -> FoundVm | None:
@@ -151,11 +153,30 @@ class Hosts:
         return found[0] if found else None
 
     async def need(self, name: str, parts: Part = Part.ALL) -> FoundVm:
-        """The VM of a name. Raises NotFound; Unavailable when it may be on a host that does not answer."""
+        """The VM of a name, first where it was. Raises NotFound; Unavailable when a host that may have it is silent."""
+        found = await self._still(name, parts)
+        if found is not None:
+            return found
         found = await self.find(name, parts) or await self.find(name, parts, all_answer=True)
         if found is None:
             raise NotFound(f"no VM is called {name}", place=", ".join(self.sessions))
         return found
+
+    async def _still(self, name: str, parts: Part) -> FoundVm | None:
+        """The VM of a name, if it is where it was."""
+        host = self._where.get(name.casefold())
+        now = asyncio.get_running_loop().time()
+        if host is None or self._silent.get(host, now) > now:
+            return None
+
+        async def on(session: Session) -> list[FoundVm]:
+            return await self._look_on(session, name, parts)
+
+        try:
+            found = await self.ask(self.sessions[host], "look at a VM", on)
+        except Unavailable:
+            return None
+        return found[0] if len(found) == 1 else None
 
     async def _look_on(self, session: Session, name: str | None, parts: Part) -> list[FoundVm]:
         get = cmdlet("Get-VM", Name=None if name is None else literal(name))

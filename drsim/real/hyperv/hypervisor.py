@@ -101,7 +101,6 @@ class HypervHypervisor:
                 return
             if has is not None:
                 raise Taken(f"the VM {has} has the disk", place=disk, hint="detach it there first")
-            await vm.session.rows(cmdlet("Get-VHD", Path=disk), properties=("Path",))  # raises NotFound
             kind, controller, unit = await self._place(vm)
             await vm.session.run(
                 cmdlet("Add-VMHardDiskDrive", VMName=literal(name), Path=disk, ControllerType=kind,
@@ -133,10 +132,12 @@ class HypervHypervisor:
         """Detach a disk; it stays."""
 
         async def once() -> None:
-            vm = await self._hosts.find(name, Part.DRIVES)
-            for drive in vm.drives if vm else ():
+            try:
+                vm = await self._hosts.need(name, Part.DRIVES)
+            except NotFound:
+                return
+            for drive in vm.drives:
                 if same(drive.path, disk):
-                    assert vm is not None
                     await vm.session.run(remove_drive(name, drive))
 
         await self._hosts.patiently(f"detach a disk from {name}", once)
