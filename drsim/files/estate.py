@@ -39,18 +39,21 @@ def site_of(model: Model, name: str, *, place: str) -> SiteFile:
     vms = {each: vm for each, vm in model.expand()[0].items() if model.site_of(vm) == name}
     return SiteFile(
         site=name, folder=live.folder, pki=live.pki, api=live.api, hosts=hosts, networks=site.networks,
-        accel=live.accel, tweaks=model.tweaks, link=LiveLink(peer=others[0], listen=live.listen, connect=live.connect),
-        vms={each: _vm(each, vm, place) for each, vm in vms.items()},
+        accel=live.accel, platform=live.access, datastore=live.datastore, tweaks=model.tweaks,
+        link=LiveLink(peer=others[0], listen=live.listen, connect=live.connect),
+        vms={each: _vm(each, vm, place, here=live.access is None) for each, vm in vms.items()},
     )  # fmt: skip
 
 
-def _vm(name: str, vm: Vm, place: str) -> LiveVm:
+def _vm(name: str, vm: Vm, place: str, *, here: bool) -> LiveVm:
+    assert isinstance(vm.host, str)
+    if not here:  # the platform knows the rest
+        return LiveVm(host=vm.host, ready=vm.ready)
     lacking = [volume.name for volume in vm.volumes if volume.path is None]
     if lacking:
         hint = f"give vms.{name}.volumes a path: a file, from the estate file's folder, or a block device"
         raise FileError(f"volume {lacking[0]} of VM {name} is nowhere", place=place, hint=hint)
     disks = {volume.name: LiveDisk(path=volume.path or "", size=volume.size) for volume in vm.volumes}
-    assert isinstance(vm.host, str)
     return LiveVm(host=vm.host, memory=vm.memory, cpus=vm.cpus, disks=disks, tools=vm.tools, ready=vm.ready)
 
 

@@ -53,6 +53,7 @@ from drsim.real.journal_store import JournalStore
 from drsim.real.local.hypervisor import LocalHypervisor
 from drsim.real.own_vms import OwnVms
 from drsim.real.planning import streams_of
+from drsim.real.platforms import connect
 from drsim.real.ports import Hypervisor, Platform
 from drsim.real.recorder import Recorders
 from drsim.real.recovery import Recoveries
@@ -95,8 +96,11 @@ class Installation:
     async def __aenter__(self) -> "Installation":
         self._lock = FolderLock(self.folder)
         try:
+            if self._platform is None and self.spec.platform is not None:
+                self._platform = await connect(self.spec.platform, self.base)
             if self._platform is not None:
-                self.elsewhere = Elsewhere(self, self._platform, await store_of(self._platform, None))
+                store = await store_of(self._platform, self.spec.datastore)
+                self.elsewhere = Elsewhere(self, self._platform, store)
                 self.spec = await self.elsewhere.discover(self.spec, self.base)
             self._open()
             await self._connect()
@@ -138,6 +142,8 @@ class Installation:
             await self.site.close()
         if self.transcript is not None:
             self.transcript.close()
+        if self._platform is not None and self.spec.platform is not None:
+            await self._platform.close()
         self._lock.close()
 
     @property

@@ -49,6 +49,9 @@ class OwnVms:
         known = set(self._site.state.state.volumes)
         self.number({name: list(vm.disks) for name, vm in self.vms.items()})
         for name, vm in self.vms.items():
+            if not vm.disks:
+                hint = "give it disks, or the site a platform that knows them"
+                raise FileError(f"VM {name} has no disk", place=self._site.spec.site, hint=hint)
             for disk in vm.disks:
                 export = f"{name}/{disk}"
                 try:

@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from drsim.spec.base import Name, Spec
 from drsim.spec.quantity import Bandwidth, Duration, Size
+from drsim.spec.sites import Access
 from drsim.spec.tweaks import Tweaks
 
 SECOND, MIB, GIB = 10**9, 1 << 20, 1 << 30
@@ -114,11 +115,17 @@ class SiteFile(Spec):
     networks: tuple[Name, ...] = ()
     accel: Annotated[str, StringConstraints(pattern="^(tcg|kvm)$")] = "tcg"
     """How QEMU runs VMs."""
+    platform: Access | None = None
+    """Where its VMs run, if not on this machine: this process is then that platform's appliance."""
+    datastore: str | None = None
+    """Of the platform: where recovered VMs go; none: where most is free."""
     tweaks: Tweaks = Tweaks()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for name, vm in self.vms.items():
+            if vm.disks and self.platform is not None:
+                raise ValueError(f"VM {name}: the platform knows its disks; leave them out")
             if vm.host not in self.hosts:
                 raise ValueError(f"VM {name} is on host {vm.host}, which is not one of {', '.join(self.hosts)}")
         if self.pki is None and self.link.place[0] not in LOOPBACK:
@@ -144,6 +151,10 @@ class LivePlace(Spec):
     """As in a site's own file."""
     accel: Annotated[str, StringConstraints(pattern="^(tcg|kvm)$")] = "tcg"
     """How QEMU runs VMs."""
+    access: Access | None = None
+    """How the site's platform is reached; none: this machine is it."""
+    datastore: str | None = None
+    """As in a site's own file."""
 
 
 class ProtectedVolume(Spec):

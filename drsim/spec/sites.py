@@ -31,10 +31,14 @@ class OnHyperv(HypervSite):
     kind: Literal["hyperv"]
 
 
+Access = Annotated[OnVsphere | OnAws | OnHyperv, Field(discriminator="kind")]
+"""Which platform, and how it is reached."""
+
+
 class PlatformSite(Spec):
     """A site on a platform, and what recovery will use of it."""
 
-    platform: Annotated[OnVsphere | OnAws | OnHyperv, Field(discriminator="kind")]
+    platform: Access
     stores: tuple[str, ...] = ()
     """Where recovered VMs and disks go."""
     networks: tuple[str, ...] = ()
