@@ -24,6 +24,7 @@ At = Annotated[str, Option("--checkpoint", help="latest, 'latest tagged', a tag 
 Commit = Annotated[str, Option(help="commit, rollback or none: what happens when nobody has decided in time.")]
 Wait = Annotated[str, Option(help="Until then: 0s, or 300s to 24h.")]
 Shutdown = Annotated[str, Option(help="none, graceful or force: what is done to the source's VMs.")]
+Network = Annotated[str, Option("--network", help="Of all recovered VMs, by DHCP; else what their re-IP says.")]
 Instant = Annotated[bool, Option("--instant", help="Boot at once; journal and mirror are read where they lie.")]
 Reverse = Annotated[bool, Option("--reverse", help="After the commit, protect them the other way.")]
 Rehearse = Annotated[bool, Option("--rehearse", help="First simulate it, with what was measured here, and compare.")]
@@ -198,23 +199,25 @@ def sync(site: SiteArgument, vpg: Vpg) -> None:
 def failover(
     site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", shutdown: Shutdown = "none",
     commit: Annotated[str, Option(help="commit, rollback or none; has to be said.")] = "", wait: Wait = "0s",
-    instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False, rehearse: Rehearse = False,
+    network: Network = "", instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False,
+    rehearse: Rehearse = False,
     follow: Follow = True, json_: Json = False,
 ) -> None:  # fmt: skip
     """Recover a VPG in place of its source; ask its recovery site."""
     _say_commit(commit)
     what = {"kind": "failover", "shutdown": shutdown, "commit": commit, "wait": int(_seconds(wait, "wait"))}
     wish = {**what, "vms": vm or [], "checkpoint": at, "instant": instant, "reverse": reverse}
+    wish["network"] = network
     _operate(site, vpg, wish, dry_run=dry_run, rehearse=rehearse, follow=follow, json_=json_)
 
 
 @live.command("test")
 def failover_test(
-    site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", instant: Instant = False, dry_run: DryRun = False,
-    rehearse: Rehearse = False, follow: Follow = True, json_: Json = False,
+    site: SiteArgument, vpg: Vpg, vm: Vms = None, at: At = "latest", network: Network = "", instant: Instant = False,
+    dry_run: DryRun = False, rehearse: Rehearse = False, follow: Follow = True, json_: Json = False,
 ) -> None:  # fmt: skip
     """Recover a VPG beside its source, which runs on, until `drsim live stop`."""
-    wish = {"kind": "failover test", "vms": vm or [], "checkpoint": at, "instant": instant}
+    wish = {"kind": "failover test", "vms": vm or [], "checkpoint": at, "instant": instant, "network": network}
     _operate(site, vpg, wish, dry_run=dry_run, rehearse=rehearse, follow=follow, json_=json_)
 
 
@@ -222,12 +225,13 @@ def failover_test(
 def move(
     site: SiteArgument, vpg: Vpg, vm: Vms = None, shutdown: Shutdown = "graceful", commit: Commit = "commit",
     wait: Wait = "0s", keep_source: Annotated[bool, Option("--keep-source", help="Keep the source's VMs.")] = False,
-    instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False, follow: Follow = True,
-    json_: Json = False,
+    network: Network = "", instant: Instant = False, reverse: Reverse = False, dry_run: DryRun = False,
+    follow: Follow = True, json_: Json = False,
 ) -> None:  # fmt: skip
     """Move a VPG in good order: nothing is lost, or everything is back as it was."""
     what = {"kind": "move", "shutdown": shutdown, "commit": commit, "wait": int(_seconds(wait, "wait"))}
     wish = {**what, "vms": vm or [], "keep_source": keep_source, "instant": instant, "reverse": reverse}
+    wish["network"] = network
     _operate(site, vpg, wish, dry_run=dry_run, follow=follow, json_=json_)
 
 

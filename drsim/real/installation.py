@@ -175,7 +175,7 @@ class Installation:
             self._add_vpg(vpg, fresh=False)
         socket = folder / "nbd.sock"
         self.splitter.listen_unix(socket)
-        self.hypervisor = LocalHypervisor(folder / "vms", socket, accel=spec.accel)
+        self.hypervisor = LocalHypervisor(folder / "vms", socket, accel=spec.accel, networks=spec.networks)
         self.own.describe()
         self.desk = Desk(self)
         self.reversal, self.restoring = Reversal(self), Restoring(self)

@@ -11,6 +11,7 @@ from drsim.core.names import VmId, VolumeId, VolumeInfo, vra_address
 from drsim.core.units import SECTOR
 from drsim.real.disk import Disk
 from drsim.real.local.hypervisor import LocalVm
+from drsim.real.local.network import mac_of
 from drsim.spec.live import LiveVm
 
 if TYPE_CHECKING:
@@ -90,10 +91,16 @@ class OwnVms:
             site.splitter.add(export, site.site.disks[id_])
 
     def describe(self) -> None:
-        """Make them at the hypervisor, powered off, unless they are there; those of a platform are."""
+        """Make them at the hypervisor, powered off, unless they are there; those of a platform are.
+
+        One that was adopted keeps its NICs.
+        """
+        there = self._site.hypervisor.vms() if self._site.elsewhere is None else {}
         for name, vm in self.vms.items() if self._site.elsewhere is None else ():
+            if name in there and name in self._site.state.state.adopted:
+                continue
             disks = tuple(f"{name}/{disk}" for disk in vm.disks)
-            nics = tuple({"network": network} for network in vm.networks)
+            nics = tuple({"network": network, "mac": mac_of(name, n)} for n, network in enumerate(vm.networks))
             self._site.hypervisor.create(LocalVm(name, "", vm.memory, vm.cpus, disks, nics, vm.ready))
 
     async def watch(self) -> None:

@@ -36,7 +36,7 @@ class Wish(Spec):
     """Seconds."""
     on_failure: OnFailure = OnFailure.STOP
     network: str = ""
-    """Of recovered VMs; none: they have no network."""
+    """Of recovered VMs, which ask DHCP there; none: what their re-IP says."""
     instant: bool = False
     """Boot at once, and read journal and mirror where they lie."""
     reverse: bool = False
@@ -57,10 +57,11 @@ def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
     if unknown:
         raise FileError(f"VPG {vpg.name} has no VM {unknown[0]}", hint=f"there is: {', '.join(known)}")
     nics = (Nic(wish.network),) if wish.network else None
+    test = wish.kind is Kind.TEST
     vms = tuple(
         PlannedVm(
             VmId(vm.id), vm.name + SUFFIX.get(wish.kind, ""), vm.target, tuple(VolumeId(v.id) for v in vm.volumes),
-            vm.cpus, vm.memory, vm.group, nics,
+            vm.cpus, vm.memory, vm.group, nics or _nics(vm, test=test),
         )
         for vm in vpg.vms if not wish.vms or vm.name in wish.vms
     )  # fmt: skip
@@ -78,6 +79,12 @@ def plan_of(wish: Wish, vpg: LiveVpg, listed: Sequence[Checkpoint]) -> Plan:
         delays=delays, on_failure=wish.on_failure, keep_source=wish.keep_source, instant=wish.instant,
         reverse=wish.reverse,
     )  # fmt: skip
+
+
+def _nics(vm: ProtectedVm, *, test: bool) -> tuple[Nic, ...] | None:
+    chosen = [each.test if test else each.live for each in vm.reip]
+    made = tuple(Nic(a.network, a.address, a.mask, a.gateway, a.dns, a.new_mac) for a in chosen)
+    return made or None
 
 
 def _checkpoint(wanted: str, listed: Sequence[Checkpoint]) -> CheckpointId | None:
@@ -133,6 +140,7 @@ def vpg_of(
                 tools=vm.tools,
                 ready=vm.ready,
                 firmware=vm.firmware,
+                reip=vm.reip,
                 volumes=volumes,
             )
         )
@@ -146,12 +154,15 @@ def vpg_of(
 
 
 def turned(old: LiveVpg, vms: Iterable[str], state: SiteState) -> LiveVpg:
-    """A VPG the other way round, for those of its VMs that run at its recovery site now and have numbers there."""
+    """A VPG the other way round, for those of its VMs that run at its recovery site now and have numbers there.
+
+    Back home they are what they were: without a re-IP their own configuration holds.
+    """
     names = set(vms)
     members = tuple(
         vm.model_copy(
             update={
-                "id": state.vms[vm.name], "host": vm.target, "target": vm.host,
+                "id": state.vms[vm.name], "host": vm.target, "target": vm.host, "reip": (),
                 "volumes": tuple(v.model_copy(update={"id": state.volumes[f"{vm.name}/{v.name}"]}) for v in vm.volumes),
             }
         )

@@ -29,7 +29,7 @@ from drsim.core.events import Decided, Done, Event, Failed, FenceAsked, PinAsked
 from drsim.core.names import Address, CheckpointId
 from drsim.core.recovery import actions as do
 from drsim.core.recovery.operations import Recovery
-from drsim.core.recovery.plan import Kind, Plan
+from drsim.core.recovery.plan import Kind, Nic, Plan
 from drsim.core.recovery.report import Outcome, Report
 from drsim.core.recovery.rto import rto_parts
 from drsim.core.status import Phase
@@ -39,6 +39,7 @@ from drsim.real.desk import DropVm, LookAtSource, StartVm, StopVm, TakeTag
 from drsim.real.history import HistoryStore
 from drsim.real.inspection import inspect
 from drsim.real.local.hypervisor import LocalVm
+from drsim.real.local.network import mac_of
 from drsim.real.planning import Wish, plan_of
 from drsim.real.recovered import RecoveredDisks
 from drsim.real.scripts import run_script
@@ -334,13 +335,20 @@ class Recoveries:
                 if name in hypervisor.vms():
                     hypervisor.change(name, disks=())
             case do.ReIp(name, nics):
-                hypervisor.change(name, nics=[asdict(nic) for nic in nics])
+                self._re_ip(self.running[self._number(operation)].plan, name, nics)
             case do.PowerOn(name):
                 await hypervisor.power_on(name)
             case do.PowerOff(name):
                 await hypervisor.power_off(name)
             case do.AwaitGuest(name, timeout):
                 await hypervisor.wait(name, timeout / SECOND)
+
+    def _re_ip(self, plan: Plan, name: str, nics: tuple[Nic, ...]) -> None:
+        number = next(vm.vm for vm in plan.vms if vm.name == name)
+        old = next(vm.name for vm in self._site.known(plan.vpg).vpg.vms if vm.id == number)
+        new = f"{self._site.spec.site}/{name}"
+        made = [asdict(nic) | {"mac": mac_of(new if nic.new_mac else old, n)} for n, nic in enumerate(nics)]
+        self._site.hypervisor.change(name, nics=made)
 
     # -- disks ------------------------------------------------------------------------------------------------
 

@@ -2,15 +2,17 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from drsim.spec.base import Name, Spec
+from drsim.spec.protect import ReIp
 from drsim.spec.quantity import Bandwidth, Duration, Size
 from drsim.spec.sites import Access
 from drsim.spec.tweaks import Tweaks
 
 SECOND, MIB, GIB = 10**9, 1 << 20, 1 << 30
 SECTOR = 512
+Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$")]
 HostPort = Annotated[str, StringConstraints(pattern=r"^[^:\s]+:\d{1,5}$")]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -40,12 +42,35 @@ class LiveVm(Spec):
     disks: dict[Name, LiveDisk] = {}
     """At least one; of a VM on a platform none, because the platform knows them."""
     networks: tuple[Name, ...] = ()
+    """Of this site, one for each NIC."""
+    reip: tuple[ReIp, ...] = ()
+    """What each NIC becomes at the other site; none: it has no network there, unless an operation says so."""
     tools: bool = False
     """Whether its guest stops when asked to (ACPI)."""
     ready: str = ""
     """What its guest prints on the serial console when its application answers; nothing: it runs."""
     firmware: Literal["bios", "uefi"] = "bios"
     """What starts its first disk."""
+
+
+class LiveNetwork(Spec):
+    """A network of this site, for its own and for recovered VMs. Without a bridge it reaches nobody."""
+
+    bridge: Interface | None = None
+    """A bridge of this machine that is there; each NIC gets a tap device on it, which needs CAP_NET_ADMIN."""
+    netns: Name | None = None
+    """The network namespace of the bridge (`ip netns`), if it is not the site's own."""
+
+    @model_validator(mode="after")
+    def _of_a_bridge(self) -> Self:
+        if self.netns is not None and self.bridge is None:
+            raise ValueError("a namespace without a bridge; give bridge")
+        return self
+
+
+def _named(networks: object) -> object:
+    """A list of names stands for networks that reach nobody."""
+    return {name: {} for name in networks} if isinstance(networks, list | tuple) else networks
 
 
 class LiveHost(Spec):
@@ -112,7 +137,7 @@ class SiteFile(Spec):
     """Without it the API is on a unix socket only."""
     hosts: Annotated[dict[Name, LiveHost], Field(min_length=1)]
     vms: dict[Name, LiveVm] = {}
-    networks: tuple[Name, ...] = ()
+    networks: Annotated[dict[Name, LiveNetwork], BeforeValidator(_named)] = {}
     accel: Annotated[str, StringConstraints(pattern="^(tcg|kvm)$")] = "tcg"
     """How QEMU runs VMs."""
     platform: Access | None = None
@@ -128,6 +153,10 @@ class SiteFile(Spec):
                 raise ValueError(f"VM {name}: the platform knows its disks; leave them out")
             if vm.host not in self.hosts:
                 raise ValueError(f"VM {name} is on host {vm.host}, which is not one of {', '.join(self.hosts)}")
+            if unknown := set(vm.networks) - set(self.networks):
+                raise ValueError(
+                    f"VM {name} is on network {min(unknown)}, which is not one of {', '.join(self.networks) or 'none'}"
+                )
         if self.pki is None and self.link.place[0] not in LOOPBACK:
             raise ValueError(f"sites talk over {self.link.place[0]} with certificates only; give pki")
         if self.api is not None and self.pki is None:
@@ -178,6 +207,7 @@ class ProtectedVm(Spec):
     ready: str = ""
     firmware: Literal["bios", "uefi"] = "bios"
     group: int = 0
+    reip: tuple[ReIp, ...] = ()
     volumes: tuple[ProtectedVolume, ...]
 
 

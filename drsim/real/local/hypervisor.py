@@ -19,8 +19,8 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from qemu.qmp import QMPClient, QMPError
 
 from drsim.core.errors import PlatformError
 from drsim.real.files import blame, make_directory, replace_file
+from drsim.real.local import network
+from drsim.spec.live import LiveNetwork
 
 RECONNECT = 300
 """Seconds that a VM waits for its disks to be served again, before it is paused."""
@@ -43,7 +45,8 @@ class LocalVm:
 
     `host`: of the site's hosts, which all are this machine.
 
-    `nics`: networks, with addresses for the guest's hook if it has any (fw_cfg `opt/drsim/nics`, JSON).
+    `nics`: network and MAC of each, with addresses for the guest's hook if it has any (fw_cfg `opt/drsim/nics`, JSON,
+    and `opt/drsim/nics.conf`: `network.py`).
     """
 
     name: str
@@ -57,9 +60,16 @@ class LocalVm:
 
 
 class LocalHypervisor:
-    """The VMs under one folder. `splitter`: the socket of their disks. `accel`: tcg or kvm. `reconnect`: see above."""
+    """The VMs under one folder. `splitter`: the socket of their disks. `accel`: tcg or kvm. `reconnect`: see above.
 
-    def __init__(self, folder: Path, splitter: Path, *, accel: str = "tcg", reconnect: int = RECONNECT) -> None:
+    `networks`: those that NICs can be on.
+    """
+
+    def __init__(
+        self, folder: Path, splitter: Path, *, accel: str = "tcg", reconnect: int = RECONNECT,
+        networks: Mapping[str, LiveNetwork] | None = None,
+    ) -> None:  # fmt: skip
+        self._networks = networks or {}
         self.folder, self._splitter, self._accel, self._reconnect = folder, splitter, accel, reconnect
         self.stopped: set[str] = set()
         """VMs that an error of a disk had paused when they were last looked at."""
@@ -150,11 +160,13 @@ class LocalHypervisor:
             raise PlatformError("qemu-system-x86_64 is not installed", hint="Debian package qemu-system-x86")
         for left in ("serial.log", "qmp.sock", "pid"):
             (folder / left).unlink(missing_ok=True)
-        process = await asyncio.create_subprocess_exec(
-            program, *self._options(vm, folder), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        _, said = await process.communicate()  # it has gone into the background, or says why not
+        with ExitStack() as taps:
+            nics, inherited = network.options(vm.nics, self._networks, taps)
+            process = await asyncio.create_subprocess_exec(
+                program, *self._options(vm, folder), *nics, stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, pass_fds=inherited,
+            )  # fmt: skip
+            _, said = await process.communicate()  # it has gone into the background, or says why not
         if process.returncode:
             words = said.decode(errors="replace").strip().splitlines()
             raise PlatformError(f"QEMU does not start: {words[-1] if words else 'no reason given'}", place=name)
@@ -172,11 +184,12 @@ class LocalHypervisor:
             }}  # fmt: skip
             device = f"virtio-blk-pci,drive=disk{n},bootindex={n},werror=stop,rerror=stop"
             options += ["-blockdev", json.dumps(node), "-device", device]
-        for n, _ in enumerate(vm.nics):
-            options += ["-netdev", f"user,id=net{n},restrict=on", "-device", f"virtio-net-pci,netdev=net{n},romfile="]
         if vm.nics:
             (folder / "nics.json").write_text(json.dumps(vm.nics))
-            options += ["-fw_cfg", f"name=opt/drsim/nics,file={folder / 'nics.json'}"]
+            (folder / "nics.conf").write_text(network.told(vm.nics))
+            for name, file in (("nics", "nics.json"), ("nics.conf", "nics.conf")):
+                if (folder / file).stat().st_size:
+                    options += ["-fw_cfg", f"name=opt/drsim/{name},file={folder / file}"]
         return options
 
     async def power_off(self, name: str) -> None:
