@@ -128,7 +128,7 @@ vms:
     reip:
       - live: {{network: production, address: 10.77.0.50, mask: "24", gateway: 10.77.0.1}}
         test: {{network: test, address: 10.88.0.50, mask: "24"}}
-tweaks: {{peer_timeout: 2 s}}
+tweaks: {{peer_timeout: 60 s}}
 """
 LEEDS_NETWORKS = "networks: {production: {bridge: production, netns: NETNS}, test: {bridge: test, netns: NETNS}}\n"
 
@@ -147,6 +147,8 @@ def test_a_linux_guest_takes_its_new_address_and_stops_when_it_is_asked_to(netns
     write_sites(tmp_path, LONDON.replace("NETNS", netns))
     with (tmp_path / "leeds.yaml").open("a") as file:
         file.write(LEEDS_NETWORKS.replace("NETNS", netns))
+    text = (tmp_path / "leeds.yaml").read_text()
+    (tmp_path / "leeds.yaml").write_text(text.replace("peer_timeout: 2 s", "peer_timeout: 60 s"))
 
     async def check(sites: Sites) -> None:
         await sites.london.hypervisor.power_on("web")
@@ -167,7 +169,7 @@ def test_a_linux_guest_takes_its_new_address_and_stops_when_it_is_asked_to(netns
 
         wish = {"shutdown": Shutdown.GRACEFUL, "commit": Commit.COMMIT, "instant": True}
         report = await ended(sites, sites.leeds, begin(sites.leeds, Kind.MOVE, **wish))
-        assert (report["outcome"], report["people"]) == ("committed", [])
+        assert (report["outcome"], report["reasons"], report["people"]) == ("committed", [], [])
         assert await answers(netns, "10.77.0.50", "production")
         assert not await answers(netns, "10.77.0.5", "production")
         disk = sites.leeds.splitter.exports["web/system"]

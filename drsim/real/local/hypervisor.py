@@ -15,6 +15,7 @@ A process is taken for a VM only if it names the VM's folder, and is ended by it
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -34,6 +35,7 @@ from drsim.spec.live import LiveNetwork
 
 RECONNECT = 300
 """Seconds that a VM waits for its disks to be served again, before it is paused."""
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())  # what fails is raised; nobody prints it
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}")
 _ANSWER_SECONDS = 10.0
 _LONGEST_SOCKET = 107  # bytes of a unix socket's path
