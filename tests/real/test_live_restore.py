@@ -1,6 +1,7 @@
 """Restoring live: a volume in its place with a commit of its own, and files out of a volume that is not copied."""
 
 import asyncio
+import os
 import random
 import subprocess
 import time
@@ -146,6 +147,8 @@ def test_files_come_out_of_a_volume_that_is_not_copied(tmp_path: Path) -> None:
         program("debugfs", "e2fsprogs"),
         program("nbdfuse", "libnbd-bin"),
     )
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("nbdfuse needs /dev/fuse, which cannot be opened here")
     write_sites(tmp_path)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "ledger.txt").write_text("all that we own\n" * 1000)

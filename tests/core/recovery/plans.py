@@ -38,5 +38,6 @@ CASES: dict[str, tuple[Plan, Decided | None]] = {
     "clone, what fails is left out": (Plan(Kind.CLONE, "crm", VMS, on_failure=OnFailure.GO_ON), None),
     "restore beside": (Plan(Kind.RESTORE, "crm", (), volume=VolumeId(1)), None),
     "restore in place": (Plan(Kind.RESTORE, "crm", (), volume=VolumeId(1), in_place=True), COMMIT),
+    "restore to be looked into": (Plan(Kind.RESTORE, "crm", (), volume=VolumeId(1), export=True), COMMIT),
     "restore in place, taken back": (Plan(Kind.RESTORE, "crm", (), volume=VolumeId(1), in_place=True), ROLL_BACK),
 }  # fmt: skip

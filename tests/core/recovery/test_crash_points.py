@@ -22,7 +22,7 @@ ENDS = {
     "move, reversed": Outcome.COMMITTED, "move, source kept": Outcome.COMMITTED,
     "move, rolled back": Outcome.ROLLED_BACK, "clone": Outcome.DONE, "clone, what fails is left out": Outcome.DONE,
     "restore beside": Outcome.DONE, "restore in place": Outcome.DONE,
-    "restore in place, taken back": Outcome.ROLLED_BACK,
+    "restore in place, taken back": Outcome.ROLLED_BACK, "restore to be looked into": Outcome.DONE,
 }  # fmt: skip
 
 

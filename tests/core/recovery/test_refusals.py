@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from core.recovery.plans import LIVE, MOVE, TEST_VMS, VMS
 
-from drsim.core.names import CheckpointId, VmId
+from drsim.core.names import CheckpointId, VmId, VolumeId
 from drsim.core.recovery.facts import Facts, Trial, refusals
 from drsim.core.recovery.plan import Commit, Kind, Nic, Plan, Shutdown
 from drsim.core.recovery.report import Outcome
@@ -59,6 +59,15 @@ CASES: dict[str, tuple[Plan, Facts, str]] = {
     "wait": (replace(LIVE, commit=Commit.COMMIT, wait=Ns(10 * SECOND)), GOOD, "300 s to 86400 s"),
     "delays": (replace(LIVE, delays=(Ns(1), Ns(2))), GOOD, "2 delays for 2 boot groups"),
     "kept and reversed": (replace(MOVE, keep_source=True, reverse=True), GOOD, "(T27)"),
+    "not recovered": (Plan(Kind.REVERSE, "crm", ()), GOOD, "nothing to protect the other way"),
+    "old source away": (
+        Plan(Kind.REVERSE, "crm", ()),
+        replace(GOOD, regions=Regions(lifecycle=Lifecycle.RECOVERED), source_reachable=False), "has to take the data",
+    ),
+    "in place without the source": (
+        Plan(Kind.RESTORE, "crm", (), volume=VolumeId(1), in_place=True), replace(GOOD, source_reachable=False),
+        "restore the volume beside",
+    ),
     "volume": (Plan(Kind.RESTORE, "crm", ()), GOOD, "name the volume"),
 }  # fmt: skip
 
