@@ -264,8 +264,8 @@ class StreamStore:
         `instant`: the journal is not laid out in them but read where it lies. The cut must stay pinned until they are
         whole. Raises PlatformError as `rebuild` does.
         """
-        infos = [v for v in self.spec.volumes if v.id in set(volumes)]
-        made: dict[VolumeId, Scratch] = {}
+        wanted, made = set(volumes), dict[VolumeId, Scratch]()
+        infos = [v for v in self.spec.volumes if v.id in wanted]
         try:
             fresh = [v for v in infos if not (folder / f"volume-{v.id}.laid").exists()]
             if fresh:

@@ -68,6 +68,22 @@ def test_it_is_the_checkpoint_while_the_mirror_catches_up(tmp_path: Path) -> Non
         assert len(list((tmp_path / "s").glob("vm-*/*.segment"))) == len(SPEC.vms), "the journal is gone"
 
 
+@pytest.mark.parametrize("instant", [False, True])
+def test_scratch_disks_are_made_of_every_volume_that_is_asked_for(tmp_path: Path, instant: bool) -> None:
+    rng = random.Random(3)
+    frames = frames_of([some_rows(rng) for _ in range(9)])
+    cut = Cut(1, frames[6].upto)
+    with closing(StreamStore(tmp_path / "s", SPEC)) as store:
+        for each in frames:
+            store.append(each)
+        for number, wanted in enumerate([SPEC.volumes[:1], SPEC.volumes[1:], SPEC.volumes]):
+            made = store.scratch(cut, tmp_path / str(number), iter([v.id for v in wanted]), instant=instant)
+            assert list(made) == [v.id for v in wanted]
+            for id_, disk in made.items():
+                assert disk.read(0, disk.size) == contents(frames, cut.position)[id_]
+                disk.close()
+
+
 def test_a_flipped_bit_anywhere_in_the_journal_is_seen(tmp_path: Path) -> None:
     """In the columns when the view is made, in the content when it is read; what is served is right or an error."""
     rng = random.Random(9)

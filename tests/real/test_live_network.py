@@ -152,7 +152,7 @@ def test_a_linux_guest_takes_its_new_address_and_stops_when_it_is_asked_to(netns
 
     async def check(sites: Sites) -> None:
         await sites.london.hypervisor.power_on("web")
-        await sites.london.hypervisor.wait("web", 120)
+        await sites.london.hypervisor.wait("web", 280)
         assert await answers(netns, "10.77.0.5", "production"), "where it has always been"
         await sites.london.protect(sites.vpg("crm", "web"))
         await sites.checkpoint("crm", "good")
