@@ -64,14 +64,14 @@ class LocalVm:
 class LocalHypervisor:
     """The VMs under one folder. `splitter`: the socket of their disks. `accel`: tcg or kvm. `reconnect`: see above.
 
-    `networks`: those that NICs can be on.
+    `networks`: those that NICs can be on; None: any name is one that reaches nobody.
     """
 
     def __init__(
         self, folder: Path, splitter: Path, *, accel: str = "tcg", reconnect: int = RECONNECT,
         networks: Mapping[str, LiveNetwork] | None = None,
     ) -> None:  # fmt: skip
-        self._networks = networks or {}
+        self._networks = networks
         self.folder, self._splitter, self._accel, self._reconnect = folder, splitter, accel, reconnect
         self.stopped: set[str] = set()
         """VMs that an error of a disk had paused when they were last looked at."""
@@ -124,12 +124,15 @@ class LocalHypervisor:
 
     def change(self, name: str, *, disks: Sequence[str] | None = None, nics: Sequence[dict[str, Any]] | None = None,
                owner: str | None = None) -> None:  # fmt: skip
-        """Change what a VM consists of, for its next power on. Raises PlatformError when there is none."""
+        """Change what a VM consists of, for its next power on. Raises PlatformError when there is none.
+
+        A NIC without a MAC address gets the one that its VM's name makes.
+        """
         vm = self.vm(name)
-        self._put(
-            replace(vm, owner=vm.owner if owner is None else owner, disks=vm.disks if disks is None else tuple(disks),
-                    nics=vm.nics if nics is None else tuple(nics))
-        )  # fmt: skip
+        owner = vm.owner if owner is None else owner
+        if nics is not None:
+            vm = replace(vm, nics=tuple({"mac": network.mac_of(name, n)} | nic for n, nic in enumerate(nics)))
+        self._put(replace(vm, owner=owner, disks=vm.disks if disks is None else tuple(disks)))
 
     async def delete(self, name: str) -> None:
         """Power a VM off and delete it, not its disks. Nothing to do when there is none."""

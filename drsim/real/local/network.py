@@ -58,7 +58,7 @@ def _with_mask(nic: Mapping[str, Any]) -> str:
 
 
 def options(
-    nics: Sequence[Mapping[str, Any]], networks: Mapping[str, LiveNetwork], taps: ExitStack
+    nics: Sequence[Mapping[str, Any]], networks: Mapping[str, LiveNetwork] | None, taps: ExitStack
 ) -> tuple[list[str], list[int]]:
     """QEMU's options for the NICs, and the descriptors that it has to inherit; `taps` closes ours.
 
@@ -68,10 +68,10 @@ def options(
     inherited: list[int] = []
     for n, nic in enumerate(nics):
         name = nic["network"]
-        if name not in networks:
+        if networks is not None and name not in networks:
             known = ", ".join(networks) or "none"
             raise PlatformError(f"there is no network {name}", hint=f"the site's file has: {known}")
-        network = networks[name]
+        network = LiveNetwork() if networks is None else networks[name]
         if network.bridge is None:
             backend = f"user,id=net{n},restrict=on"
         else:
