@@ -49,7 +49,7 @@ def slow_disk(path: Path) -> None:
             time.sleep(float(path.read_text()))
         real(fd)
 
-    os.fdatasync = fdatasync
+    os.fdatasync = fdatasync  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

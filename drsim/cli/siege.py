@@ -128,7 +128,7 @@ class _Field:
                 vm: {"host": host, "disks": {"data": {"path": f"{vm}.disk", "size": f"{SIZE} B"}}}
                 for vm, host in zip(VMS, ("london-1", "london-2"), strict=True)
             }
-            common = {"tweaks": {"peer_timeout": "2 s", "frame_delay": "2 ms"}}
+            common = {"tweaks": {"peer_timeout": "5 s", "frame_delay": "2 ms"}}
             write_site(folder, "leeds", {
                 "link": {"peer": "london", "listen": f"127.0.0.1:{port}"}, "hosts": {"leeds-1": {}}, **common,
             })  # fmt: skip
@@ -281,7 +281,7 @@ class _Field:
 
     def _stall(self, site: SiteProcess) -> None:
         site.process.send_signal(signal.SIGSTOP)
-        self._pause(4)
+        self._pause(8)
         site.process.send_signal(signal.SIGCONT)
 
     def _cut(self) -> None:
@@ -291,7 +291,7 @@ class _Field:
 
     def _black_hole(self) -> None:
         self.wan.hold(on=True)
-        self._pause(5)
+        self._pause(10)
         self.wan.hold(on=False)
 
     def _slow(self) -> None:

@@ -14,6 +14,7 @@ import gzip
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ SHOWN = {
 Records = dict[str, list[dict[str, Any]]]
 
 
-def record(runs: dict[str, Scenario], repeats: dict[str, int]) -> Records:
-    """Run them live, in turns."""
+def record(runs: dict[str, Scenario], repeats: dict[str, int], done: Callable[[Records], None]) -> Records:
+    """Run them live, in turns; `done` is called after each."""
     from live import MEMORY, go_first, measure
 
     go_first()
@@ -56,6 +57,7 @@ def record(runs: dict[str, Scenario], repeats: dict[str, int]) -> Records:
                     if seen["late_s"] <= LATE or attempt == TRIES - 1:
                         break
                 found[name].append(seen)
+                done(found)
     return found
 
 
@@ -67,8 +69,9 @@ def kept() -> Records:
 
 
 def keep(records: Records) -> None:
-    """Keep what is needed of live runs."""
+    """Keep what is needed of these live runs, and of others what was kept."""
     wanted = ("CheckpointListed", "SyncEnded")
+    records = (kept() if KEPT.exists() else {}) | {name: each for name, each in records.items() if each}
     for each in records.values():
         for one in each:
             one["facts"] = [[round(at, 4), site, fact, what] for at, site, fact, what in one["facts"] if fact in wanted]
@@ -143,15 +146,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ("--live", "--quick", "--json"):
         parser.add_argument(option, action="store_true")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="with --live: run these only")
     wanted = parser.parse_args()
     if wanted.quick:
         runs = {name: replace((CALIBRATION | PREDICTED)[name], seconds=12) for name in QUICK_RUNS}
-        records = record(runs, {})
+        records = record(runs, {}, lambda found: None)
         base = calibrate(kept())
         table, bands = compare(runs, records, base), QUICK
     else:
         if wanted.live:
-            keep(record(CALIBRATION | PREDICTED, REPEATS))
+            every = CALIBRATION | PREDICTED
+            record({name: every[name] for name in wanted.only or every}, REPEATS, keep)
         records = kept()
         base = calibrate(records)
         table, bands = compare(PREDICTED, records, base), BANDS
