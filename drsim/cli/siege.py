@@ -110,12 +110,9 @@ class _Field:
             "restore killed": self._killed_restore,
             "journal torn": lambda: self._damage(torn=True),
             "journal bit flipped": lambda: self._damage(torn=False),
+            "source clock stepped": lambda: havoc.step_clock(self.folder, self.london, self.rng),
+            "target clock stepped": lambda: havoc.step_clock(self.folder, self.leeds, self.rng),
         }
-        if havoc.faketime() is not None:
-            self.faults |= {
-                "source clock stepped": lambda: havoc.step_clock(self.folder, self.london, self.rng),
-                "target clock stepped": lambda: havoc.step_clock(self.folder, self.leeds, self.rng),
-            }
 
     def __enter__(self) -> "_Field":
         folder, stack = self.folder, self._stack
