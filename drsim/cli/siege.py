@@ -110,12 +110,9 @@ class _Field:
             "restore killed": self._killed_restore,
             "journal torn": lambda: self._damage(torn=True),
             "journal bit flipped": lambda: self._damage(torn=False),
+            "source clock stepped": lambda: havoc.step_clock(self.folder, self.london, self.rng),
+            "target clock stepped": lambda: havoc.step_clock(self.folder, self.leeds, self.rng),
         }
-        if havoc.faketime() is not None:
-            self.faults |= {
-                "source clock stepped": lambda: havoc.step_clock(self.folder, self.london, self.rng),
-                "target clock stepped": lambda: havoc.step_clock(self.folder, self.leeds, self.rng),
-            }
 
     def __enter__(self) -> "_Field":
         folder, stack = self.folder, self._stack
@@ -128,7 +125,7 @@ class _Field:
                 vm: {"host": host, "disks": {"data": {"path": f"{vm}.disk", "size": f"{SIZE} B"}}}
                 for vm, host in zip(VMS, ("london-1", "london-2"), strict=True)
             }
-            common = {"tweaks": {"peer_timeout": "2 s", "frame_delay": "2 ms"}}
+            common = {"tweaks": {"peer_timeout": "5 s", "frame_delay": "2 ms"}}
             write_site(folder, "leeds", {
                 "link": {"peer": "london", "listen": f"127.0.0.1:{port}"}, "hosts": {"leeds-1": {}}, **common,
             })  # fmt: skip
@@ -281,7 +278,7 @@ class _Field:
 
     def _stall(self, site: SiteProcess) -> None:
         site.process.send_signal(signal.SIGSTOP)
-        self._pause(4)
+        self._pause(8)
         site.process.send_signal(signal.SIGCONT)
 
     def _cut(self) -> None:
@@ -291,7 +288,7 @@ class _Field:
 
     def _black_hole(self) -> None:
         self.wan.hold(on=True)
-        self._pause(5)
+        self._pause(10)
         self.wan.hold(on=False)
 
     def _slow(self) -> None:

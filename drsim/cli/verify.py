@@ -48,6 +48,10 @@ def verify(
     rounds: Annotated[
         int | None, typer.Option(help="Of --live: how many faults; 20 when nothing is said.", min=1)
     ] = None,
+    every_step: Annotated[
+        int | None,
+        typer.Option(help="Of --live, in place of faults: kill the manager at every Nth step of each operation.", min=1),
+    ] = None,
 ) -> None:
     """Let a swarm of byte programs attack the core, and check every property after every step.
 
@@ -57,10 +61,13 @@ def verify(
     if live:
         if seconds or programs or workers or scheduler or save:
             raise FileError("--live was given with an option of the swarm", hint="it takes --rounds, --seed and --json")
+        if every_step is not None:
+            _verify_steps(every_step, as_json=as_json)
+            return
         _verify_live(rounds or 20, seed, as_json=as_json)
         return
-    if rounds is not None:
-        raise FileError("--rounds was given without --live", hint="--programs or --seconds end a swarm")
+    if rounds is not None or every_step is not None:
+        raise FileError("--rounds or --every-step was given without --live", hint="--programs or --seconds end a swarm")
     if seconds is not None and programs is not None:
         raise FileError("--seconds and --programs were both given", hint="one of them ends the run")
     if seconds is None and programs is None:
@@ -116,6 +123,36 @@ def _verify_live(rounds: int, seed: int, *, as_json: bool) -> None:
     console.print(
         f"{tally.writes:,} writes; {tally.transcripts} transcripts played again, {tally.steps:,} steps", highlight=False
     )
+    console.print("no violation", style="bold green")
+
+
+def _verify_steps(stride: int, *, as_json: bool) -> None:
+    try:
+        from drsim.cli.everystep import every_step
+    except ImportError as error:
+        raise PlatformError(f"real sites need {error.name}", hint="install drsim[live]") from error
+    if shutil.which("qemu-system-x86_64") is None:
+        raise PlatformError("qemu-system-x86_64 is not installed", hint="Debian package qemu-system-x86")
+    folder = Path(tempfile.mkdtemp(prefix="drsim-live-"))
+    errors = Console(stderr=True)
+    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=errors, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        try:
+            killed = every_step(
+                folder / "estate", stride=stride,
+                progress=lambda name, n: bar.update(task, description=f"{name}, killed at step {n}"),
+            )  # fmt: skip
+        except Violation as violation:
+            bar.stop()
+            _violated(violation.prop, violation.message)
+            console.print(f"  kept  {folder}: logs, histories, disks", highlight=False)
+            raise typer.Exit(1) from None
+    shutil.rmtree(folder)
+    if as_json:
+        print(json.dumps(killed, indent=2))  # noqa: T201
+        return
+    for name, steps in killed.items():
+        console.print(f"{name}: killed at {steps} steps", highlight=False)
     console.print("no violation", style="bold green")
 
 

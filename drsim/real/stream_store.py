@@ -264,8 +264,11 @@ class StreamStore:
         `instant`: the journal is not laid out in them but read where it lies. The cut must stay pinned until they are
         whole. Raises PlatformError as `rebuild` does.
         """
-        wanted, made = set(volumes), dict[VolumeId, Scratch]()
+        wanted = set(volumes)
         infos = [v for v in self.spec.volumes if v.id in wanted]
+        if len(infos) < len(wanted):
+            raise PlatformError(f"not all of the volumes {sorted(wanted)} are in this stream", place=str(self.directory))
+        made: dict[VolumeId, Scratch] = {}
         try:
             fresh = [v for v in infos if not (folder / f"volume-{v.id}.laid").exists()]
             if fresh:

@@ -26,8 +26,8 @@ class Components:
         self._crashed: set[Address] = set()  # its memory is gone
         self._outages: dict[Address, int] = {}
 
-    def down(self, address: Address, lasts: int, kind: str, *, crash: bool) -> None:
-        """A component is down for so many nanoseconds."""
+    def down(self, address: Address, lasts: int, kind: str, *, crash: bool, noticed: int | None = None) -> None:
+        """A component is down for so many nanoseconds. noticed: when its peers notice a crash, if not after a timeout."""
         world = self._world
         if address not in world.kernel.machines or site_of(address) in world.dead_sites:
             return
@@ -42,7 +42,8 @@ class Components:
             return
         outage = self._outages[address] = self._outages.get(address, 0) + 1
         if crash:
-            world.clock.call(world.model.tweaks.peer_timeout, lambda: self._notice(address, outage))
+            after = world.model.tweaks.peer_timeout if noticed is None else noticed
+            world.clock.call(after, lambda: self._notice(address, outage))
         else:
             world.stop(address)
         self._close(address)

@@ -234,7 +234,8 @@ class Injector:
         self, addresses: Sequence[Address], fault: VraRestart | VraCrash | ManagerCrash | HostLoss, *, crash: bool
     ) -> None:
         for address in addresses:
-            self.components.down(address, fault.lasts, fault.kind, crash=crash)
+            noticed = fault.noticed if isinstance(fault, VraCrash) else None
+            self.components.down(address, fault.lasts, fault.kind, crash=crash, noticed=noticed)
 
     def _lose(self, site: str) -> None:
         world = self.world

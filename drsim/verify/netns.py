@@ -7,7 +7,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from drsim.core.errors import PlatformError
 from drsim.verify.emulator import ADDRESSES, Settings
@@ -73,13 +72,14 @@ class EmulatedWan:
         """What was carried, and what was not."""
         return self.change()
 
-    def _answer(self) -> Any:
+    def _answer(self) -> dict[str, dict[str, int]]:
         assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise PlatformError("the emulated WAN has ended", hint="what it said is above")
-        return json.loads(line)
+        found: dict[str, dict[str, int]] = json.loads(line)
+        return found
 
     def close(self) -> None:
         """End it; the namespaces are gone when their last process is."""
@@ -92,6 +92,8 @@ class EmulatedWan:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
         for name in self.namespaces:
             with suppress(PlatformError):
                 _ip("netns", "del", name)

@@ -118,7 +118,7 @@ def model(scenario: Scenario, found: "Parameters", *, away: float | None = None,
     if scenario.killed is not None:
         at, lasts = scenario.killed[0], int((scenario.killed[1] if away is None else away) * SECOND)
         faults += [
-            {"kind": "vra-crash", "host": TARGET_HOST, "at": int(at * SECOND), "lasts": lasts},
+            {"kind": "vra-crash", "host": TARGET_HOST, "at": int(at * SECOND), "lasts": lasts, "noticed": 0},
             {"kind": "manager-crash", "site": "leeds", "at": int(at * SECOND), "lasts": lasts},
         ]
     if scenario.ends is not None:

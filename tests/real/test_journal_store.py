@@ -26,6 +26,7 @@ from live import (
 
 from drsim.core.errors import PeerError, PlatformError, StoreFull
 from drsim.core.messages import Cut, Frame
+from drsim.core.names import VolumeId
 from drsim.core.units import SECTOR
 from drsim.real.journal_store import JournalStore
 from drsim.real.stream_store import StreamStore
@@ -395,3 +396,18 @@ def test_a_journal_store_rebuilds_a_checkpoint_of_its_streams(tmp_path: Path) ->
         journals.promote(STREAM, frames[0].upto)
         images = journals.rebuild({STREAM: Cut(1, frames[1].upto)}, tmp_path / "images")
     assert read_images(images) == contents(frames, frames[1].upto)
+
+
+def test_scratch_disks_are_of_every_volume_that_is_asked_for(tmp_path: Path) -> None:
+    """By whatever iterator they are named: a VM without its disks must never be powered on."""
+    with store_at(tmp_path / "journal") as stream:
+        first = frame([(0, 0, 3, b"a" * SECTOR), (1, 1, 4, b"b" * SECTOR), (1, 2, 5, b"c" * SECTOR)], (0, 0))
+        stream.append(first)
+        cut = Cut(first.epoch, first.upto)
+        made = stream.scratch(cut, tmp_path, map(VolumeId, [1, 2]))
+        assert bytes(made[VolumeId(1)].read(4 * SECTOR, SECTOR)) == b"b" * SECTOR
+        assert bytes(made[VolumeId(2)].read(5 * SECTOR, SECTOR)) == b"c" * SECTOR
+        for disk in made.values():
+            disk.close()
+        with pytest.raises(PlatformError, match="not all of the volumes"):
+            stream.scratch(cut, tmp_path, map(VolumeId, [1, 9]))
