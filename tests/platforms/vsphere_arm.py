@@ -1,8 +1,8 @@
 """The arm `vsphere`: the real adapter and pyvmomi, over TLS, against the vCenter simulator of the govmomi project.
 
 The simulator knows inventory, tasks, sessions and events, but no content: our proxy gives new disks their descriptor
-and size, and plays changed block tracking. What a recovered VM's disk holds is proved by QEMU, which boots the file that
-the vCenter names.
+and size, and plays changed block tracking. What a recovered VM's disk holds is proved by QEMU, which boots the file
+that the vCenter names.
 """
 
 import asyncio
