@@ -5,7 +5,8 @@ looked for again. Whose a VM is stands in its `extraConfig` and, for people, in 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +24,7 @@ from drsim.real.ports import (
     HostChanged,
     HostFacts,
     Moved,
+    NewVm,
     NotFound,
     Power,
     StoreFacts,
@@ -33,6 +35,8 @@ from drsim.real.vsphere.session import TROUBLE, Refused, Session, Updates, blame
 
 OWNER, NICS = "drsim.owner", "drsim.nics"
 """Keys of a VM's extraConfig: who made it, and the network adapters that it was given."""
+RECENT = 10.0
+"""Seconds for which free room, and what this session has made itself, is not looked at again."""
 HOST = ("name", "runtime.connectionState", "runtime.inMaintenanceMode", "hardware.memorySize",
          "hardware.cpuInfo.numCpuCores", "summary.quickStats.overallMemoryUsage")  # fmt: skip
 _VM = ("name", "runtime.host", "runtime.powerState", "config.hardware", "config.firmware", "config.extraConfig",
@@ -80,6 +84,7 @@ class VsphereInventory:
         self.session = session
         self._index: dict[tuple[type, str], Any] = {}
         self._views: dict[type, Any] = {}
+        self._lately: dict[tuple[type, str], tuple[float, Any, dict[str, Any]]] = {}
         self._reading: asyncio.Lock = asyncio.Lock()
         self.datacenter: Any = None
         session.fresh.append(self._views.clear)
@@ -233,6 +238,23 @@ class VsphereInventory:
             raise NotFound(f"no {_WORDS.get(kind.__name__, 'object')} is called {name}", place=self.session.place)
         return found
 
+    async def lately(self, kind: type, name: str, *paths: str, now: bool = False) -> tuple[Any, dict[str, Any]]:
+        """One object and its properties as of a few seconds ago at most; what is changed in them stays so long.
+
+        `now`: what was found so would be held against somebody, so it is looked at again.
+        """
+        made, thing, facts = self._lately.get((kind, name), (0.0, None, {}))
+        if now or time.monotonic() - made > RECENT or not facts.keys() >= set(paths):
+            thing, facts = await self.one(kind, name, *paths)
+            self._lately[kind, name] = time.monotonic(), thing, facts
+        return thing, facts
+
+    def took(self, vm: NewVm, made: Any) -> None:
+        """A VM has been made; its host has its memory to give, and does not say so at once."""
+        self._index[vim.VirtualMachine, vm.name] = made
+        _, _, facts = self._lately[vim.HostSystem, vm.host]
+        facts[HOST[-1]] = facts.get(HOST[-1], 0) + vm.memory // _MIB
+
     def forget(self, kind: type, name: str) -> None:
         """This name is not to be trusted."""
         self._index.pop((kind, name), None)
@@ -252,7 +274,7 @@ class VsphereInventory:
         return known
 
 
-def host_facts(facts: dict[str, Any]) -> HostFacts:
+def host_facts(facts: Mapping[str, Any]) -> HostFacts:
     """A host, of the properties that are read of it."""
     used = facts.get("summary.quickStats.overallMemoryUsage", 0) * _MIB
     free = max(0, facts.get("hardware.memorySize", 0) - used)
