@@ -489,3 +489,9 @@ def test_what_is_not_mounted_is_read_through_the_appliance(center: VCenter) -> N
         assert (await here.inventory.vm("web")).disks == (disk,)
 
     _with_a_disk(center, work, datastores={})
+
+
+def test_the_guide_lists_the_privileges() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "vsphere.md"
+    rows = re.findall(r"^\| `(\w+\.\w.*)` \| (.*) \|$", guide.read_text(), re.M)
+    assert rows == [(need.privilege, need.why) for need in NEEDED]
