@@ -4,7 +4,7 @@
 
 The floor is what the simulator itself takes: the same calls, as they went over the wire, sent again to a fresh one by a
 program that does nothing else, one after the other over one connection with the same TLS. All take turns, and each
-figure is the median of the rounds. What is laid out on the disks takes no time here.
+figure is the median of the rounds. Processor time is that of both sides. What is laid out on the disks takes no time.
 
 A call is necessary when it changes something, says how that ended, looks before it (whoever lost an answer must not do
 it twice), finds the disk on the appliance, or sees that the guest is up. Everything else is beyond.
@@ -15,12 +15,14 @@ import asyncio
 import http.client
 import json
 import re
+import resource
 import ssl
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +103,21 @@ def recorded(vms: int) -> tuple[Calls, Calls]:
     return asyncio.run(main())
 
 
-def ours(vms: int, *, together: bool) -> float:
-    """Seconds of a failover by drsim."""
+@contextmanager
+def fresh() -> Iterator[tuple[int, dict[str, Path]]]:
+    """A simulator without the proxy, with TLS of its own."""
+    pem = str(certificates() / "server.pem")
+    with started("-cert", pem, "-key", pem) as found:
+        yield found
+
+
+def used() -> float:
+    """Processor seconds of this process, and of the simulators that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def ours(vms: int, *, together: bool) -> tuple[float, float]:
+    """Seconds of a failover by drsim; and the processors' of both sides."""
 
     async def main(port: int, stores: dict[str, Path]) -> float:
         spec = spec_of(_At(port, stores))
@@ -113,14 +128,17 @@ def ours(vms: int, *, together: bool) -> float:
         await platform.close()
         return took
 
-    with started(*_tls()) as (port, stores):
-        return asyncio.run(main(port, stores))
+    before = used()
+    with fresh() as (port, stores):
+        took = asyncio.run(main(port, stores))
+    return took, used() - before
 
 
-def floor(coming_in: Calls, calls: Calls) -> float:
-    """Seconds that the simulator takes for the same calls. Names that it makes up anew are put in."""
+def floor(coming_in: Calls, calls: Calls) -> tuple[float, float]:
+    """Seconds for the same calls alone; and the processors' of both sides. Names that it makes up anew are put in."""
     names: dict[bytes, bytes] = {}
-    with started(*_tls()) as (port, _):
+    before = used()
+    with fresh() as (port, _):
         context = ssl.create_default_context(cafile=certificates() / "ca.pem")
         connection, cookie = http.client.HTTPSConnection("127.0.0.1", port, context=context), ""
 
@@ -145,7 +163,7 @@ def floor(coming_in: Calls, calls: Calls) -> float:
             send(call)
         took = time.perf_counter() - begun
         connection.close()
-        return took
+    return took, used() - before
 
 
 class _At:
@@ -155,24 +173,25 @@ class _At:
         self.port, self.stores = port, stores
 
 
-def _tls() -> tuple[str, ...]:
-    pem = str(certificates() / "server.pem")
-    return "-cert", pem, "-key", pem
-
-
 def measured(vms: int, rounds: int) -> dict[str, Any]:
     """Everything that the table in README.md says."""
     coming_in, calls = recorded(vms)
-    took = [(ours(vms, together=True), ours(vms, together=False), floor(coming_in, calls)) for _ in range(rounds)]
+    ways: dict[str, Callable[[], tuple[float, float]]] = {
+        "together": lambda: ours(vms, together=True),
+        "one by one": lambda: ours(vms, together=False),
+        "floor": lambda: floor(coming_in, calls),
+    }
+    took = [{name: way() for name, way in ways.items()} for _ in range(rounds)]
+    seconds = {name: statistics.median(each[name][0] for each in took) for name in ways}
+    ratios = {name: statistics.median(each[name][0] / each["floor"][0] for each in took) for name in ways}
+    busy = {name: statistics.median(each[name][1] / each["floor"][1] for each in took) for name in ways}
     changing = sum(changes(method) for method, _, _ in calls)
     necessary = 3 * changing + 2 * vms
     return {
         "vms": vms,
-        "together, s": statistics.median(a for a, _, _ in took),
-        "one by one, s": statistics.median(b for _, b, _ in took),
-        "floor, s": statistics.median(c for _, _, c in took),
-        "ratio, together": statistics.median(a / c for a, _, c in took),
-        "ratio, one by one": statistics.median(b / c for _, b, c in took),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "of the floor": {name: round(value, 2) for name, value in ratios.items()},
+        "of the floor, processor time": {name: round(value, 2) for name, value in busy.items()},
         "calls": len(calls),
         "changing": changing,
         "beyond the necessary, for each VM": (len(calls) - necessary) / vms,

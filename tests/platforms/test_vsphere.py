@@ -341,6 +341,27 @@ def test_disks_go_on_over_controllers_in_order(center: VCenter) -> None:
     run(center, work)
 
 
+def test_many_vms_at_once_have_each_their_own_disk(center: VCenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at all VMs and disks are shared, go on while others change what is looked at, and are soon out of date."""
+
+    async def work(here: Platform) -> None:
+        async def one(n: int) -> None:
+            await here.hypervisor.create(a_vm(f"web-{n}"))
+            disk = await here.disks.create(f"d{n}", 1024, STORE, ME)
+            await here.hypervisor.attach(f"web-{n}", disk)
+            assert (await here.disks.disk(disk)).attached == f"web-{n}"
+            assert disk in [found.id for found in await here.disks.owned(ME)]
+            await here.hypervisor.detach(f"web-{n}", disk)
+            assert not (await here.disks.disk(disk)).attached
+            await here.disks.delete(disk, ME)
+            assert disk not in [found.id for found in await here.disks.owned(ME)]
+
+        await asyncio.gather(*map(one, range(6)))
+
+    monkeypatch.setattr("drsim.real.vsphere.disks.RECENT", 0.02)
+    run(center, work)
+
+
 def test_networks_are_given_to_a_vm_that_is_off(center: VCenter) -> None:
     async def work(here: Platform) -> None:
         await here.hypervisor.create(a_vm())

@@ -8,9 +8,10 @@ some seconds and kept up to date by what is done here, because an owner has one 
 disk is looked at again before that is held against anybody. The vCenter's own locks see to what others do meanwhile.
 """
 
+import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ class VsphereDisks:
     def __init__(self, inventory: VsphereInventory) -> None:
         self._inventory, self._session = inventory, inventory.session
         self._held: dict[DiskId, tuple[Any, str]] = {}
-        self._looked = -RECENT
+        self._done: list[tuple[float, Callable[[], None]]] = []
+        self._looked, self._looking, self._listing = -RECENT, asyncio.Lock(), asyncio.Lock()
         self._browsers: dict[str, Any] = {}
         self._lists: dict[str, tuple[float, dict[DiskId, int]]] = {}
 
@@ -120,14 +122,16 @@ class VsphereDisks:
         """The disks that an owner has, on all datastores."""
 
         async def work() -> list[DiskFacts]:
-            sizes = self._recent(owner)
-            if sizes is None:
-                sizes = {}
-                stores = await self._inventory.all(vim.Datastore, "name")
-                for store in sorted(called(facts["name"]) for _, facts in stores):
-                    for file, size in await self._search(store, FOLDER, f"{escaped(owner)}+*"):
-                        sizes[path_of(store, owner, owner_and_name(FOLDER, file)[1])] = size
-                self._lists[owner] = time.monotonic(), sizes
+            async with self._listing:
+                sizes = self._recent(owner)
+                if sizes is None:
+                    begun, sizes = time.monotonic(), {}
+                    stores = await self._inventory.all(vim.Datastore, "name")
+                    for store in sorted(called(facts["name"]) for _, facts in stores):
+                        for file, size in await self._search(store, FOLDER, f"{escaped(owner)}+*"):
+                            sizes[path_of(store, owner, owner_and_name(FOLDER, file)[1])] = size
+                    self._lists[owner] = begun, sizes
+                    self._redo(begun)
             return [await self._facts(disk, size) for disk, size in sorted(sizes.items())]
 
         return await self._session.patient(f"list the disks of {owner}", work)
@@ -197,6 +201,10 @@ class VsphereDisks:
 
     def held(self, disk: DiskId, vm: tuple[Any, str] | None) -> None:
         """A VM has a disk now; None: nobody has."""
+        self._done.append((time.monotonic(), lambda: self._hold(disk, vm)))
+        self._hold(disk, vm)
+
+    def _hold(self, disk: DiskId, vm: tuple[Any, str] | None) -> None:
         if vm is not None:
             self._held[disk] = vm
         else:
@@ -204,17 +212,25 @@ class VsphereDisks:
 
     async def _holders(self) -> dict[DiskId, tuple[Any, str]]:
         """Which VM has which disk, as of a moment ago, and what we have done since."""
-        if time.monotonic() - self._looked > RECENT:
-            found = await self._inventory.all(vim.VirtualMachine, "name", "config.hardware.device")
-            self._looked, self._held = (
-                time.monotonic(),
-                {
+        async with self._looking:
+            begun = time.monotonic()
+            if begun - self._looked > RECENT:
+                found = await self._inventory.all(vim.VirtualMachine, "name", "config.hardware.device")
+                self._looked = begun
+                self._held = {
                     disk_id(disk): (vm, called(facts["name"]))
                     for vm, facts in found
                     for disk in disks_of(facts.get("config.hardware.device"))
-                },
-            )
+                }
+                self._redo(begun)
         return self._held
+
+    def _redo(self, begun: float) -> None:
+        """What we have done since a look began may not be in it."""
+        self._done = [(at, again) for at, again in self._done if at >= begun - 2 * RECENT]
+        for at, again in self._done:
+            if at >= begun:
+                again()
 
     def _recent(self, owner: str) -> dict[DiskId, int] | None:
         """An owner's disks and their sizes, if they were listed a moment ago; kept up to date by what we do."""
@@ -223,6 +239,10 @@ class VsphereDisks:
 
     def _note(self, disk: DiskId, owner: str, size: int | None) -> None:
         """This disk has been made, or deleted."""
+        self._done.append((time.monotonic(), lambda: self._list(disk, owner, size)))
+        self._list(disk, owner, size)
+
+    def _list(self, disk: DiskId, owner: str, size: int | None) -> None:
         sizes = self._recent(owner)
         if sizes is not None and size is not None:
             sizes[disk] = size

@@ -59,8 +59,11 @@ class VsphereHypervisor:
 
     # -- VMs ---------------------------------------------------------------------------------------------------------
 
-    async def create(self, new: NewVm) -> None:
-        """Make a VM without disks, on a host that takes it. What its guest prints is not seen here."""
+    async def create(self, new: NewVm, *, more: Mapping[str, str] | None = None) -> None:
+        """Make a VM without disks, on a host that takes it. What its guest prints is not seen here.
+
+        `more`: to be written into its extraConfig.
+        """
 
         async def work() -> None:
             with suppress(NotFound):
@@ -74,21 +77,22 @@ class VsphereHypervisor:
             host = await self._host(new)
             await self._inventory.find(vim.Datastore, new.store)
             pool, folder = await self._pool(host), await self._vm_folder()
-            made = await self._session.finished(folder.CreateVM_Task, self._config(new), pool, host)
+            made = await self._session.finished(folder.CreateVM_Task, self._config(new, more or {}), pool, host)
             self._inventory.took(new, made)
 
         async with self._alone(new.name):
             await self._session.patient(f"make VM {new.name}", work)
 
-    def _config(self, new: NewVm) -> Any:
+    def _config(self, new: NewVm, more: Mapping[str, str]) -> Any:
         controller = _KINDS[self._session.spec.controller](key=-1, busNumber=0, sharedBus="noSharing")
         add = vim.vm.device.VirtualDeviceSpec(operation="add", device=controller)
+        written = {OWNER: new.owner, **more}
         return vim.vm.ConfigSpec(
             name=new.name, guestId=self._session.spec.guest, numCPUs=new.cpus, memoryMB=-(-new.memory // _MIB),
             firmware="efi" if new.firmware is Firmware.UEFI else "bios",
             annotation=f"Made by drsim for {new.owner}. It is deleted when that is undone.",
             files=vim.vm.FileInfo(vmPathName=f"[{new.store}]"), deviceChange=[add],
-            extraConfig=[vim.option.OptionValue(key=OWNER, value=new.owner)],
+            extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in written.items()],
         )  # fmt: skip
 
     async def _host(self, new: NewVm) -> Any:

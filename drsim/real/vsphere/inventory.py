@@ -39,7 +39,7 @@ RECENT = 10.0
 """Seconds for which free room, and what this session has made itself, is not looked at again."""
 HOST = ("name", "runtime.connectionState", "runtime.inMaintenanceMode", "hardware.memorySize",
          "hardware.cpuInfo.numCpuCores", "summary.quickStats.overallMemoryUsage")  # fmt: skip
-_VM = ("name", "runtime.host", "runtime.powerState", "config.hardware", "config.firmware", "config.extraConfig",
+VM = ("name", "runtime.host", "runtime.powerState", "config.hardware", "config.firmware", "config.extraConfig",
        "guest.net", "guest.toolsRunningStatus")  # fmt: skip
 _WORDS = {
     "vim.VirtualMachine": "VM", "vim.HostSystem": "host", "vim.Datastore": "datastore", "vim.Network": "network",
@@ -85,7 +85,7 @@ class VsphereInventory:
         self._index: dict[tuple[type, str], Any] = {}
         self._views: dict[type, Any] = {}
         self._lately: dict[tuple[type, str], tuple[float, Any, dict[str, Any]]] = {}
-        self._reading: asyncio.Lock = asyncio.Lock()
+        self._reading, self._listed = asyncio.Lock(), dict[type, float]()
         self.datacenter: Any = None
         session.fresh.append(self._views.clear)
 
@@ -139,7 +139,7 @@ class VsphereInventory:
 
         async def look() -> list[VmFacts]:
             names = await self._names()
-            found = [vm_facts(facts, names) for _, facts in await self.all(vim.VirtualMachine, *_VM)]
+            found = [vm_facts(facts, names) for _, facts in await self.all(vim.VirtualMachine, *VM)]
             return [vm for vm in found if owner is None or vm.owner == owner]
 
         return await self.session.patient("list the VMs", look)
@@ -148,7 +148,7 @@ class VsphereInventory:
         """One VM. Raises NotFound."""
 
         async def look() -> VmFacts:
-            _, facts = await self.one(vim.VirtualMachine, name, *_VM)
+            _, facts = await self.one(vim.VirtualMachine, name, *VM)
             return vm_facts(facts, await self._names())
 
         return await self.session.patient(f"look at VM {name}", look)
@@ -229,10 +229,13 @@ class VsphereInventory:
 
     async def find(self, kind: type, name: str) -> Any:
         """One object by its name, which may be the one that it had a moment ago. Raises NotFound."""
+        asked = time.monotonic()
         if (kind, name) not in self._index:
-            async with self._reading:
-                if (kind, name) not in self._index:
+            async with self._reading:  # whoever waited is content with a list that was begun after it asked
+                begun = time.monotonic()
+                if (kind, name) not in self._index and self._listed.get(kind, 0.0) < asked:
                     await self.all(kind, "name")
+                    self._listed[kind] = begun
         found = self._index.get((kind, name))
         if found is None:
             raise NotFound(f"no {_WORDS.get(kind.__name__, 'object')} is called {name}", place=self.session.place)
