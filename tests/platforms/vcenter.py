@@ -169,25 +169,33 @@ class VCenter:
 
 
 @contextmanager
-def vcenter(certificate: Path, *, hosts: int = 2, vms: int = 1, idle: str = "0s") -> Iterator[VCenter]:
-    """Start one."""
-    command = [simulator(), "-instance", str(uuid.uuid4()), "-user", USER, "-password-env", "VCSIM_PASSWORD"]
-    command += ["-hosts", str(hosts), "-vms", str(vms), "-idle", idle]
+def started(*options: str, hosts: int = 2) -> Iterator[tuple[int, dict[str, Path]]]:
+    """The simulator alone: its port, and its datastores' folders."""
+    command = [simulator(), "-instance", str(uuid.uuid4()), "-user", USER, "-password-env", "VCSIM_PASSWORD", *options]
     environment = {**os.environ, "VCSIM_PASSWORD": PASSWORD}
+    command += ["-hosts", str(hosts)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
-        stores = {name: Path(folder) for name, folder in said["datastores"].items()}
-        proxy = SoapProxy(certificate, said["port"])
-        found = VCenter(proxy, said["port"], stores)
+        try:
+            yield said["port"], {name: Path(folder) for name, folder in said["datastores"].items()}
+        finally:
+            process.stdin.close()
+            process.wait(timeout=30)
+
+
+@contextmanager
+def vcenter(certificate: Path) -> Iterator[VCenter]:
+    """The simulator behind our proxy."""
+    with started() as (port, stores):
+        proxy = SoapProxy(certificate, port)
+        found = VCenter(proxy, port, stores)
         proxy.after.append(found._after)
         proxy.instead["QueryChangedDiskAreas"] = found._changed
         try:
             yield found
         finally:
             proxy.stop()
-            process.stdin.close()
-            process.wait(timeout=30)

@@ -1,8 +1,8 @@
 """The arm `vsphere`: the real adapter and pyvmomi, over TLS, against the vCenter simulator of the govmomi project.
 
 The simulator knows inventory, tasks, sessions and events, but no content: our proxy gives new disks their descriptor
-and size, and plays changed block tracking. What a recovered VM's disk holds is proved by QEMU, which boots the file that
-the vCenter names.
+and size, and plays changed block tracking. What a recovered VM's disk holds is proved by QEMU, which boots the file
+that the vCenter names.
 """
 
 import asyncio
@@ -82,8 +82,8 @@ class VsphereBench:
 
     async def lose_host(self, name: str) -> None:
         """It does not respond any more, once everybody who listens has heard how things are."""
-        for _ in range(200):
-            if self.center.proxy.calls.count("WaitForUpdatesEx") != 1:
+        for _ in range(40):
+            if self.center.proxy.calls.count("WaitForUpdatesEx") > 1:
                 break
             await asyncio.sleep(0.05)
         await asyncio.to_thread(self.center.host_state, name, "notResponding")

@@ -3,12 +3,15 @@
 A disk is `[datastore] drsim/OWNER+NAME.vmdk`, so its place says whose it is, before anything else knows of it;
 characters that a datastore might not take are written ~hh. One folder for all, so that none is left behind empty.
 
-Which VM has a disk is found by looking at all VMs once; after that, what this session attaches and detaches is
-remembered, and looked at again before it is believed. The vCenter's own locks see to what others do meanwhile.
+Which VM has a disk is found by looking at all VMs; an owner's disks by looking at the datastores. Both are good for
+some seconds and kept up to date by what is done here, because an owner has one manager; a VM that is said to have a
+disk is looked at again before that is held against anybody. The vCenter's own locks see to what others do meanwhile.
 """
 
+import asyncio
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,11 @@ from pyVmomi import vim, vmodl
 
 from drsim.core.errors import PlatformError
 from drsim.real.ports import DiskFacts, DiskId, NotFound, QuotaReached, Taken
-from drsim.real.vsphere.inventory import VsphereInventory, called, disk_id, disks_of
+from drsim.real.vsphere.inventory import RECENT, VsphereInventory, called, disk_id, disks_of
 from drsim.real.vsphere.session import Refused, is_fault, suppress_fault
 
 FOLDER = "drsim"
+_STORE = ("summary.freeSpace", "summary.accessible")
 _PATH = re.compile(r"\[(?P<store>[^\]]+)\] (?:(?P<folder>.*)/)?(?P<file>[^/]+)\.vmdk")
 
 
@@ -58,8 +62,11 @@ class VsphereDisks:
 
     def __init__(self, inventory: VsphereInventory) -> None:
         self._inventory, self._session = inventory, inventory.session
-        self._holders: dict[DiskId, Any] | None = None
+        self._held: dict[DiskId, tuple[Any, str]] = {}
+        self._done: list[tuple[float, Callable[[], None]]] = []
+        self._looked, self._looking, self._listing = -RECENT, asyncio.Lock(), asyncio.Lock()
         self._browsers: dict[str, Any] = {}
+        self._lists: dict[str, tuple[float, dict[DiskId, int]]] = {}
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
@@ -68,7 +75,9 @@ class VsphereDisks:
         disk = path_of(store, owner, name)
 
         async def work() -> DiskId:
-            _, facts = await self._inventory.one(vim.Datastore, store, "summary.freeSpace", "summary.accessible")
+            _, facts = await self._inventory.lately(vim.Datastore, store, *_STORE)
+            if not facts.get("summary.accessible", True) or size > facts["summary.freeSpace"]:
+                _, facts = await self._inventory.lately(vim.Datastore, store, *_STORE, now=True)
             if not facts.get("summary.accessible", True):
                 raise QuotaReached(f"datastore {store} cannot be reached by the hosts", place=self._session.place)
             if size > facts["summary.freeSpace"]:
@@ -85,6 +94,10 @@ class VsphereDisks:
                         raise
                     await self._make_folder(store)
                     await self._finished("CreateVirtualDisk_Task", disk, await self._inventory.home(), spec)
+                facts["summary.freeSpace"] -= size
+                self._note(disk, owner, -(-size // 1024) * 1024)
+                return disk
+            self._lists.pop(owner, None)
             return disk
 
         return await self._session.patient(f"make disk {disk}", work)
@@ -93,11 +106,13 @@ class VsphereDisks:
         """Delete a disk that this owner made. Raises Taken while a VM has it."""
 
         async def work() -> None:
-            vm = (await self._holder_names()).get(disk)
-            if vm is not None:
-                raise Taken(f"disk {disk} is attached to {vm}", place=self._session.place, hint="detach it first")
+            holder = await self.holder(disk)
+            if holder is not None:
+                hint = "detach it first"
+                raise Taken(f"disk {disk} is attached to {holder[1]}", place=self._session.place, hint=hint)
             with suppress_fault(vim.fault.FileNotFound):
                 await self._finished("DeleteVirtualDisk_Task", disk, await self._inventory.home())
+            self._note(disk, owner, None)
 
         _, folder, file = parts(disk, self._session.place)
         if owner_and_name(folder, file)[0] == owner:
@@ -107,15 +122,17 @@ class VsphereDisks:
         """The disks that an owner has, on all datastores."""
 
         async def work() -> list[DiskFacts]:
-            names = await self._holder_names()
-            stores = await self._inventory.all(vim.Datastore, "name")
-            found = []
-            for store in sorted(called(facts["name"]) for _, facts in stores):
-                for file, size in await self._search(store, FOLDER, f"{escaped(owner)}+*"):
-                    name = owner_and_name(FOLDER, file)[1]
-                    disk = path_of(store, owner, name)
-                    found.append(DiskFacts(disk, name, size, owner, names.get(disk, "")))
-            return found
+            async with self._listing:
+                sizes = self._recent(owner)
+                if sizes is None:
+                    begun, sizes = time.monotonic(), {}
+                    stores = await self._inventory.all(vim.Datastore, "name")
+                    for store in sorted(called(facts["name"]) for _, facts in stores):
+                        for file, size in await self._search(store, FOLDER, f"{escaped(owner)}+*"):
+                            sizes[path_of(store, owner, owner_and_name(FOLDER, file)[1])] = size
+                    self._lists[owner] = begun, sizes
+                    self._redo(begun)
+            return [await self._facts(disk, size) for disk, size in sorted(sizes.items())]
 
         return await self._session.patient(f"list the disks of {owner}", work)
 
@@ -124,26 +141,35 @@ class VsphereDisks:
         store, folder, file = parts(disk, self._session.place)
 
         async def work() -> DiskFacts:
-            there = await self._search(store, folder, file)
-            if not there:
-                raise NotFound(f"there is no disk {disk}", place=self._session.place)
-            names, (owner, name) = await self._holder_names(), owner_and_name(folder, file)
-            return DiskFacts(disk, name, there[0][1], owner, names.get(disk, ""))
+            sizes = self._recent(owner_and_name(folder, file)[0]) or {}
+            if disk not in sizes:
+                there = await self._search(store, folder, file)
+                if not there:
+                    raise NotFound(f"there is no disk {disk}", place=self._session.place)
+                sizes = {disk: there[0][1]}
+            return await self._facts(disk, sizes[disk])
 
         return await self._session.patient(f"look at disk {disk}", work)
+
+    async def _facts(self, disk: DiskId, size: int) -> DiskFacts:
+        _, folder, file = parts(disk, self._session.place)
+        owner, name = owner_and_name(folder, file)
+        return DiskFacts(disk, name, size, owner, (await self._holders()).get(disk, (None, ""))[1])
 
     async def locate(self, appliance: str, disk: DiskId) -> Path:
         """Where the appliance has a disk: on a datastore that it has mounted, or by the disk's identity."""
 
-        async def work() -> Any:
+        async def work() -> Path:
+            path = self.mounted(disk)
+            if path is not None and (await self._holders()).get(disk, (None, ""))[1] == appliance:
+                return path
             _, facts = await self._inventory.one(vim.VirtualMachine, appliance, "config.hardware.device")
             found = [each for each in disks_of(facts.get("config.hardware.device")) if disk_id(each) == disk]
             if not found:
                 raise NotFound(f"{appliance} does not have disk {disk}", place=self._session.place)
-            return found[0]
+            return path or self._by_identity(appliance, found[0])
 
-        device = await self._session.patient(f"find disk {disk} on {appliance}", work)
-        return self.mounted(disk) or self._by_identity(appliance, device)
+        return await self._session.patient(f"find disk {disk} on {appliance}", work)
 
     # -- what the other ports ask ------------------------------------------------------------------------------------
 
@@ -160,42 +186,68 @@ class VsphereDisks:
             raise PlatformError(f"disk {disk_id(device)} has no identity", place=self._session.place, hint=hint)
         return self._session.base / self._session.spec.devices / f"wwn-0x{identity}"
 
-    async def holder(self, disk: DiskId) -> Any:
-        """The VM that has a disk; None for nobody."""
-        if self._holders is None:
-            self._holders = await self._look_at_all()
-        vm = self._holders.get(disk)
-        if vm is None:
+    async def holder(self, disk: DiskId) -> tuple[Any, str] | None:
+        """The VM that has a disk and its name, looked at just now; None for nobody."""
+        found = (await self._holders()).get(disk)
+        if found is None:
             return None
-        try:
-            facts = await self._session.read(vm, "config.hardware.device")
-        except Refused as error:
-            if not is_fault(error, vmodl.fault.ManagedObjectNotFound):
-                raise
-            facts = {}
+        facts: dict[str, Any] = {}
+        with suppress_fault(vmodl.fault.ManagedObjectNotFound):
+            facts = await self._session.read(found[0], "name", "config.hardware.device")
         if disk in map(disk_id, disks_of(facts.get("config.hardware.device"))):
-            return vm
-        self._holders.pop(disk, None)
+            return found[0], called(facts["name"])
+        self.held(disk, None)
         return None
 
-    def held(self, disk: DiskId, vm: Any) -> None:
+    def held(self, disk: DiskId, vm: tuple[Any, str] | None) -> None:
         """A VM has a disk now; None: nobody has."""
-        if self._holders is not None:
-            self._holders[disk] = vm
-            if vm is None:
-                del self._holders[disk]
+        self._done.append((time.monotonic(), lambda: self._hold(disk, vm)))
+        self._hold(disk, vm)
 
-    async def _look_at_all(self) -> dict[DiskId, Any]:
-        found = await self._inventory.all(vim.VirtualMachine, "name", "config.hardware.device")
-        return {disk_id(disk): vm for vm, facts in found for disk in disks_of(facts.get("config.hardware.device"))}
+    def _hold(self, disk: DiskId, vm: tuple[Any, str] | None) -> None:
+        if vm is not None:
+            self._held[disk] = vm
+        else:
+            self._held.pop(disk, None)
 
-    async def _holder_names(self) -> dict[DiskId, str]:
-        found = await self._inventory.all(vim.VirtualMachine, "name", "config.hardware.device")
-        return {
-            disk_id(disk): called(facts["name"])
-            for _, facts in found
-            for disk in disks_of(facts.get("config.hardware.device"))
-        }
+    async def _holders(self) -> dict[DiskId, tuple[Any, str]]:
+        """Which VM has which disk, as of a moment ago, and what we have done since."""
+        async with self._looking:
+            begun = time.monotonic()
+            if begun - self._looked > RECENT:
+                found = await self._inventory.all(vim.VirtualMachine, "name", "config.hardware.device")
+                self._looked = begun
+                self._held = {
+                    disk_id(disk): (vm, called(facts["name"]))
+                    for vm, facts in found
+                    for disk in disks_of(facts.get("config.hardware.device"))
+                }
+                self._redo(begun)
+        return self._held
+
+    def _redo(self, begun: float) -> None:
+        """What we have done since a look began may not be in it."""
+        self._done = [(at, again) for at, again in self._done if at >= begun - 2 * RECENT]
+        for at, again in self._done:
+            if at >= begun:
+                again()
+
+    def _recent(self, owner: str) -> dict[DiskId, int] | None:
+        """An owner's disks and their sizes, if they were listed a moment ago; kept up to date by what we do."""
+        made, sizes = self._lists.get(owner, (0.0, {}))
+        return sizes if owner and time.monotonic() - made < RECENT else None
+
+    def _note(self, disk: DiskId, owner: str, size: int | None) -> None:
+        """This disk has been made, or deleted."""
+        self._done.append((time.monotonic(), lambda: self._list(disk, owner, size)))
+        self._list(disk, owner, size)
+
+    def _list(self, disk: DiskId, owner: str, size: int | None) -> None:
+        sizes = self._recent(owner)
+        if sizes is not None and size is not None:
+            sizes[disk] = size
+        elif sizes is not None:
+            sizes.pop(disk, None)
 
     async def _finished(self, method: str, *args: Any) -> Any:
         return await self._session.finished(getattr(self._session.content.virtualDiskManager, method), *args)

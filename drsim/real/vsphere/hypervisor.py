@@ -19,7 +19,6 @@ from drsim.real.vsphere.inventory import (
     NICS,
     OWNER,
     VsphereInventory,
-    called,
     cards_of,
     disk_id,
     disks_of,
@@ -60,8 +59,11 @@ class VsphereHypervisor:
 
     # -- VMs ---------------------------------------------------------------------------------------------------------
 
-    async def create(self, new: NewVm) -> None:
-        """Make a VM without disks, on a host that takes it. What its guest prints is not seen here."""
+    async def create(self, new: NewVm, *, more: Mapping[str, str] | None = None) -> None:
+        """Make a VM without disks, on a host that takes it. What its guest prints is not seen here.
+
+        `more`: to be written into its extraConfig.
+        """
 
         async def work() -> None:
             with suppress(NotFound):
@@ -75,32 +77,43 @@ class VsphereHypervisor:
             host = await self._host(new)
             await self._inventory.find(vim.Datastore, new.store)
             pool, folder = await self._pool(host), await self._vm_folder()
-            await self._session.finished(folder.CreateVM_Task, self._config(new), pool, host)
+            made = await self._session.finished(folder.CreateVM_Task, self._config(new, more or {}), pool, host)
+            self._inventory.took(new, made)
 
         async with self._alone(new.name):
             await self._session.patient(f"make VM {new.name}", work)
 
-    def _config(self, new: NewVm) -> Any:
+    def _config(self, new: NewVm, more: Mapping[str, str]) -> Any:
         controller = _KINDS[self._session.spec.controller](key=-1, busNumber=0, sharedBus="noSharing")
         add = vim.vm.device.VirtualDeviceSpec(operation="add", device=controller)
+        written = {OWNER: new.owner, **more}
         return vim.vm.ConfigSpec(
             name=new.name, guestId=self._session.spec.guest, numCPUs=new.cpus, memoryMB=-(-new.memory // _MIB),
             firmware="efi" if new.firmware is Firmware.UEFI else "bios",
             annotation=f"Made by drsim for {new.owner}. It is deleted when that is undone.",
             files=vim.vm.FileInfo(vmPathName=f"[{new.store}]"), deviceChange=[add],
-            extraConfig=[vim.option.OptionValue(key=OWNER, value=new.owner)],
+            extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in written.items()],
         )  # fmt: skip
 
     async def _host(self, new: NewVm) -> Any:
-        host, facts = await self._inventory.one(vim.HostSystem, new.host, *HOST)
+        host, facts = await self._inventory.lately(vim.HostSystem, new.host, *HOST)
+        if self._unfit(new, facts):
+            host, facts = await self._inventory.lately(vim.HostSystem, new.host, *HOST, now=True)
+        why = self._unfit(new, facts)
+        if why:
+            raise QuotaReached(f"host {new.host} {why}", place=self._session.place, hint="choose another host")
+        return host
+
+    @staticmethod
+    def _unfit(new: NewVm, facts: Mapping[str, Any]) -> str:
+        """Why a host cannot take a VM."""
         found = host_facts(facts)
         if not found.usable:
             state = "in maintenance" if facts.get("runtime.inMaintenanceMode") else facts["runtime.connectionState"]
-            raise QuotaReached(f"host {new.host} takes no VMs now: it is {state}", place=self._session.place)
+            return f"takes no VMs now: it is {state}"
         if new.memory > found.memory:
-            message = f"host {new.host} has {found.memory} bytes of memory free; VM {new.name} needs {new.memory}"
-            raise QuotaReached(message, place=self._session.place, hint="choose another host")
-        return host
+            return f"has {found.memory} bytes of memory free; VM {new.name} needs {new.memory}"
+        return ""
 
     async def _pool(self, host: Any) -> Any:
         key = self._session.spec.pool or host
@@ -157,13 +170,14 @@ class VsphereHypervisor:
             if disk in map(disk_id, disks_of(devices)):
                 return
             holder = None if frozen else await self._disks.holder(disk)
-            if holder is not None and holder != vm:
-                other = called((await self._session.read(holder, "name"))["name"])
-                raise Taken(f"disk {disk} is attached to {other}", place=self._session.place, hint="detach it there")
+            if holder is not None and holder[0] != vm:
+                raise Taken(
+                    f"disk {disk} is attached to {holder[1]}", place=self._session.place, hint="detach it there"
+                )
             mode = "independent_nonpersistent" if frozen else "persistent"
             await self._change(vm, self._addition(name, devices, disk, mode))
             if not frozen:
-                self._disks.held(disk, vm)
+                self._disks.held(disk, (vm, name))
 
         async with self._alone(name):
             await self._session.patient(f"attach disk {disk} to VM {name}", work)
@@ -235,9 +249,12 @@ class VsphereHypervisor:
     async def _card(self, key: int, network: str) -> Any:
         found = await self._inventory.find(vim.Network, network)
         if isinstance(found, vim.dvs.DistributedVirtualPortgroup):
-            facts = await self._session.read(found, "key", "config.distributedVirtualSwitch")
-            switch = await self._session.read(facts["config.distributedVirtualSwitch"], "uuid")
-            port = vim.dvs.PortConnection(portgroupKey=facts["key"], switchUuid=switch["uuid"])
+            if found not in self._places:
+                facts = await self._session.read(found, "key", "config.distributedVirtualSwitch")
+                switch = await self._session.read(facts["config.distributedVirtualSwitch"], "uuid")
+                self._places[found] = facts["key"], switch["uuid"]
+            group, uuid = self._places[found]
+            port = vim.dvs.PortConnection(portgroupKey=group, switchUuid=uuid)
             backing = vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=port)
         else:
             backing = vim.vm.device.VirtualEthernetCard.NetworkBackingInfo(deviceName=network, network=found)

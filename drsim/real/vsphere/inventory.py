@@ -5,7 +5,8 @@ looked for again. Whose a VM is stands in its `extraConfig` and, for people, in 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +24,7 @@ from drsim.real.ports import (
     HostChanged,
     HostFacts,
     Moved,
+    NewVm,
     NotFound,
     Power,
     StoreFacts,
@@ -33,9 +35,11 @@ from drsim.real.vsphere.session import TROUBLE, Refused, Session, Updates, blame
 
 OWNER, NICS = "drsim.owner", "drsim.nics"
 """Keys of a VM's extraConfig: who made it, and the network adapters that it was given."""
+RECENT = 10.0
+"""Seconds for which free room, and what this session has made itself, is not looked at again."""
 HOST = ("name", "runtime.connectionState", "runtime.inMaintenanceMode", "hardware.memorySize",
          "hardware.cpuInfo.numCpuCores", "summary.quickStats.overallMemoryUsage")  # fmt: skip
-_VM = ("name", "runtime.host", "runtime.powerState", "config.hardware", "config.firmware", "config.extraConfig",
+VM = ("name", "runtime.host", "runtime.powerState", "config.hardware", "config.firmware", "config.extraConfig",
        "guest.net", "guest.toolsRunningStatus")  # fmt: skip
 _WORDS = {
     "vim.VirtualMachine": "VM", "vim.HostSystem": "host", "vim.Datastore": "datastore", "vim.Network": "network",
@@ -80,7 +84,8 @@ class VsphereInventory:
         self.session = session
         self._index: dict[tuple[type, str], Any] = {}
         self._views: dict[type, Any] = {}
-        self._reading: asyncio.Lock = asyncio.Lock()
+        self._lately: dict[tuple[type, str], tuple[float, Any, dict[str, Any]]] = {}
+        self._reading, self._listed = asyncio.Lock(), dict[type, float]()
         self.datacenter: Any = None
         session.fresh.append(self._views.clear)
 
@@ -134,7 +139,7 @@ class VsphereInventory:
 
         async def look() -> list[VmFacts]:
             names = await self._names()
-            found = [vm_facts(facts, names) for _, facts in await self.all(vim.VirtualMachine, *_VM)]
+            found = [vm_facts(facts, names) for _, facts in await self.all(vim.VirtualMachine, *VM)]
             return [vm for vm in found if owner is None or vm.owner == owner]
 
         return await self.session.patient("list the VMs", look)
@@ -143,7 +148,7 @@ class VsphereInventory:
         """One VM. Raises NotFound."""
 
         async def look() -> VmFacts:
-            _, facts = await self.one(vim.VirtualMachine, name, *_VM)
+            _, facts = await self.one(vim.VirtualMachine, name, *VM)
             return vm_facts(facts, await self._names())
 
         return await self.session.patient(f"look at VM {name}", look)
@@ -224,14 +229,34 @@ class VsphereInventory:
 
     async def find(self, kind: type, name: str) -> Any:
         """One object by its name, which may be the one that it had a moment ago. Raises NotFound."""
+        asked = time.monotonic()
         if (kind, name) not in self._index:
-            async with self._reading:
-                if (kind, name) not in self._index:
+            async with self._reading:  # whoever waited is content with a list that was begun after it asked
+                begun = time.monotonic()
+                if (kind, name) not in self._index and self._listed.get(kind, 0.0) < asked:
                     await self.all(kind, "name")
+                    self._listed[kind] = begun
         found = self._index.get((kind, name))
         if found is None:
             raise NotFound(f"no {_WORDS.get(kind.__name__, 'object')} is called {name}", place=self.session.place)
         return found
+
+    async def lately(self, kind: type, name: str, *paths: str, now: bool = False) -> tuple[Any, dict[str, Any]]:
+        """One object and its properties as of a few seconds ago at most; what is changed in them stays so long.
+
+        `now`: what was found so would be held against somebody, so it is looked at again.
+        """
+        made, thing, facts = self._lately.get((kind, name), (0.0, None, {}))
+        if now or time.monotonic() - made > RECENT or not facts.keys() >= set(paths):
+            thing, facts = await self.one(kind, name, *paths)
+            self._lately[kind, name] = time.monotonic(), thing, facts
+        return thing, facts
+
+    def took(self, vm: NewVm, made: Any) -> None:
+        """A VM has been made; its host has its memory to give, and does not say so at once."""
+        self._index[vim.VirtualMachine, vm.name] = made
+        _, _, facts = self._lately[vim.HostSystem, vm.host]
+        facts[HOST[-1]] = facts.get(HOST[-1], 0) + vm.memory // _MIB
 
     def forget(self, kind: type, name: str) -> None:
         """This name is not to be trusted."""
@@ -252,7 +277,7 @@ class VsphereInventory:
         return known
 
 
-def host_facts(facts: dict[str, Any]) -> HostFacts:
+def host_facts(facts: Mapping[str, Any]) -> HostFacts:
     """A host, of the properties that are read of it."""
     used = facts.get("summary.quickStats.overallMemoryUsage", 0) * _MIB
     free = max(0, facts.get("hardware.memorySize", 0) - used)

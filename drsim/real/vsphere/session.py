@@ -197,6 +197,7 @@ class Session:
                         self.spec.address, self.spec.port, version=_VERSION, sslContext=self._context,
                         poolSize=self.spec.connections, httpConnectionTimeout=self.limits.call + _POLL,
                     )  # fmt: skip
+                self._stub.SetSessionId("")  # a login within a login is refused
                 self.root = vim.ServiceInstance("ServiceInstance", self._stub)
                 self.content = await self.call(self.root.RetrieveContent)
                 version = self.content.about.apiVersion
@@ -236,7 +237,13 @@ class Session:
         """Properties of one thing, or of all in a view."""
         collector = self.content.propertyCollector
         spec, options = _filter(root, kind, paths), vmodl.query.PropertyCollector.RetrieveOptions()
-        page = await self.call(collector.RetrievePropertiesEx, [spec], options)
+        try:
+            page = await self.call(collector.RetrievePropertiesEx, [spec], options)
+        except Refused as error:
+            if isinstance(root, vim.view.View) and is_fault(error, vmodl.fault.ManagedObjectNotFound):
+                gone = error.fault.obj == root  # with its session; else one of its objects has gone just now
+                raise Refused(vim.fault.NotAuthenticated() if gone else vim.fault.ConcurrentAccess()) from error
+            raise
         found = []
         while page is not None:
             found += [(each.obj, {item.name: item.val for item in each.propSet}) for each in page.objects]

@@ -1,6 +1,6 @@
 // Command vcsim starts the vCenter simulator of the govmomi project (Debian ships it as a library) as one site:
 //
-//	vcsim -instance UUID -user NAME -password-env VARIABLE [-cert PEM -key PEM] [-hosts 2] [-vms 1] [-idle 30s]
+//	vcsim -instance UUID -user NAME -password-env VARIABLE [-cert PEM -key PEM] [-hosts 2]
 //
 // It prints one line of JSON, {"port": ..., "datastores": {name: folder}}, when it listens on loopback, and ends when
 // its standard input does, so that it never outlives a test. Beside the API it answers /drsim/host?name=&state=, which
@@ -25,15 +25,13 @@ import (
 
 func main() {
 	m := simulator.VPX()
-	m.Host, m.Pool = 0, 0
+	m.Host, m.Pool, m.Machine = 0, 0, 1
 	instance := flag.String("instance", "", "about.instanceUuid; the simulator's own is the same everywhere")
 	user := flag.String("user", "", "who is let in")
 	secret := flag.String("password-env", "", "the environment variable with the password")
 	cert := flag.String("cert", "", "PEM certificate; without it plain HTTP")
 	key := flag.String("key", "", "PEM key")
 	flag.IntVar(&m.ClusterHost, "hosts", 2, "hosts of the cluster")
-	flag.IntVar(&m.Machine, "vms", 1, "VMs of the cluster")
-	flag.DurationVar(&simulator.SessionIdleTimeout, "idle", 0, "after which a session expires")
 	flag.Parse()
 	log.SetOutput(io.Discard)
 
