@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from moto import settings
 from moto.backends import get_backend
 from moto.core.authorization import ActionAuthenticatorMixin
@@ -49,12 +50,17 @@ class Cloud:
     def client(self, service: str, **more: Any) -> Any:
         """Of an administrator, who is never troubled on purpose."""
         given = {"aws_access_key_id": "admin", "aws_secret_access_key": "admin"} | more
-        return boto3.Session(region_name=REGION, **given).client(service, endpoint_url=self.server.url)
+        once = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
+        return boto3.Session(region_name=REGION, **given).client(service, endpoint_url=self.server.url, config=once)
 
     @property
     def backend(self) -> Any:
         """moto's EC2."""
         return get_backend("ec2")[ACCOUNT][REGION]
+
+    def objects(self) -> Any:
+        """What moto's bucket holds, by key."""
+        return get_backend("s3")[ACCOUNT]["aws"].buckets[BUCKET].keys
 
     def clear(self) -> None:
         """Nothing is left of an earlier bench."""
@@ -64,8 +70,7 @@ class Cloud:
         for id_ in [s.id for s in ec2.snapshots.values() if s.from_ami is None]:
             del ec2.snapshots[id_]
         get_backend("ebs")[ACCOUNT][REGION].snapshots.clear()
-        bucket = get_backend("s3")[ACCOUNT]["aws"].buckets[BUCKET]
-        bucket.keys.clear()
+        self.objects().clear()
         for subnet in self.subnets.values():
             ec2.get_subnet(subnet)._subnet_ips.clear()
         self.server.front.clear()
