@@ -26,7 +26,7 @@ from drsim.verify.conformance.boot import boot
 REGIONS, ACCOUNT, BUCKET = ("eu-west-1", "eu-central-1"), "123456789012", "drsim-journals"
 """The bucket of the first region; of others with their name."""
 ZONE = f"{REGIONS[0]}a"
-LIMITS = Limits(call=10.0, attempts=4, first=0.002, most=0.02)
+LIMITS = Limits(call=120.0, attempts=4, first=0.002, most=0.02)
 LABELS = {"locator": Label.NEVER, "changes": Label.FAKE}
 
 
@@ -70,10 +70,8 @@ class Cloud:
     def clear(self) -> None:
         """Nothing is left of an earlier bench."""
         ec2 = self.backend
-        for part in (ec2.reservations, ec2.volumes, ec2.attachments, ec2.enis, ec2.hosts):
-            part.clear()
-        for id_ in [s.id for s in ec2.snapshots.values() if s.from_ami is None]:
-            del ec2.snapshots[id_]
+        for part in (ec2.reservations, ec2.volumes, ec2.attachments, ec2.enis, ec2.hosts, ec2.snapshots):
+            part.clear()  # of snapshots also those of moto's images: hundreds, which every look would go through
         get_backend("ebs")[ACCOUNT][self.region].snapshots.clear()
         self.objects().clear()
         for subnet in self.subnets.values():
@@ -88,10 +86,12 @@ def server() -> Server:
     return made
 
 
-@cache
 def cloud(region: str = REGIONS[0]) -> Cloud:
     """A region of it."""
-    return Cloud(region)
+    return _cloud(region)
+
+
+_cloud = cache(Cloud)
 
 
 @contextmanager
