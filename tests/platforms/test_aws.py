@@ -143,6 +143,12 @@ def user(name: str, allowed: str) -> tuple[str, str]:
     return key["AccessKeyId"], key["SecretAccessKey"]
 
 
+async def _missing(bench: AwsBench) -> list[str]:
+    """But of EBS direct: moto computes another signature of its calls than the SDK, and refuses all of them."""
+    missing = (await bench.platform.inventory.about()).missing
+    return [action for action in missing if not action.startswith("ebs:")]
+
+
 @on_aws
 async def test_the_policy_of_the_docs_is_enough_and_no_more_is_there(bench: AwsBench) -> None:
     """IAM is asked about every call; without one action it is named, before anything is changed."""
@@ -151,7 +157,7 @@ async def test_the_policy_of_the_docs_is_enough_and_no_more_is_there(bench: AwsB
     (bench.folder / "least").chmod(0o600)
     with guarded():
         bench.platform = await bench.connect(access_key=key, secret={"file": "least"})
-        assert (await bench.platform.inventory.about()).missing == ()
+        assert await _missing(bench) == []
         await make(bench)
         await made_once(bench, "with the least policy")
         changes = bench.platform.changes
@@ -169,7 +175,7 @@ async def test_the_policy_of_the_docs_is_enough_and_no_more_is_there(bench: AwsB
     (bench.folder / "less").chmod(0o600)
     with guarded():
         bench.platform = await bench.connect(access_key=key, secret={"file": "less"})
-        assert (await bench.platform.inventory.about()).missing == ("ec2:CreateVolume", "ec2:RunInstances")
+        assert await _missing(bench) == ["ec2:CreateVolume", "ec2:RunInstances"]
         before = bench.changes()
         with pytest.raises(NotAllowed, match="ec2:RunInstances") as caught:
             await a_vm(bench)
