@@ -6,6 +6,7 @@ listed after all has lost no data by then, because data ages only after a `forge
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -65,6 +66,10 @@ class CatalogStore:
     def forget(self, before: CheckpointId | None) -> None:
         """Remove the checkpoints before this one, None: all, durably. Raises as `keep`."""
         self._put({id_: c for id_, c in self.checkpoints.items() if before is not None and id_ >= before})
+
+    def retain(self, kept: Callable[[Checkpoint], bool]) -> None:
+        """Remove all others, durably. Raises as `keep`."""
+        self._put({id_: c for id_, c in self.checkpoints.items() if kept(c)})
 
     def _put(self, checkpoints: dict[CheckpointId, Checkpoint]) -> None:
         texts = {id_: self._texts.get(id_) or _text(plain(c)) for id_, c in checkpoints.items()}

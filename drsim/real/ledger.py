@@ -40,7 +40,7 @@ class Ledger(Generic[T]):
         """Whether the file may hold more than `state`: a write or sync of it failed. Only opening it anew helps."""
         self._parse, self._compact_bytes = parse, compact_bytes
         if not path.exists():
-            replace_file(path, _entry(0, initial))
+            replace_file(path, entry(0, initial))
         self._fd = os.open(path, os.O_RDWR)
         try:
             self._end, self.serial, self.state = self._scan()
@@ -86,7 +86,7 @@ class Ledger(Generic[T]):
 
     def put(self, state: T) -> None:
         """Make `state` the one that holds, durably. Raises OSError: nothing changed, or the ledger is `broken`."""
-        data = _entry(self.serial + 1, state)
+        data = entry(self.serial + 1, state)
         if self._end + len(data) > self._compact_bytes:
             self._compact(data)
         else:
@@ -125,7 +125,8 @@ class Ledger(Generic[T]):
             self._fd = -1
 
 
-def _entry(serial: int, state: object) -> bytes:
+def entry(serial: int, state: object) -> bytes:
+    """A state as it stands in the file, under its number."""
     header = json.dumps({"n": serial, "state": plain(state)}, separators=(",", ":")).encode()
     return seal(MAGIC, header + b" " * (-(PRELUDE + len(header)) % SECTOR))
 

@@ -106,6 +106,11 @@ class StreamStore:
         """What holds."""
         return self._ledger.state
 
+    @property
+    def serial(self) -> int:
+        """How often that has changed."""
+        return self._ledger.serial
+
     def _check_marker(self) -> None:
         """The two ledgers tell the same story: a promotion stands in both before it begins."""
         state, marked = self.state, self._marker.state
@@ -233,7 +238,7 @@ class StreamStore:
 
         Raises PlatformError when the mirror is past the cut, the journal never stood there, or either is corrupt.
         """
-        self._check_cut(cut)
+        self.check_cut(cut)
         images: dict[int, Path] = {v.id: target / f"volume-{v.id}.img" for v in self.spec.volumes}
         beside = {volume: path.with_suffix(".part") for volume, path in images.items()}
         made: dict[int, Image] = {}
@@ -272,7 +277,7 @@ class StreamStore:
         try:
             fresh = [v for v in infos if not (folder / f"volume-{v.id}.laid").exists()]
             if fresh:
-                self._check_cut(cut)
+                self.check_cut(cut)
             for info in infos:
                 base = self.view(cut, info) if instant and info in fresh else self._mirrors[info.id]
                 made[info.id] = Scratch(folder / f"volume-{info.id}.disk", info, base)
@@ -308,7 +313,8 @@ class StreamStore:
         """The mirror of a volume."""
         return self._mirrors[volume]
 
-    def _check_cut(self, cut: Cut) -> None:
+    def check_cut(self, cut: Cut) -> None:
+        """Raises PlatformError when the volumes cannot be rebuilt as of a cut."""
         state, place = self.state, str(self.directory)
         if len(cut.position) != len(self._logs):
             raise PlatformError(f"a cut of {len(cut.position)} VMs, the stream has {len(self._logs)}", place=place)

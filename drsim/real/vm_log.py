@@ -54,6 +54,11 @@ Tail = tuple[int, int]
 """A segment's number and a length in it: where a log ends."""
 
 
+def segment_path(directory: Path, segment: int) -> Path:
+    """Where a log keeps a segment."""
+    return directory / f"{segment:08d}.segment"
+
+
 @dataclass(frozen=True, slots=True)
 class Holding:
     """What an owner knows of a log. Rows `base + 1 .. end` hold; they lie between segment `first` and the tail.
@@ -110,7 +115,7 @@ class VmLog:
         self._fd = -1
 
     def _path(self, segment: int) -> Path:
-        return self.directory / f"{segment:08d}.segment"
+        return segment_path(self.directory, segment)
 
     def read(self, known: Holding) -> None:
         """Check every byte of what the owner knows of, and that nothing beyond it was committed. Changes nothing."""

@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from moto import settings
 from moto.backends import get_backend
 from moto.core.authorization import ActionAuthenticatorMixin
-from platforms import strict_ebs, strict_ec2
+from platforms import strict_ebs
 from platforms.aws_server import Server
 
 from drsim.real.aws.connect import connect
@@ -22,59 +23,75 @@ from drsim.spec.aws import AwsSite
 from drsim.verify.conformance.bench import Arm, Bench, Label, Trouble
 from drsim.verify.conformance.boot import boot
 
-REGION, ZONE, ACCOUNT, BUCKET = "eu-west-1", "eu-west-1a", "123456789012", "drsim-journals"
-LIMITS = Limits(call=10.0, attempts=4, first=0.002, most=0.02)
-LABELS = {"locator.locate": Label.NEVER, "inventory.changes": Label.SIMULATOR}
+REGIONS, ACCOUNT, BUCKET = ("eu-west-1", "eu-central-1"), "123456789012", "drsim-journals"
+"""The bucket of the first region; of others with their name."""
+ZONE = f"{REGIONS[0]}a"
+LIMITS = Limits(call=120.0, attempts=4, first=0.002, most=0.02)
+LABELS = {"locator": Label.NEVER, "changes": Label.FAKE}
 
 
 class Cloud:
-    """The one server of this process, with what does not change: a VPC with two subnets, an image, a bucket."""
+    """A region of the one server of this process, with what does not change: two subnets, an image, a bucket."""
 
-    def __init__(self) -> None:
-        self.server = Server()
-        atexit.register(self.server.close)
+    def __init__(self, region: str) -> None:
+        self.server, self.region, self.zone = server(), region, f"{region}a"
+        self.bucket = BUCKET if region == REGIONS[0] else f"{BUCKET}-{region}"
         self.ec2 = self.client("ec2")
         vpc = self.ec2.create_vpc(CidrBlock="10.20.0.0/16")["Vpc"]["VpcId"]
         self.subnets: dict[str, str] = {}
         for n, name in enumerate(("lan", "test")):
-            made = self.ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.20.{n}.0/24", AvailabilityZone=ZONE)
+            made = self.ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.20.{n}.0/24", AvailabilityZone=self.zone)
             self.subnets[name] = made["Subnet"]["SubnetId"]
         self.group = self.ec2.create_security_group(GroupName="drsim", Description="VMs", VpcId=vpc)["GroupId"]
         images = self.ec2.describe_images()["Images"]
         self.image = next(i["ImageId"] for i in images if i["RootDeviceName"] == "/dev/sda1")
         self.client("s3").create_bucket(
-            Bucket=BUCKET, ObjectLockEnabledForBucket=True, CreateBucketConfiguration={"LocationConstraint": REGION}
+            Bucket=self.bucket, ObjectLockEnabledForBucket=True,
+            CreateBucketConfiguration={"LocationConstraint": region},
         )  # fmt: skip
 
     def client(self, service: str, **more: Any) -> Any:
         """Of an administrator, who is never troubled on purpose."""
         given = {"aws_access_key_id": "admin", "aws_secret_access_key": "admin"} | more
-        return boto3.Session(region_name=REGION, **given).client(service, endpoint_url=self.server.url)
+        once = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
+        return boto3.Session(region_name=self.region, **given).client(
+            service, endpoint_url=self.server.url, config=once
+        )
 
     @property
     def backend(self) -> Any:
         """moto's EC2."""
-        return get_backend("ec2")[ACCOUNT][REGION]
+        return get_backend("ec2")[ACCOUNT][self.region]
+
+    def objects(self) -> Any:
+        """What moto's bucket holds, by key."""
+        return get_backend("s3")[ACCOUNT]["aws"].buckets[self.bucket].keys
 
     def clear(self) -> None:
         """Nothing is left of an earlier bench."""
         ec2 = self.backend
-        for part in (ec2.reservations, ec2.volumes, ec2.attachments, ec2.enis, ec2.hosts):
-            part.clear()
-        for id_ in [s.id for s in ec2.snapshots.values() if s.from_ami is None]:
-            del ec2.snapshots[id_]
-        get_backend("ebs")[ACCOUNT][REGION].snapshots.clear()
-        bucket = get_backend("s3")[ACCOUNT]["aws"].buckets[BUCKET]
-        bucket.keys.clear()
+        for part in (ec2.reservations, ec2.volumes, ec2.attachments, ec2.enis, ec2.hosts, ec2.snapshots):
+            part.clear()  # of snapshots also those of moto's images: hundreds, which every look would go through
+        get_backend("ebs")[ACCOUNT][self.region].snapshots.clear()
+        self.objects().clear()
         for subnet in self.subnets.values():
             ec2.get_subnet(subnet)._subnet_ips.clear()
-        self.server.front.clear()
 
 
 @cache
-def cloud() -> Cloud:
+def server() -> Server:
     """The one of this process."""
-    return Cloud()
+    made = Server()
+    atexit.register(made.close)
+    return made
+
+
+def cloud(region: str = REGIONS[0]) -> Cloud:
+    """A region of it."""
+    return _cloud(region)
+
+
+_cloud = cache(Cloud)
 
 
 @contextmanager
@@ -88,13 +105,13 @@ def guarded() -> Iterator[None]:
 
 
 class AwsBench:
-    """A fresh site at AWS."""
+    """A fresh site at AWS, in a region of its own."""
 
     host, other_host, store, network, test_network = "host-1", "host-2", "gp3", "lan", "test"
     address, mask = "10.20.0.200", "255.255.255.0"
 
     def __init__(self, folder: Path, rules: strict_ebs.Rules) -> None:
-        self.folder, self.rules, self.cloud = folder, rules, cloud()
+        self.folder, self.rules, self.cloud = folder, rules, cloud(REGIONS[len(strict_ebs.RULES) - 1])
         self.front = self.cloud.server.front
         self.appliance = ""
         self.platform: Platform
@@ -110,7 +127,9 @@ class AwsBench:
 
     def _build(self) -> None:
         ec2 = self.cloud.ec2
-        self.hosts = ec2.allocate_hosts(AvailabilityZone=ZONE, InstanceType="m5.large", Quantity=2)["HostIds"]
+        self.hosts = ec2.allocate_hosts(AvailabilityZone=self.cloud.zone, InstanceType="m5.large", Quantity=2)[
+            "HostIds"
+        ]
         launched = ec2.run_instances(
             ImageId=self.cloud.image, MinCount=1, MaxCount=1, InstanceType="m5.large",
             SubnetId=self.cloud.subnets["lan"],
@@ -121,13 +140,14 @@ class AwsBench:
     def spec(self, **changes: Any) -> AwsSite:
         """The site's file."""
         return AwsSite.model_validate({
-            "region": REGION, "zone": ZONE, "endpoint": self.cloud.server.url, "access_key": "AKIADRSIM",
-            "secret": {"file": "secret"}, "appliance": self.appliance, "networks": self.cloud.subnets,
+            "region": self.cloud.region, "zone": self.cloud.zone, "endpoint": self.cloud.server.url,
+            "access_key": "AKIADRSIM", "secret": {"file": "secret"}, "appliance": self.appliance,
+            "networks": self.cloud.subnets,
             "security_groups": [self.cloud.group],
             "hosts": {n: {"dedicated": h} for n, h in zip((self.host, self.other_host), self.hosts, strict=True)},
             "stores": {self.store: {"type": "gp3", "encrypted": False}},
             "types": {"m5.large": {"cpus": 2, "memory": 8 << 30}, "t2.micro": {"cpus": 1, "memory": 1 << 30}},
-            "images": {"bios": self.cloud.image}, "bucket": {"name": BUCKET}, "poll": 20_000_000,
+            "images": {"bios": self.cloud.image}, "bucket": {"name": self.cloud.bucket}, "poll": 20_000_000,
         } | changes)  # fmt: skip
 
     async def restart(self) -> Platform:
@@ -209,11 +229,11 @@ async def open_aws() -> AsyncIterator[Bench]:
 @asynccontextmanager
 async def aws_bench() -> AsyncIterator[AwsBench]:
     """Opens one, for tests that know what it is."""
-    with TemporaryDirectory() as folder, strict_ebs.strict(Path(folder)) as rules, strict_ec2.strict():
+    with TemporaryDirectory() as folder, strict_ebs.strict(Path(folder)) as rules:
         bench = AwsBench(Path(folder), rules)
         rules.attached.append(bench.plugged)
         await bench.open()
         yield bench
 
 
-AWS = Arm("aws", open_aws, Label.SIMULATOR, labels=LABELS, every=12)
+AWS = Arm("aws", open_aws, Label.SIMULATOR, labels=LABELS, every=24, lacks=frozenset())

@@ -27,6 +27,7 @@ from moto.ebs.responses import EBSResponse
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.elastic_block_store import EBSBackend as Volumes
 from moto.ec2.models.elastic_block_store import Volume
+from platforms import strict_ec2
 
 BLOCK, GIB = 512 << 10, 1 << 30
 
@@ -42,8 +43,8 @@ class Rules:
         """Are told of each volume and the instance that it was attached to."""
 
     def file(self, volume: str) -> Path:
-        """The content of a volume."""
-        return self.folder / volume
+        """The content of a volume, whichever bench it was made on."""
+        return next((r.folder / volume for r in RULES if (r.folder / volume).exists()), self.folder / volume)
 
 
 @cache
@@ -285,7 +286,7 @@ def _attach_volume(real: Callable[..., Any]) -> Callable[..., Any]:
         if instance.state not in ("running", "stopped"):
             raise EC2ClientError("IncorrectState", f"instance {instance_id} is not 'running' or 'stopped'")
         made = real(self, volume_id, instance_id, device_path, *args, **kwargs)
-        for told in RULES[-1].attached:
+        for told in (told for rules in RULES for told in rules.attached):
             told(volume_id, instance_id)
         return made
 
@@ -312,17 +313,17 @@ RULES: list[Rules] = []
 
 @contextmanager
 def strict(folder: Path) -> Iterator[Rules]:
-    """These rules for all of moto in this process."""
+    """These rules for all of moto in this process; within them, once more with another folder."""
     RULES.append(Rules(folder))
     with ExitStack() as patched:
-        for method in (_start_snapshot, _put_snapshot_block, _complete_snapshot, _get_snapshot_block,
-                       _list_changed_blocks, _list_snapshot_blocks):  # fmt: skip
-            patched.enter_context(patch.object(EBSResponse, method.__name__[1:], method))
-        for made in (_create_volume, _delete_volume, _create_snapshot, _describe_snapshots, _attach_volume,
-                     _detach_volume):  # fmt: skip
-            name = made.__name__[1:]
-            patched.enter_context(patch.object(Volumes, name, made(getattr(Volumes, name))))
-        try:
-            yield RULES[-1]
-        finally:
-            RULES.pop()
+        patched.callback(RULES.pop)
+        if len(RULES) == 1:
+            for method in (_start_snapshot, _put_snapshot_block, _complete_snapshot, _get_snapshot_block,
+                           _list_changed_blocks, _list_snapshot_blocks):  # fmt: skip
+                patched.enter_context(patch.object(EBSResponse, method.__name__[1:], method))
+            for made in (_create_volume, _delete_volume, _create_snapshot, _describe_snapshots, _attach_volume,
+                         _detach_volume):  # fmt: skip
+                name = made.__name__[1:]
+                patched.enter_context(patch.object(Volumes, name, made(getattr(Volumes, name))))
+            patched.enter_context(strict_ec2.strict())
+        yield RULES[-1]

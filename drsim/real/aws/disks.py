@@ -51,13 +51,13 @@ class AwsDisks:
         }  # fmt: skip
         given |= {"Iops": kind.iops} if kind.iops else {}
         given |= {"KmsKeyId": kind.key} if kind.key else {}
-        for n in count():
-            made = await self.session.ask(
-                "CreateVolume", ClientToken=token("volume", owner, name, gib, store, n), **given
-            )
+        what = ("volume", owner, name, str(gib), store)
+        while True:
+            mark = token(*what, self.session.burnt[what])
+            made = await self.session.ask("CreateVolume", ClientToken=mark, **given)
             if await self._usable(made["VolumeId"]):
-                break
-        return DiskId(made["VolumeId"])
+                return DiskId(made["VolumeId"])
+            self.session.burnt[what] += 1
 
     async def _usable(self, id_: str) -> bool:
         """Wait until a new volume can be used; False when this token made one that was deleted since."""

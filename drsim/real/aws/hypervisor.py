@@ -21,7 +21,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
-from itertools import count
 
 from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
@@ -77,8 +76,9 @@ class AwsHypervisor:
         dedicated = self.spec.hosts[host].dedicated if host in self.spec.hosts else None
         where: Facts = {"AvailabilityZone": self.spec.zone}
         where |= {"HostId": dedicated, "Tenancy": "host"} if dedicated else {}
-        for n in count():
-            mark = token("instance", owner, name, generation, host, type_, image, json.dumps(net, sort_keys=True), n)
+        what = ("instance", owner, name, str(generation), host, type_, image, json.dumps(net, sort_keys=True))
+        while True:
+            mark = token(*what, self.session.burnt[what])
             common = tags.written(owner=owner, name=name, vm=name, generation=str(generation)) | {"Name": name}
             specs = [
                 tags.on("instance", common | {tags.HOST: host, tags.STUB: mark}),
@@ -92,6 +92,7 @@ class AwsHypervisor:
             )  # fmt: skip
             if await self._lives(made["Instances"][0]["InstanceId"]):
                 return
+            self.session.burnt[what] += 1
 
     async def _lives(self, id_: str) -> bool:
         """Wait until a launch is seen; False when its token made an instance that was terminated since."""

@@ -42,7 +42,8 @@ class S3Objects:
             given = {"ObjectLockMode": self.bucket.lock, "ObjectLockRetainUntilDate": until}
         try:
             await self.session.ask(
-                "PutObject", Bucket=self.bucket.name, Key=self.bucket.prefix + key, Body=data, IfNoneMatch="*",
+                "PutObject", Bucket=self.bucket.name, Key=self.bucket.prefix + key, Body=data,
+                IfNoneMatch="*", ChecksumAlgorithm="SHA256",
                 ChecksumSHA256=b64encode(sha256(data).digest()).decode(),
                 Metadata={"drsim-put": mine, "drsim-cuts": f"{size}:{digests}"}, **given,
             )  # fmt: skip

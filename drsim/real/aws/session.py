@@ -16,6 +16,7 @@ out by AWS; therefore all that make something carry a token or look first.
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -96,6 +97,8 @@ class Session:
         self._slots = asyncio.Semaphore(32)
         self.calls = 0
         """How many were made."""
+        self.burnt: Counter[tuple[str, ...]] = Counter()
+        """How many tokens of a thing are known to have made one that is deleted by now."""
 
     async def ask(self, operation: str, *, unless: Callable[[], Awaitable[bool]] | None = None, **given: Any) -> Facts:
         """Make a call; give what AWS answers. Raises as the module says.

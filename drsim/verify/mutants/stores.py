@@ -81,7 +81,7 @@ def ledger_acknowledged_before_it_is_durable() -> Patch:
     """A frame is acknowledged without syncing the ledger."""
 
     def mutated(self: Ledger[Any], state: object) -> None:
-        data = ledger._entry(self.serial + 1, state)
+        data = ledger.entry(self.serial + 1, state)
         write_all(self._fd, data, self._end)
         self._end, self.state, self.serial = self._end + len(data), state, self.serial + 1
 
