@@ -175,7 +175,7 @@ sites:
       stores: {csv: 'C:\\ClusterStorage\\Volume1'}
       appliance: vra
 """)
-    done = CliRunner().invoke(program(["doctor"]), [str(file), "--json"])
+    done = CliRunner().invoke(program(["doctor"]), ["doctor", str(file), "--json"])
     assert done.exit_code == 1
     (line,) = [each for each in json.loads(done.stdout) if each["fine"] is False]
     assert line["check"] == "reachable"

@@ -43,7 +43,7 @@ CMDLETS = _table(
     # what there is
     Cmdlet("Get-VM", _VM),
     Cmdlet("Get-VMHost", {}),
-    Cmdlet("Get-VMSwitch", {"Name": "string"}),
+    Cmdlet("Get-VMSwitch", {}),
     Cmdlet("Get-VMHardDiskDrive", {"VMName": "strings"}),
     Cmdlet("Get-VMScsiController", {"VMName": "strings"}),
     Cmdlet("Get-VMNetworkAdapter", {"VMName": "strings"}),
@@ -52,10 +52,10 @@ CMDLETS = _table(
     Cmdlet("Get-VHD", _PATH),
     Cmdlet("Get-Volume", {"FilePath": "string"}),
     Cmdlet("Get-ChildItem", {"LiteralPath": "strings"}),
-    Cmdlet("Get-CimInstance", {"ClassName": "string", "Namespace": "string", "Filter": "string"}),
+    Cmdlet("Get-CimInstance", {"ClassName": "string"}),
     Cmdlet("Get-WmiObject", {"Class": "string", "Namespace": "string", "Filter": "string"}),
     # of any object
-    Cmdlet("Select-Object", {"Property": "strings", "ExpandProperty": "string"}),
+    Cmdlet("Select-Object", {"Property": "strings"}),
     Cmdlet("ConvertTo-Json", {"Depth": "int", "Compress": "switch"}),
     # VMs
     Cmdlet(
@@ -64,8 +64,7 @@ CMDLETS = _table(
         changes=True,
     ),
     Cmdlet("Set-VM", {"Name": "strings", "Notes": "string", "ProcessorCount": "int64", "StaticMemory": "switch",
-                      "AutomaticStartAction": "string", "AutomaticCheckpointsEnabled": "bool",
-                      "CheckpointType": "string"}, changes=True),
+                      "AutomaticStartAction": "string", "AutomaticCheckpointsEnabled": "bool"}, changes=True),
     Cmdlet("Set-VMFirmware", {"VMName": "strings", "EnableSecureBoot": "string"}, changes=True),
     Cmdlet("Remove-VM", {"Name": "strings", "Force": "switch"}, changes=True),
     Cmdlet("Start-VM", _VM, changes=True),
