@@ -50,7 +50,7 @@ def verify(
     ] = None,
     every_step: Annotated[
         int | None,
-        typer.Option(help="Of --live, in place of faults: kill the manager at every Nth step of each operation.", min=1),
+        typer.Option(help="Of --live, instead of faults: kill the manager at every Nth step of each operation.", min=1),
     ] = None,
 ) -> None:
     """Let a swarm of byte programs attack the core, and check every property after every step.

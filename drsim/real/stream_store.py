@@ -272,7 +272,7 @@ class StreamStore:
         wanted = set(volumes)
         infos = [v for v in self.spec.volumes if v.id in wanted]
         if len(infos) < len(wanted):
-            raise PlatformError(f"not all of the volumes {sorted(wanted)} are in this stream", place=str(self.directory))
+            raise PlatformError(f"not all volumes of {sorted(wanted)} are in this stream", place=str(self.directory))
         made: dict[VolumeId, Scratch] = {}
         try:
             fresh = [v for v in infos if not (folder / f"volume-{v.id}.laid").exists()]

@@ -27,7 +27,7 @@ class Components:
         self._outages: dict[Address, int] = {}
 
     def down(self, address: Address, lasts: int, kind: str, *, crash: bool, noticed: int | None = None) -> None:
-        """A component is down for so many nanoseconds. noticed: when its peers notice a crash, if not after a timeout."""
+        """A component is down for so many nanoseconds. `noticed`: when its peers notice a crash; None: at a timeout."""
         world = self._world
         if address not in world.kernel.machines or site_of(address) in world.dead_sites:
             return

@@ -159,8 +159,8 @@ class VraCrash(_Lasting):
     host: Name
     """The VRA's host, on either side."""
     noticed: Annotated[Duration, Field(ge=0)] | None = None
-    """When its peers notice: after the peer timeout when not said. A process that dies on a machine that lives is missed
-    at once: its connections are closed."""
+    """When its peers notice: after the peer timeout when not said. A process that dies on a machine that lives is
+    missed at once: its connections are closed."""
 
 
 class VraSlow(_Lasting):
