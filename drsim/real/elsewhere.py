@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class Elsewhere:
         """Of each VM, by the names that they have here."""
         self._epochs: dict[str, Epochs] = {}
         self._one_at_a_time: dict[str, asyncio.Lock] = {}
+        self._over: dict[str, asyncio.Event] = {}
 
     # -- the site's own VMs -----------------------------------------------------------------------------------
 
@@ -102,7 +104,8 @@ class Elsewhere:
 
     async def capture(self, vpg: str) -> None:
         """Take epochs, for as long as the VPG is protected here."""
-        while vpg in self._site.state.state.vpgs:
+        over = self._over[vpg] = asyncio.Event()
+        while not over.is_set():
             every = (self._site.known(vpg).vpg.epochs or DEFAULT) / SECOND
             try:
                 await self.epoch(vpg)
@@ -110,8 +113,21 @@ class Elsewhere:
             except PlatformError as error:
                 self._site.refused(f"epoch of {vpg}: {error}")
                 wait = min(every, _AGAIN)
-            await asyncio.sleep(wait)
-        self._epochs.pop(vpg, None)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), wait)
+
+    async def forget(self, known: VpgState) -> None:
+        """A VPG is protected no more: nothing of its epochs is left on the platform. Raises nothing."""
+        name, source = known.vpg.name, self.platform.changes
+        self._epochs.pop(name, None)
+        if name in self._over and source is not None:
+            self._over.pop(name).set()
+            async with self._one_at_a_time.setdefault(name, asyncio.Lock()):
+                for vm in known.vpg.vms:
+                    try:
+                        await source.forget(vm.name, f"{known.vpg.source}/{name}")
+                    except PlatformError as error:
+                        self._site.refused(f"what was kept of epochs of {vm.name} may be left: {error}")
 
     async def epoch(self, vpg: str) -> Taken:
         """One epoch, now. Raises PlatformError, and then the next one goes on."""

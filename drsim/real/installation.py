@@ -408,5 +408,7 @@ class Installation:
         self.site.peers = [pair for pair in self.site.peers if here not in pair]
         self.site.remove(here)
         self.site.catalogs.pop(vpg, None)
+        if self.elsewhere is not None:
+            self._work(self.elsewhere.forget(self.known(vpg)))
         self.state.vpg(vpg, lambda known: None)
         (self.folder / "catalogs" / f"{vpg}.json").unlink(missing_ok=True)

@@ -344,6 +344,10 @@ class ChangeSource(Protocol):
         """The snapshot is not needed any more; its marks stay good."""
         ...
 
+    async def forget(self, vm: str, owner: str) -> None:
+        """No epoch of this owner is wanted any more: what was kept of them goes, and their marks mean nothing."""
+        ...
+
 
 class ObjectStore(Protocol):
     """Keeps objects that are written once: a journal in the cloud."""

@@ -85,7 +85,10 @@ class HypervChanges:
         point = dict(zip(_texts(new[0]["VirtualDiskIdentifiers"]), _texts(new[0]["ResilientChangeTrackingIdentifiers"]),
                          strict=True))  # fmt: skip
         tracking = {ids[disk.upper()].casefold(): mark for disk, mark in point.items() if disk.upper() in ids}
-        await self._forget_old(vm, str(new[0]["InstanceID"]))
+        ours = self._points.setdefault(vm.id, [])
+        ours.append(str(new[0]["InstanceID"]))
+        old, self._points[vm.id] = ours[:-_KEPT], ours[-_KEPT:]
+        await self._forget_old(vm, old)
         return tuple((DiskId(drive.path), tracking.get(drive.top.casefold(), "")) for drive in vm.drives)
 
     async def _all_points(self, vm: FoundVm) -> list[dict[str, Any]]:
@@ -95,11 +98,8 @@ class HypervChanges:
             properties=("InstanceID", "VirtualDiskIdentifiers", "ResilientChangeTrackingIdentifiers", "__PATH"),
         )  # fmt: skip
 
-    async def _forget_old(self, vm: FoundVm, new: str) -> None:
+    async def _forget_old(self, vm: FoundVm, old: Sequence[str]) -> None:
         """Those of our reference points that no epoch is compared with any more. Others' are theirs."""
-        ours = self._points.setdefault(vm.id, [])
-        ours.append(new)
-        old, self._points[vm.id] = ours[:-_KEPT], ours[-_KEPT:]
         paths = {row["InstanceID"]: row["__PATH"] for row in await self._all_points(vm)} if old else {}
         for each in old:
             if each in paths:
@@ -179,6 +179,17 @@ class HypervChanges:
         owner = epoch.id.rpartition("\n")[0]
         await self._hosts.patiently(f"end an epoch of {epoch.vm}", lambda: self._clear(epoch.vm, owner))
         self._open.pop(epoch.id, None)
+
+    async def forget(self, vm: str, owner: str) -> None:
+        """What `begin` has made, and the reference points of this connection."""
+
+        async def once() -> None:
+            await self._clear(vm, owner)
+            found = await self._hosts.find(vm, Part.NONE)
+            if found is not None:
+                await self._forget_old(found, self._points.pop(found.id, []))
+
+        await self._hosts.patiently(f"forget epochs of {vm}", once)
 
     async def _clear(self, vm: str, owner: str) -> None:
         """The differencing disks of an owner's epoch, then the checkpoint; the host merges what was written since."""

@@ -460,6 +460,9 @@ async def epochs(bench: Bench) -> None:
     three = await changes.begin("web", OWNER)
     await expect(Untrusted, changes.changed(three, disk, "no-such-mark"), "a mark that means nothing")
     await changes.end(three)
+    for _ in range(2):
+        await changes.forget("web", OWNER)
+    await changes.end(await changes.begin("web", OWNER))
 
 
 async def _read(bench: Bench, epoch: Epoch, disk: DiskId, since: str | None, base: bytes = bytes(SIZE)) -> bytes:

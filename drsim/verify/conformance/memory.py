@@ -362,6 +362,18 @@ class MemoryChanges(_Part):
         """Of the snapshot."""
         return self.estate.snapshots[epoch.id][disk].read_bytes()[area.offset : area.offset + area.length]
 
+    async def forget(self, vm: str, owner: str) -> None:
+        """With their marks."""
+
+        def work() -> None:
+            self.estate.snapshots.pop(f"{vm}/{owner}", None)
+            for disk in self.estate.vm(vm).disks if vm in self.estate.vms else ():
+                gone = [mark for mark in self.estate.marks if mark.endswith(f"-{disk}")]
+                for mark in gone:
+                    del self.estate.marks[mark]
+
+        await self._change("forget epochs", work)
+
     async def end(self, epoch: Epoch) -> None:
         """Its marks stay."""
         await self._change("end a snapshot", lambda: self.estate.snapshots.pop(epoch.id, None))
