@@ -28,7 +28,7 @@ COMMANDS = MappingProxyType({
     "doctor": "doctor:doctor",
 })  # fmt: skip
 """Where each command is: a module of `drsim.cli`, and its function."""
-GROUPS = MappingProxyType({"pki": "live:pki", "site": "live:site", "live": "live:live"})
+GROUPS = MappingProxyType({"pki": "live:pki", "site": "live:site", "live": "live:live", "journal": "journal:journal"})
 """Where each group of commands is."""
 
 

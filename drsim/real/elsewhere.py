@@ -14,21 +14,22 @@ Not here: reverse protection, and restores of volumes. They fail with these word
 import asyncio
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drsim.core.action import Action
 from drsim.core.errors import FileError, PlatformError
 from drsim.core.events import EpochCaptured, PauseAsked
-from drsim.core.names import Address, CheckpointId, VmId, VolumeId
+from drsim.core.names import Address, CheckpointId, StreamId, VmId, VolumeId
 from drsim.core.recovery import actions as do
 from drsim.core.units import SECOND, SECTOR
 from drsim.core.vpg import Vpg
 from drsim.real.disk import Disk
 from drsim.real.epochs import Epochs, Taken
 from drsim.real.files import blame, make_directory, read_exactly, replace_file, write_all
+from drsim.real.journal_copy import JournalCopy
 from drsim.real.journal_view import JournalView
 from drsim.real.ports import DiskId, Firmware, Platform
 from drsim.real.target import Target
@@ -41,6 +42,9 @@ _PIECE = 1 << 20
 _AGAIN = 5.0
 """Seconds after an epoch that failed."""
 _POLL = 0.01
+COPY = 10.0
+"""Seconds between rounds in which journals are copied to the platform's object store."""
+T = TypeVar("T")
 DEFAULT = 60 * SECOND
 """Between two epochs. Our choice: snapshots are dear on most platforms."""
 
@@ -115,6 +119,28 @@ class Elsewhere:
                 wait = min(every, _AGAIN)
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), wait)
+
+    async def copy_journals(self) -> None:
+        """Copy journals and lists to the platform's object store, if it has one, again and again, for ever."""
+        objects, site = self.platform.objects, self._site
+        if objects is None:
+            return
+        assert site.site.journals is not None
+        copy = JournalCopy(objects, site.site.journals)
+
+        async def in_lane(stream: StreamId, work: Callable[[], T]) -> T:
+            return await site.site.lane(f"journal {stream}").call(work)
+
+        def lists() -> dict[str, bytes]:
+            paths = (site.folder / "catalogs").glob("*.json")
+            return {path.stem: path.read_bytes() for path in paths}
+
+        while True:
+            try:
+                await copy.round(in_lane, lists)
+            except PlatformError as error:
+                site.refused(f"journals are not copied: {error}")
+            await asyncio.sleep(COPY)
 
     async def forget(self, known: VpgState) -> None:
         """A VPG is protected no more: nothing of its epochs is left on the platform. Raises nothing."""

@@ -111,6 +111,8 @@ class Installation:
         self.own.tell()
         self.recoveries.go_on()
         self._work(self.own.watch())
+        if self.elsewhere is not None:
+            self._work(self.elsewhere.copy_journals())
         for vpg in self.state.state.vpgs.values():
             if vpg.vpg.source == self.spec.site and vpg.deleting is not None:
                 self._work(self._delete_again(vpg))

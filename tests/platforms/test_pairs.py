@@ -12,6 +12,7 @@ from platforms.arms import ARMS, BY_NAME
 
 from drsim.core.recovery.plan import Commit, Kind, Shutdown
 from drsim.files.sites import load_site
+from drsim.real import elsewhere
 from drsim.real.installation import Installation
 from drsim.real.loopback import free_port
 from drsim.real.planning import Wish, vpg_of
@@ -104,6 +105,9 @@ async def play(folder: Path, estate: Estate, kind: Kind) -> None:
         assert len(vm.disks) == 2
         second = await target.content(vm.disks[1], SIZE)
         assert second == b"after protection".ljust(512, b".") * (SIZE // 512)
+        if (objects := target.platform.objects) is not None:  # its journals are there as well
+            while not [key for key in await objects.keys("streams/") if "/heads/" in key]:
+                await asyncio.sleep(0.05)
 
 
 async def _until(condition, *sites: Installation) -> None:  # type: ignore[no-untyped-def]
@@ -123,6 +127,11 @@ def run(folder: Path, source: Arm, target: Arm, kind: Kind) -> None:
             await play(folder, estate, kind)
 
     asyncio.run(work())
+
+
+@pytest.fixture(autouse=True)
+def _copied_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elsewhere, "COPY", 0.5)
 
 
 @pytest.mark.parametrize("kind", [Kind.LIVE, Kind.MOVE], ids=["failover", "move"])
