@@ -283,8 +283,11 @@ class StreamStore:
                 made[info.id] = Scratch(folder / f"volume-{info.id}.disk", info, base)
             if fresh and not instant:
                 layers: dict[int, Put] = {v.id: made[v.id].lay for v in fresh}
-                for log, after, upto in zip(self._logs, self.state.promoted, cut.position, strict=True):
-                    self._apply(log, after, upto, layers)
+                theirs = {info.vm for info in fresh}
+                logs = zip(self.spec.vms, self._logs, self.state.promoted, cut.position, strict=True)
+                for vm, log, after, upto in logs:
+                    if vm in theirs:  # the other VMs' journals have nothing for these disks
+                        self._apply(log, after, upto, layers)
                 for info in fresh:
                     made[info.id].flush()
                     (folder / f"volume-{info.id}.laid").touch()

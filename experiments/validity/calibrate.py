@@ -56,22 +56,24 @@ def calibrate(records: dict[str, Any]) -> Parameters:
 def _platform(records: dict[str, Any]) -> dict[str, Any]:
     """Durations of the local hypervisor; disks and guests each as a line through the origin."""
     cores = os.cpu_count() or 1
-    disks, boots, attach = [], [], []
+    seconds = {"disks": 0.0, "boot": 0.0, "attach": 0.0}
+    vms = turns = operations = 0
     for name in ("one guest", "three guests"):
         n = CALIBRATION[name].guests
-        rounds = -(-n // cores)
         for record in records[name]:
             parts = record["report"]["parts_s"]
-            disks.append((parts["create"] + parts["disks"]) / n)
-            boots.append(parts["boot"] / rounds)
-            attach.append(parts["attach"])
+            seconds["disks"] += parts["create"] + parts["disks"]
+            seconds["boot"] += parts["boot"]
+            seconds["attach"] += parts["attach"]
+            vms, turns, operations = vms + n, turns - (-n // cores), operations + 1
     return {
-        "create": _ns(disks), "quota": 1, "attach": _ns(attach), "power_on": _ns(boots), "concurrent": cores,
+        "create": _ns(seconds["disks"] / vms), "quota": 1, "attach": _ns(seconds["attach"] / operations),
+        "power_on": _ns(seconds["boot"] / turns), "concurrent": cores,
     }  # fmt: skip
 
 
-def _ns(seconds: list[float]) -> int:
-    return int(statistics.median(seconds) * SECOND)
+def _ns(seconds: float) -> int:
+    return int(seconds * SECOND)
 
 
 def _mean(values: Any) -> float:

@@ -106,7 +106,7 @@ def validity() -> dict[str, float]:
     records = kept()
     table = compare(PREDICTED, records, calibrate(records))
     return {
-        f"{name.replace(' ', '-')}.{what}_error_share": row["error"]
+        f"{name.replace(' ', '-')}.{what}_error_share": abs(row["error"])
         for name, rows in table.items() for what, row in rows.items()
     }  # fmt: skip
 
