@@ -89,11 +89,11 @@ def holds(rigs: Rigs, found: Found, seconds: float) -> None:
 
 
 def memory(rigs: Rigs, found: Found, seconds: float) -> None:
-    """Memory of a VRA, the site's manager with it, while its buffer of 128 MiB is full: the link is too slow."""
+    """Memory of a VRA and its site's manager while its buffer of 128 MiB fills up: the link is too slow."""
     with rigs.slow_link() as sites:
-        limits = "--time_based", f"--runtime={seconds}"
         words = rigs.client("fio", "--name=job", "--ioengine=nbd", f"--uri={sites.uri('db')}",
-                            *JOBS["4k random, depth 32"], f"--size={SIZE}", *limits)  # fmt: skip
+                            *JOBS["4k random, depth 32"], f"--size={SIZE}", "--rate_iops=8000", "--time_based",
+                            f"--runtime={max(seconds, 8)}")  # fmt: skip
         running = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         most, full = 0.0, 0.0
         while running.poll() is None:
