@@ -314,9 +314,15 @@ def metrics_of(site: Installation) -> str:
     gauge("link_sent_bytes", "Bytes sent to the other site").set(0 if end is None else end.sent)
     gauge("link_queued_bytes", "Bytes that wait for the link").set(0 if end is None else end.queued)
     used = gauge("vra_buffer_used_bytes", "Buffer of a protected VRA in use", "vra")
+    behind = gauge("vra_behind_bytes", "Bytes that the other side may not have yet, of a protected VRA", "vra")
     for address, machine in site.site.kernel.machines.items():
         if isinstance(machine, ProtectedVra):
             used.labels(address).set(machine.used)
+            behind.labels(address).set(machine.used + sum(s.bitmap.nbytes for s in machine.senders.values()))
+    if holds := sorted(site.site.holds.seconds):
+        held = gauge("hold_seconds", "How long guests waited for a checkpoint", "quantile")
+        for quantile in (0.5, 0.99):
+            held.labels(str(quantile)).set(holds[int(quantile * (len(holds) - 1))])
     rpo = gauge("vpg_rpo_seconds", "Age of the newest listed checkpoint", "vpg")
     listed = gauge("vpg_checkpoints", "Checkpoints that can be recovered from", "vpg")
     for row in status_of(site)["vpgs"]:

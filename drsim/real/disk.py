@@ -19,7 +19,7 @@ from drsim.core.errors import PlatformError
 from drsim.core.names import VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.real.clock import now_ns
-from drsim.real.files import blame, create_sparse, make_directory, read_exactly, write_all
+from drsim.real.files import blame, create_sparse, make_directory, read_exactly, write_run
 
 MAX_WRITE = 32 << 20
 """Most bytes of one guest write; real disks take 1 to 4 MiB at a time."""
@@ -27,13 +27,13 @@ MAX_WRITE = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive writes to one volume, as they were captured."""
+    """Consecutive writes to one volume, as they were captured, in bytes. The memory of `parts` is the writer's."""
 
     volume: VolumeInfo
-    lba: list[int]
-    sectors: list[int]
+    offsets: tuple[int, ...]
+    lengths: list[int]
     issued: int
-    payload: bytes
+    parts: tuple[Payload, ...]
 
 
 class Listener(Protocol):
@@ -67,6 +67,9 @@ class Disk:
                 raise PlatformError("the disk is not there", place=str(path))
             make_directory(path.parent)
             self._fd = create_sparse(path, self.size)
+            # Guests read ahead themselves. What the kernel reads ahead it caches in large pieces, and writing a few
+            # sectors to such a piece costs many times more: after a sync had read a disk, its guests were slow.
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
 
     def extent(self, offset: int, size: int) -> None:
         """That these bytes are whole sectors of the volume. Raises PlatformError."""
@@ -80,21 +83,19 @@ class Disk:
         for listener in self.listeners:
             listener.make_room()
         with self.lock, blame(self.path):
-            parts: list[Payload] = []
+            if not self.listeners:
+                write_run(self._fd, writes)
+                return
             try:
-                for offset, data in writes:
-                    write_all(self._fd, data, offset)
-                    parts.append(data)
+                write_run(self._fd, writes)
             except OSError:
-                offset, data = writes[len(parts)]
-                parts.append(read_exactly(self._fd, len(data), offset, self.path))
+                writes = [(at, read_exactly(self._fd, len(data), at, self.path)) for at, data in writes]
                 raise
             finally:
-                if self.listeners and parts:
-                    lba = [offset // SECTOR for offset, _ in writes[: len(parts)]]
-                    run = Run(self.info, lba, [len(part) // SECTOR for part in parts], issued, b"".join(parts))
-                    for listener in self.listeners:
-                        listener.capture(run)
+                offsets, parts = zip(*writes, strict=True)
+                run = Run(self.info, offsets, list(map(len, parts)), issued, parts)
+                for listener in self.listeners:
+                    listener.capture(run)
 
     def pass_gate(self) -> None:
         """Return when what was written may be acknowledged. Raises PlatformError when it never will be."""

@@ -102,7 +102,8 @@ class Elsewhere:
 
     def _shadows(self, vms: Iterable[ProtectedVm]) -> dict[str, dict[DiskId, Disk]]:
         disks = self._site.site.disks
-        return {vm.name: {self._disks[vm.name][v.name]: disks[VolumeId(v.id)] for v in vm.volumes} for vm in vms}
+        own = {id_: disk for id_, disk in disks.items() if isinstance(disk, Disk)}
+        return {vm.name: {self._disks[vm.name][v.name]: own[VolumeId(v.id)] for v in vm.volumes} for vm in vms}
 
     # -- capture ----------------------------------------------------------------------------------------------
 

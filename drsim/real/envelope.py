@@ -27,7 +27,6 @@ PRELUDE = _FIXED.size + _CRC.size
 """Bytes of the fixed part."""
 
 _COLUMNS = (("vm", "<i4"), ("volume", "<i4"), ("lba", "<i8"), ("sectors", "<i4"), ("issued", "<i8"))
-COLUMNS = len(_COLUMNS)
 ROW = sum(np.dtype(kind).itemsize for _, kind in _COLUMNS)
 """Bytes of one row's columns."""
 
@@ -58,14 +57,22 @@ class Prelude:
         return PRELUDE + self.rest
 
 
-def seal(magic: bytes, header: bytes, body: Iterable[Payload] = (), *, compressed: bool = False) -> bytes:
-    """An envelope around a header and a body; `compressed`: it was, by the caller."""
+def sealed(magic: bytes, header: bytes, body: Iterable[Payload] = (), *, compressed: bool = False) -> list[Payload]:
+    """An envelope around a header and a body, in pieces; the body's are as they were given.
+
+    `compressed`: it was, by the caller.
+    """
     parts = [header, *body]
     crc = 0
     for part in parts:
         crc = crc32(part, crc)
-    fixed = _FIXED.pack(magic, VERSION, int(compressed), len(header), sum(len(p) for p in parts) - len(header), crc)
-    return b"".join([fixed, _CRC.pack(crc32(fixed)), *parts])
+    fixed = _FIXED.pack(magic, VERSION, int(compressed), len(header), sum(map(len, parts)) - len(header), crc)
+    return [b"".join([fixed, _CRC.pack(crc32(fixed)), header]), *parts[1:]]
+
+
+def seal(magic: bytes, header: bytes, body: Iterable[Payload] = (), *, compressed: bool = False) -> bytes:
+    """The same in one piece."""
+    return b"".join(sealed(magic, header, body, compressed=compressed))
 
 
 def prelude(magic: bytes, data: Payload) -> Prelude:
@@ -95,7 +102,8 @@ def opened(start: Prelude, rest: Payload) -> tuple[bytes, memoryview]:
 
 def columns(batch: WriteBatch) -> list[Payload]:
     """The rows of a batch as raw bytes: column after column, then the payload if there is one."""
-    parts: list[Payload] = [np.ascontiguousarray(getattr(batch, name), kind).tobytes() for name, kind in _COLUMNS]
+    rows = b"".join([np.ascontiguousarray(getattr(batch, name), kind).tobytes() for name, kind in _COLUMNS])
+    parts: list[Payload] = [rows]
     if batch.payload is not None:
         parts.append(batch.payload)
     return parts

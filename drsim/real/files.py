@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -37,6 +37,14 @@ def write_all(fd: int, data: Payload, offset: int) -> None:
     while len(view):
         n = os.pwrite(fd, view, offset)
         view, offset = view[n:], offset + n
+
+
+def write_run(fd: int, writes: Sequence[tuple[int, Payload]]) -> None:
+    """Write pieces at their offsets, in order. Raises OSError: any of them may be there, or a part of one."""
+    pwrite = os.pwrite
+    for offset, data in writes:
+        if (n := pwrite(fd, data, offset)) != len(data):
+            write_all(fd, memoryview(data)[n:], offset + n)
 
 
 def read_exactly(fd: int, size: int, offset: int, place: Path | str) -> bytes:

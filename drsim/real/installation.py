@@ -47,6 +47,7 @@ from drsim.core.vpg import Vpg
 from drsim.real import pki
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.desk import Adopt, Desk, Drop
+from drsim.real.disk import Disk
 from drsim.real.distrust import Distrust
 from drsim.real.elsewhere import Elsewhere, store_of
 from drsim.real.journal_store import JournalStore
@@ -138,6 +139,8 @@ class Installation:
                 tap.release(PlatformError("the site stops", place=self.spec.site))
             if hasattr(self, "splitter"):
                 await asyncio.to_thread(self.splitter.close)
+            for host in self.site.hosts.values():
+                await host.close()
             self._recorders.close()
             if hasattr(self, "recoveries"):
                 await self.recoveries.close()
@@ -353,8 +356,11 @@ class Installation:
     def record(self, vm: str, *, on: bool) -> tuple[Path, int]:
         """Record what a VM of this site writes, or end that; gives the file, and how many writes are in it."""
         spec = self.own.vm(vm)
-        numbers = self.state.state.volumes
-        disks = {name: self.site.disks[VolumeId(numbers[f"{vm}/{name}"])] for name in spec.disks}
+        numbers = {name: VolumeId(self.state.state.volumes[f"{vm}/{name}"]) for name in spec.disks}
+        host = self.site.hosts.get(vra_address(self.spec.site, spec.host))
+        if host is not None:
+            return host.record(vm, tuple(numbers.values()), on=on)
+        disks = {name: disk for name, n in numbers.items() if isinstance(disk := self.site.disks[n], Disk)}
         return self._recorders.record(vm, disks, on=on)
 
     def _at_source(self, vpg: str) -> Address:

@@ -8,12 +8,12 @@ means so, in one step, and deleting it then; what a crash leaves of that is swep
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from drsim.core.effects import Append, Discard, Promote, ReadDigests
+from drsim.core.effects import Discard, Promote, ReadDigests
 from drsim.core.errors import PeerError, PlatformError
 from drsim.core.messages import Cut, Frame, Position
 from drsim.core.names import Extent, StreamId, StreamSpec, VolumeId
@@ -129,15 +129,11 @@ class JournalStore:
             raise PeerError(f"there is no stream {stream} here", hint="do both sites have the same VPGs?")
         return self.streams[stream]
 
-    def perform(
-        self, effect: Append | Promote | ReadDigests | Discard, spec: StreamSpec | None, region_bytes: int
-    ) -> object:
+    def perform(self, effect: Promote | ReadDigests | Discard, spec: StreamSpec | None, region_bytes: int) -> object:
         """An effect on a stream, which is opened first if its spec is given; gives what it answers."""
         if spec is not None:
             self.open(spec)
         match effect:
-            case Append(frame):
-                self.append(frame)
             case Promote(stream, _, upto):
                 self.promote(stream, upto)
             case ReadDigests(stream, _, extent):
@@ -146,9 +142,24 @@ class JournalStore:
                 self.discard(stream, keep_disks=keep_disks)
         return None
 
-    def append(self, frame: Frame) -> None:
-        """See StreamStore.append. Raises PeerError for a stream that is not here, as all methods do."""
-        self._store(frame.stream).append(frame)
+    def append(self, *frames: Frame) -> None:
+        """See StreamStore.append; of one stream. Raises PeerError for one that is not here, as all methods do."""
+        self._store(frames[0].stream).append(*frames)
+
+    def append_all(self, frames: Sequence[Frame], spec: StreamSpec | None) -> list[BaseException | None]:
+        """Frames of one stream in order, made durable together; gives what each of them raised, if anything.
+
+        The stream is opened first if its spec is given. When they cannot be there together, each is tried alone.
+        """
+        try:
+            if spec is not None:
+                self.open(spec)
+            self.append(*frames)
+        except Exception as error:
+            if len(frames) == 1:
+                return [error]
+            return [found for frame in frames for found in self.append_all([frame], None)]
+        return [None] * len(frames)
 
     def promote(self, stream: StreamId, upto: Position) -> None:
         """See StreamStore.promote."""

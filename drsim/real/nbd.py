@@ -42,6 +42,10 @@ EPERM, EIO, EINVAL, ENOSPC, ESHUTDOWN = 1, 5, 22, 28, 108
 
 REQUEST = struct.Struct(">IHHQQI")
 """magic, flags, type, cookie, offset, length."""
+REQUEST_READ = struct.Struct(">Q8sQI")
+"""The same, as it is read: magic, flags and type as one number; the cookie as bytes."""
+PLAIN_WRITE = REQUEST_MAGIC << 32 | WRITE
+"""The number with which a write without flags begins."""
 SIMPLE_REPLY = struct.Struct(">II8s")
 """magic, error, cookie."""
 MAX_LENGTH = 32 << 20

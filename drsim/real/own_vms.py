@@ -10,6 +10,7 @@ from drsim.core.events import VolumeLost
 from drsim.core.names import VmId, VolumeId, VolumeInfo, vra_address
 from drsim.core.units import SECTOR
 from drsim.real.disk import Disk
+from drsim.real.host import HostLink
 from drsim.real.local.hypervisor import LocalVm
 from drsim.real.local.network import mac_of
 from drsim.spec.live import LiveVm
@@ -86,9 +87,22 @@ class OwnVms:
         site, state, export = self._site, self._site.state.state, f"{name}/{disk}"
         id_ = VolumeId(state.volumes[export])
         info = VolumeInfo(id_, VmId(state.vms[name]), vm.disks[disk].size // SECTOR)
-        site.site.disks[id_] = Disk(info, site.base / vm.disks[disk].path, must_exist=must_exist)
-        if site.elsewhere is None:
+        path, served = site.base / vm.disks[disk].path, site.elsewhere is None
+        if site.spec.processes and served:
+            site.site.disks[id_] = self._host(vm.host).open(info, path, must_exist=must_exist)
+        else:
+            site.site.disks[id_] = Disk(info, path, must_exist=must_exist)
+        if served:
             site.splitter.add(export, site.site.disks[id_])
+
+    def _host(self, name: str) -> HostLink:
+        """The process that serves the disks of a host, which is started for the first of them."""
+        site, vra = self._site, vra_address(self._site.spec.site, name)
+        if vra not in site.site.hosts:
+            pool = site.spec.hosts[name].pool
+            made = HostLink(site.site, vra, name, pool_bytes=pool, refused=lambda why: site.refused(why))
+            site.site.hosts[vra] = made
+        return site.site.hosts[vra]
 
     def describe(self) -> None:
         """Make them at the hypervisor, powered off, unless they are there; those of a platform are.

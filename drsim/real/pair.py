@@ -34,6 +34,7 @@ from drsim.real.catalog_store import CatalogStore
 from drsim.real.disk import MAX_WRITE, open_disks
 from drsim.real.journal_store import JournalStore
 from drsim.real.news import News
+from drsim.real.tap import Tap
 from drsim.real.transport import Connector, Listener, Terms
 from drsim.real.world import Site
 from drsim.spec.tweaks import Tweaks
@@ -69,7 +70,7 @@ class Pair:
     async def write(self, volume: int, offset: int, data: bytes) -> None:
         """A guest writes; see Tap.write."""
         tap = next((tap for id_, tap in self._taps.items() if id_ == volume), None)
-        if tap is None:
+        if not isinstance(tap, Tap):
             raise PlatformError(f"no volume {volume} here", place=self.protected.name)
         await tap.write(volume, offset, data)
 
@@ -181,7 +182,7 @@ async def protect(
         Site(settings.protected, directory / settings.protected, tweaks=tweaks, news=news, trace=trace) as protected,
     ):
         _add_machines(settings, protected, recovery, specs)
-        protected.disks = open_disks(protected.directory / "disks", volumes)
+        protected.disks.update(open_disks(protected.directory / "disks", volumes))
         for spec in specs:
             protected.tap(spec)
         recovery.journals = JournalStore(recovery.directory / "journals", specs, segment_bytes=settings.segment_bytes)

@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 from drsim.core.errors import FileError, PlatformError
-from drsim.core.units import SECTOR
 from drsim.real.clock import now_ns
 from drsim.real.disk import Disk, Run
 from drsim.real.files import blame, make_directory
@@ -37,11 +36,11 @@ class Recorder:
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
         at, id_ = (run.issued - self._began) // 1000, self._ids[run.volume.id]
-        rows = zip(run.lba, run.sectors, strict=True)
-        text = "".join(f"{id_},W,{lba * SECTOR},{sectors * SECTOR},{at}\n" for lba, sectors in rows)
+        rows = zip(run.offsets, run.lengths, strict=True)
+        text = "".join(f"{id_},W,{offset},{length},{at}\n" for offset, length in rows)
         with self._lock:
             self._file.write(text)
-            self.writes += len(run.lba)
+            self.writes += len(run.offsets)
 
     def pass_gate(self) -> None:
         """See disk.Listener."""

@@ -193,6 +193,9 @@ class Restoring:
         disk = self._site.site.disks.get(VolumeId(volume))
         if vm is None or disk is None or known.source != self._site.spec.site:
             raise FileError(f"VPG {vpg} has no volume {volume} here", place=self._site.spec.site)
+        if not isinstance(disk, Disk):
+            hint = "restart the site without `processes`, restore, and start it with them again"
+            raise PlatformError("a process of its own serves this disk", place=str(disk.path), hint=hint)
         return disk, vm
 
     def _export(self, volume: int) -> str:

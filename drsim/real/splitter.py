@@ -21,54 +21,39 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from drsim.core.batch import Payload
-from drsim.core.errors import DrsimError, PlatformError, StoreFull
-from drsim.core.units import SECTOR
-from drsim.real import nbd
+from drsim.core.errors import DrsimError, PlatformError
 from drsim.real.files import blame
 from drsim.real.nbd import Negotiation, Offer, Phase, Refused
+from drsim.real.transmission import Export, Transmission
 
-ARENA = 4 << 20
-"""Bytes that a connection receives into; a longer request makes it larger."""
 MOST_CONNECTIONS = 128
-_TIGHT = 64 << 10  # with less room behind it, a request that has begun is moved to the front
-_ZEROS = bytes(1 << 20)
-_HEAD = nbd.REQUEST.size
-_OK = nbd.SIMPLE_REPLY_MAGIC.to_bytes(4, "big") + bytes(4)
 _GREETING_SECONDS = 10.0
 _POLL = 0.005
 """Seconds between looks at whether somebody still uses a disk."""
 
-Write = tuple[int, Payload]
-"""Byte offset and content."""
 
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A disk that another process serves: it takes over the connections of its clients."""
 
-class Export(Protocol):
-    """A disk that is served. Called from the threads of connections; extents are whole sectors within `size` bytes."""
-
-    size: int
-    read_only: bool
-
-    def read(self, offset: int, length: int) -> Payload:
-        """Content. Raises PlatformError."""
+    @property
+    def size(self) -> int:
+        """In bytes."""
         ...
 
-    def write(self, writes: Sequence[Write]) -> None:
-        """Write a run, in order; the memory is the caller's again afterwards. Raises PlatformError."""
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing may be written."""
         ...
 
-    def flush(self) -> None:
-        """Make what was written durable. Raises PlatformError."""
-        ...
-
-    def pass_gate(self) -> None:
-        """Return when what was written may be acknowledged. Raises PlatformError when it never will be."""
+    def take_over(self, connection: socket.socket, rest: bytes) -> None:
+        """Serve a client after its negotiation, which had sent `rest` beyond that. Raises PlatformError."""
         ...
 
 
@@ -77,7 +62,7 @@ class Splitter:
     """Serves exports, by name. `refused`: is told why a client was turned away."""
 
     refused: Callable[[str], None] = lambda _: None
-    exports: dict[str, Export] = field(default_factory=dict)
+    exports: dict[str, Export | Elsewhere] = field(default_factory=dict)
     _listeners: list[socket.socket] = field(default_factory=list)
     _connections: set[socket.socket] = field(default_factory=set)
     _serving: dict[socket.socket, str] = field(default_factory=dict)
@@ -88,7 +73,7 @@ class Splitter:
 
     # -- for the owner ----------------------------------------------------------------------------------------
 
-    def add(self, name: str, export: Export) -> None:
+    def add(self, name: str, export: Export | Elsewhere) -> None:
         """Serve a disk under a name. Raises PlatformError when the name is taken."""
         if name in self.exports:
             raise PlatformError(f"an export is called {name!r} already", place="splitter")
@@ -193,10 +178,14 @@ class Splitter:
             connection = self._negotiate(connection, negotiation, tls)
             connection.settimeout(None)
             export = self.exports.get(negotiation.export) if negotiation.phase is Phase.TRANSMISSION else None
-            if export is not None:
+            if isinstance(export, Elsewhere):
+                if tls is not None:
+                    raise PlatformError("this disk is served over unix sockets only", place=negotiation.export)
+                export.take_over(connection, negotiation.rest)
+            elif export is not None:
                 with self._lock:
                     self._serving[plain] = negotiation.export
-                _Transmission(connection, export).run(negotiation.rest)
+                Transmission(connection, export).run(negotiation.rest)
         except Refused as error:
             self.refused(str(error))
         except ssl.SSLError as error:
@@ -230,151 +219,6 @@ class Splitter:
                 negotiation.secured()
                 connection = tls.wrap_socket(connection, server_side=True)
         return connection
-
-
-class _Transmission:
-    """One connection after its negotiation."""
-
-    def __init__(self, connection: socket.socket, export: Export) -> None:
-        self._socket, self._export = connection, export
-        self._run: list[Write] = []
-        self._cookies: list[bytes] = []
-        self._durable = False
-        self._replies: list[Payload] = []
-
-    def run(self, rest: bytes) -> None:
-        """Serve requests until the client leaves. Raises Refused, EOFError, OSError, PlatformError."""
-        arena = bytearray(ARENA)
-        view = memoryview(arena)
-        view[: len(rest)] = rest
-        head, tail = 0, len(rest)
-        unpack, receive = nbd.REQUEST.unpack_from, self._socket.recv_into
-        run, cookies = self._run, self._cookies
-        size, writable = self._export.size, not self._export.read_only
-        while True:
-            while tail - head >= _HEAD:
-                magic, flags, kind, _, offset, length = unpack(arena, head)
-                if magic != nbd.REQUEST_MAGIC:
-                    raise Refused("what came is no request")
-                if kind != nbd.WRITE:
-                    if not self._other(kind, flags, bytes(view[head + 8 : head + 16]), offset, length):
-                        return
-                    head += _HEAD
-                    continue
-                if length > nbd.MAX_LENGTH:
-                    raise Refused(f"a write of {length} bytes")
-                end = head + _HEAD + length
-                if end > tail:
-                    break
-                if writable and not (offset | length) % SECTOR and length > 0 and offset + length <= size:
-                    run.append((offset, view[head + _HEAD : end]))
-                    cookies.append(bytes(view[head + 8 : head + 16]))
-                    if flags:
-                        self._durable |= flags == nbd.FUA
-                else:
-                    self._say(bytes(view[head + 8 : head + 16]), self._wrong(offset, length))
-                head = end
-            self._write()
-            self._answer()
-            needed = self._needed(arena, head, tail)
-            if head == tail:
-                head = tail = 0
-            elif needed > len(arena):
-                grown = bytearray(needed)
-                grown[: tail - head] = view[head:tail]
-                arena, view, head, tail = grown, memoryview(grown), 0, tail - head
-            elif len(arena) - head < max(needed, _TIGHT):
-                view[: tail - head] = view[head:tail]
-                head, tail = 0, tail - head
-            got = receive(view[tail:])
-            if not got:
-                raise EOFError
-            tail += got
-
-    @staticmethod
-    def _needed(arena: bytearray, head: int, tail: int) -> int:
-        """Bytes of the request that has begun to come."""
-        if tail - head < _HEAD:
-            return _HEAD
-        return _HEAD + int.from_bytes(arena[head + 24 : head + 28], "big")
-
-    def _wrong(self, offset: int, length: int) -> int:
-        if self._export.read_only:
-            return nbd.EPERM
-        beyond = offset + length > self._export.size
-        return nbd.ENOSPC if beyond and not (offset | length) % SECTOR else nbd.EINVAL
-
-    def _other(self, kind: int, flags: int, cookie: bytes, offset: int, length: int) -> bool:
-        """Everything but a write; whether the client stays."""
-        self._write()
-        fits = not (offset | length) % SECTOR and length > 0 and offset + length <= self._export.size
-        if kind == nbd.DISCONNECT:
-            self._answer()
-            return False
-        if kind == nbd.READ and fits and length <= nbd.MAX_LENGTH:
-            self._read(cookie, offset, length)
-        elif kind == nbd.FLUSH:
-            self._say(cookie, self._try(self._export.flush))
-        elif kind == nbd.TRIM and fits and not self._export.read_only:
-            self._say(cookie, 0)
-        elif kind == nbd.WRITE_ZEROES and fits and not self._export.read_only:
-            self._say(cookie, self._try(lambda: self._zeros(offset, length, durable=bool(flags & nbd.FUA))))
-        else:
-            known = kind in (nbd.TRIM, nbd.WRITE_ZEROES)
-            self._say(cookie, self._wrong(offset, length) if known else nbd.EINVAL)
-        return True
-
-    def _read(self, cookie: bytes, offset: int, length: int) -> None:
-        try:
-            data = self._export.read(offset, length)
-        except PlatformError:
-            self._say(cookie, nbd.EIO)
-        else:
-            self._replies += (_OK, cookie, data)
-            if length > ARENA // 4:
-                self._answer()
-
-    def _zeros(self, offset: int, length: int, *, durable: bool) -> None:
-        for at in range(offset, offset + length, len(_ZEROS)):
-            self._export.write([(at, memoryview(_ZEROS)[: min(len(_ZEROS), offset + length - at)])])
-        if durable:
-            self._export.flush()
-
-    def _write(self) -> None:
-        """Hand over the run that has come together."""
-        if not self._run:
-            return
-        error = self._try(lambda: self._export.write(self._run))
-        if self._durable and not error:
-            error = self._try(self._export.flush)
-        head = nbd.SIMPLE_REPLY_MAGIC.to_bytes(4, "big") + error.to_bytes(4, "big")
-        for cookie in self._cookies:
-            self._replies += (head, cookie)
-        self._run.clear()
-        self._cookies.clear()
-        self._durable = False
-
-    def _say(self, cookie: bytes, error: int) -> None:
-        self._replies.append(nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie))
-
-    @staticmethod
-    def _try(work: Callable[[], None]) -> int:
-        try:
-            work()
-        except StoreFull:
-            return nbd.ENOSPC
-        except PlatformError:
-            return nbd.EIO
-        return 0
-
-    def _answer(self) -> None:
-        """Send what is to be said, as soon as the gate is open."""
-        if not self._replies:
-            return
-        self._export.pass_gate()
-        replies = self._replies
-        self._socket.sendall(replies[0] if len(replies) == 1 else b"".join(replies))
-        replies.clear()
 
 
 def _end(connection: socket.socket) -> None:

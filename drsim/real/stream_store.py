@@ -128,49 +128,52 @@ class StreamStore:
 
     # -- append -----------------------------------------------------------------------------------------------
 
-    def append(self, frame: Frame) -> None:
-        """Put a frame's rows at the end of the journals, durably.
+    def append(self, *frames: Frame) -> None:
+        """Put frames' rows at the end of the journals, durably: all of them, or nothing.
 
-        Raises StoreFull when there is no room, PlatformError when the frame does not continue the journal or the
-        disk fails, PeerError for a frame that cannot be. Then nothing of it is there.
+        Raises StoreFull when there is no room, PlatformError when a frame does not continue the journal or the disk
+        fails, PeerError for a frame that cannot be. Then nothing of them is there.
         """
-        self._admit(frame)
+        self._check_whole()
         before, ledger = self.state.tails, self._ledger
+        at = self.state.epoch, self.state.end
         with blame(self.directory):
             try:
-                for slot, log in enumerate(self._logs):
-                    if frame.upto[slot] > frame.after[slot] or frame.epoch > self.state.epoch:
-                        rows = frame.batch.take(frame.batch.vm == log.vm)
-                        log.append(frame.after[slot] + 1, frame.epoch, rows, commit=ledger.serial + 1)
+                for frame in frames:
+                    self._admit(frame, *at)
+                    for slot, log in enumerate(self._logs):
+                        if frame.upto[slot] > frame.after[slot] or frame.epoch > at[0]:
+                            rows = log.own(frame.batch)
+                            log.append(frame.after[slot] + 1, frame.epoch, rows, commit=ledger.serial + 1)
+                    at = frame.epoch, frame.upto
                 for log, tail in zip(self._logs, before, strict=True):
                     if log.tail != tail:
                         log.sync()
                 tails = tuple(log.tail for log in self._logs)
-                ledger.put(replace(self.state, epoch=frame.epoch, end=frame.upto, tails=tails))
+                ledger.put(replace(self.state, epoch=at[0], end=at[1], tails=tails))
             except BaseException:
-                if not ledger.broken:  # else the frame may be there: only opening anew can tell
+                if not ledger.broken:  # else the frames may be there: only opening anew can tell
                     self._take_back(before)
                 raise
 
-    def _admit(self, frame: Frame) -> None:
-        state, place = self.state, str(self.directory)
-        self._check_whole()
+    def _admit(self, frame: Frame, epoch: int, end: Position) -> None:
+        """That a frame continues a journal that ends there."""
+        place = str(self.directory)
         if frame.stream != self.spec.id or {len(frame.after), len(frame.upto)} != {len(self._logs)}:
             raise PeerError(f"a frame of stream {frame.stream}", place=place)
         if frame.batch.payload is None:
             raise PeerError("a frame without payload", place=place)
-        if frame.epoch < state.epoch:
-            raise PlatformError(f"the frame is of epoch {frame.epoch}, the journal in {state.epoch}", place=place)
-        continues = frame.after == state.end if frame.epoch == state.epoch else reaches(frame.after, state.end)
-        if not continues:
-            raise PlatformError(f"a frame after {frame.after} does not continue {state.end}", place=place)
+        if frame.epoch < epoch:
+            raise PlatformError(f"the frame is of epoch {frame.epoch}, the journal in {epoch}", place=place)
+        if not (frame.after == end if frame.epoch == epoch else reaches(frame.after, end)):
+            raise PlatformError(f"a frame after {frame.after} does not continue {end}", place=place)
         counts = tuple(int((frame.batch.vm == log.vm).sum()) for log in self._logs)
         if counts != tuple(u - a for a, u in zip(frame.after, frame.upto, strict=True)):
             raise PeerError(f"{counts} rows from {frame.after} to {frame.upto}", place=place)
         for volume in self.spec.volumes:
             mine = frame.batch.volume == volume.id
-            end = (frame.batch.lba + frame.batch.sectors)[mine]
-            if len(end) and (int(end.max()) > volume.sectors or (frame.batch.vm[mine] != volume.vm).any()):
+            stop = (frame.batch.lba + frame.batch.sectors)[mine]
+            if len(stop) and (int(stop.max()) > volume.sectors or (frame.batch.vm[mine] != volume.vm).any()):
                 raise PeerError(f"a row beyond volume {volume.id}, or of another VM", place=place)
         if not np.isin(frame.batch.volume, list(self._mirrors)).all():
             raise PeerError("a row of a volume that the stream does not have", place=place)

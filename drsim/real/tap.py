@@ -11,15 +11,20 @@ So overlapping writes are captured in the order in which the disk ends up holdin
 exactly the writes that come before its answer. A write is captured before it passes the gate: if the gate is closed
 first and the queue pulled then, all that was ever acknowledged has been captured (a *hold*, PROTOCOL 3).
 
+Content is copied once, into a chunk that batches and frames are windows on (`chunk.py`). The event loop is woken at
+once for an answer or when much has come together, otherwise a little later, so that it finds more than one run.
+
 The queue is bounded: a writer waits while more than `MOST_PENDING` bytes have not been pulled, which is a matter of
 this process's speed, never of the WAN's.
 """
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from typing import Protocol
 
 from drsim.core.batch import WriteBatch
 from drsim.core.effects import EffectId, ReadDigests, ReadRegions
@@ -27,26 +32,58 @@ from drsim.core.errors import DrsimError, PlatformError
 from drsim.core.events import Done, Failed, GuestWrote
 from drsim.core.names import StreamSpec
 from drsim.core.units import SECTOR
+from drsim.real.chunk import Chunk, Piece, Pool
 from drsim.real.digests import of_regions
 from drsim.real.disk import Disk, Run
 from drsim.real.lane import Lane
 
 MOST_PENDING = 32 << 20
-_MOST_BATCH = 2 << 20  # bytes of one batch, about
+MUCH = 1 << 20
+"""Bytes that are pulled at once."""
+COLLECT = 0.001
+"""Seconds that a captured write waits for company before its VRA hears of it."""
+POOL = 32
+"""Chunks whose memory is kept for new ones, at most."""
+
+
+class ChunkPool(Protocol):
+    """Where a tap's chunks come from (`chunk.Pool`)."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether writers should wait until chunks are free."""
+        ...
+
+    def chunk(self, least: int) -> Chunk:
+        """A chunk with room for a part of `least` bytes."""
+        ...
+
+    def rest(self, chunk: Chunk) -> None:
+        """The chunk is full."""
+        ...
+
 
 Heard = GuestWrote | Done | Failed
 
 
 class Tap:
-    """The disks of one stream, by volume. `captured` is called, from any thread, when there is something to pull."""
+    """The disks of one stream, by volume.
 
-    def __init__(self, spec: StreamSpec, disks: Mapping[int, Disk], lane: Lane, captured: Callable[[], None]) -> None:
+    `captured` is called, from any thread, when there is something to pull; with whether that is to be soon.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, disks: Mapping[int, Disk], lane: Lane | None, captured: Callable[[bool], None],
+        pool: ChunkPool | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self.disks = spec, dict(disks)
         self.failure: BaseException | None = None
         self._lane, self._captured = lane, captured
-        self._queue: deque[Run | Done | Failed] = deque()
+        self._queue: deque[Piece | Done | Failed] = deque()
         self._pending, self._drained = 0, threading.Condition()
-        self._told = False
+        self._told = self._urged = False  # that there is something; that it is much
+        self._pool = pool or Pool(POOL)
+        self._chunk = self._pool.chunk(0)
         self._gate, self._open = threading.Event(), asyncio.Event()
         self._gate.set()
         self._open.set()
@@ -67,6 +104,7 @@ class Tap:
             raise PlatformError(f"no volume {volume} here", place=self.spec.id.source)
         disk.extent(offset, len(data))
         kept = bytes(data)
+        assert self._lane is not None
         await self._lane.call(lambda: disk.write([(offset, kept)]))
         while not self._open.is_set():
             await self._open.wait()
@@ -80,15 +118,36 @@ class Tap:
 
     def make_room(self) -> None:
         """See disk.Listener."""
-        if self._pending > MOST_PENDING:
+        if self._pending > MOST_PENDING or self._pool.crowded:
             with self._drained:
-                self._drained.wait_for(lambda: self._pending <= MOST_PENDING or self.failure is not None)
+                self._drained.wait_for(
+                    lambda: (self._pending <= MOST_PENDING and not self._pool.crowded) or self.failure is not None
+                )
+
+    def roomier(self) -> None:
+        """The pool may not be crowded any more."""
+        with self._drained:
+            self._drained.notify_all()
 
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
-        with self._drained:
-            self._pending += len(run.payload)
-        self._put(run)
+        with self._drained:  # disks of a stream are written at the same time
+            done = 0
+            while done < len(run.parts):
+                n, nbytes = self._chunk.put(run.parts[done:] if done else run.parts)
+                if n:
+                    offsets, lengths = run.offsets, run.lengths
+                    if n < len(run.parts):
+                        offsets, lengths = offsets[done : done + n], lengths[done : done + n]
+                    piece = Piece(self._chunk, run.volume, offsets, lengths, run.issued, nbytes)
+                    self._pending += nbytes
+                    self._queue.append(piece)
+                    done += n
+                if done < len(run.parts):
+                    self._pool.rest(self._chunk)
+                    self._chunk = self._pool.chunk(len(run.parts[done]))
+        if not self._told or (self._pending > MUCH and not self._urged):
+            self._tell(urgent=self._pending > MUCH)
 
     def _check(self) -> None:
         if self.failure is not None:
@@ -120,42 +179,27 @@ class Tap:
 
     def pull(self) -> list[Heard]:
         """What the VRA has not heard yet, in order. From the event loop's thread."""
-        self._told = False
+        self._told = self._urged = False
         heard: list[Heard] = []
-        runs: list[Run] = []
-        size = pulled = 0
+        pieces: list[Piece] = []
+        pulled = 0
         while self._queue:
             item = self._queue.popleft()
-            if isinstance(item, Run):
-                runs.append(item)
-                size += len(item.payload)
-                if size < _MOST_BATCH:
-                    continue
-            pulled += size
-            heard += self._batch(runs)
-            runs, size = [], 0
-            if not isinstance(item, Run):
+            if pieces and (not isinstance(item, Piece) or item.chunk is not pieces[0].chunk):
+                heard.append(GuestWrote(self.spec.id, pieces[0].chunk.window(pieces)))
+                pieces = []
+            if isinstance(item, Piece):
+                pieces.append(item)
+                pulled += item.nbytes
+            else:
                 heard.append(item)
-        heard += self._batch(runs)
-        if pulled + size:
+        if pieces:
+            heard.append(GuestWrote(self.spec.id, pieces[0].chunk.window(pieces)))
+        if pulled:
             with self._drained:
-                self._pending -= pulled + size
+                self._pending -= pulled
                 self._drained.notify_all()
         return heard
-
-    def _batch(self, runs: list[Run]) -> list[Heard]:
-        if not runs:
-            return []
-        counts = [len(run.lba) for run in runs]
-        batch = WriteBatch.of(
-            _repeat((run.volume.vm for run in runs), counts),
-            _repeat((run.volume.id for run in runs), counts),
-            [lba for run in runs for lba in run.lba],
-            [sectors for run in runs for sectors in run.sectors],
-            _repeat((run.issued for run in runs), counts),
-            payload=runs[0].payload if len(runs) == 1 else b"".join(run.payload for run in runs),
-        )
-        return [GuestWrote(self.spec.id, batch)]
 
     def answer(self, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
         """Read what the VRA asked for, and put the answer into the queue. Call in the lane."""
@@ -186,12 +230,43 @@ class Tap:
         extent = asked.extent
         return of_regions(self.disks[extent.volume].read(extent.lba * SECTOR, extent.sectors * SECTOR), region_bytes)
 
-    def _put(self, item: Run | Done | Failed) -> None:
+    def _put(self, item: Done | Failed) -> None:
         self._queue.append(item)
-        if not self._told:
-            self._told = True
-            self._captured()
+        self._tell(urgent=True)
+
+    def _tell(self, *, urgent: bool) -> None:
+        if not self._urged:
+            self._told, self._urged = True, urgent
+            self._captured(urgent)
 
 
-def _repeat(values: Iterable[int], counts: list[int]) -> list[int]:
-    return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+def waking(pull: Callable[[], None]) -> Callable[[bool], None]:
+    """A tap's `captured`, that calls `pull` in the event loop, soon or a little later. Made in the loop's thread."""
+    loop = asyncio.get_running_loop()
+
+    def captured(urgent: bool) -> None:
+        with suppress(RuntimeError):  # the loop is over: nobody is left to hear of it
+            if urgent:
+                loop.call_soon_threadsafe(pull)
+            else:
+                loop.call_soon_threadsafe(loop.call_later, COLLECT, pull)
+
+    return captured
+
+
+class Holds:
+    """How long guests had to wait for checkpoints."""
+
+    def __init__(self) -> None:
+        self.seconds: deque[float] = deque(maxlen=1000)
+        """Of the last ones, for the guests of one VPG on one VRA."""
+        self._began: dict[tuple[str, str], float] = {}
+
+    def begin(self, vra: str, vpg: str) -> None:
+        """Their gates are about to be closed, unless they are already."""
+        self._began.setdefault((vra, vpg), time.monotonic())
+
+    def end(self, vra: str, vpg: str) -> None:
+        """Their gates are open."""
+        if (began := self._began.pop((vra, vpg), None)) is not None:
+            self.seconds.append(time.monotonic() - began)

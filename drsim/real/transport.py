@@ -17,8 +17,9 @@ merely slow never gets there.
 
 With `tls` both sides show a certificate, and one that is not the expected site's ends the connection (`pki.py`). What
 carries no data goes first (order is kept for each stream, and among what belongs to none; PROTOCOL 3 needs holds to be
-fast on a busy link). `rate` limits what is written, in bytes per second. While data waits, bodies are compressed, if
-that makes them smaller: the link is what is slow then; what did not shrink is tried again after some more.
+fast on a busy link). `rate` limits what is written, in bytes per second. While data waits, bodies are compressed where
+that saves time: where the link would have taken longer for the bytes saved. Where it did not it is tried again after
+some more frames.
 """
 
 import asyncio
@@ -29,20 +30,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from drsim.core.batch import Payload
 from drsim.core.errors import DrsimError, PeerError, PlatformError
 from drsim.core.messages import Frame, Message
 from drsim.core.names import Address
-from drsim.real.envelope import PRELUDE, prelude
+from drsim.real.pipe import Pipe
 from drsim.real.pki import check_peer, tell
-from drsim.real.wire import MAGIC, Answer, Ask, Hello, KeepAlive, Letter, Wired, encode, expect, finish
+from drsim.real.thrift import Thrift
+from drsim.real.wire import Answer, Ask, Hello, KeepAlive, Letter, Wired, encode, finish, pieces
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.02, 2.0  # seconds between attempts to connect; doubles from the first to the last
 _MOST_CALLERS = 8  # connections that a listener serves at once; all but one wait for their hello
 _KEEP_ALIVE = encode(KeepAlive())
-_SMALL = 4096  # bytes of a frame that is never compressed
 _MOST_ASKED = 32  # requests of a peer that are being answered
-_PIECE = 64 << 10  # bytes of a frame that are waited for at a time
-_SPARED = 16  # frames that are not tried after one that did not shrink
 _BURST = 0.05  # seconds' worth of the rate that may be written at once
 
 
@@ -60,6 +60,10 @@ class Terms:
     tls: ssl.SSLContext | None = None
     lost: Callable[[], tuple[str, ...]] = tuple
     refused: Callable[[str], None] = lambda why: None
+
+
+_Sized = tuple[int, list[Payload]]
+"""A frame in pieces, and how many bytes they are."""
 
 
 class Post(Protocol):
@@ -97,28 +101,29 @@ class End:
         self.sent = 0
         """Bytes written to sockets, keep-alives left out."""
         self._post, self._terms, self._silence = post, terms, terms.silence
-        self._control: deque[bytes] = deque()
-        self._data: deque[bytes] = deque()
+        self._control: deque[_Sized] = deque()
+        self._data: deque[_Sized] = deque()
         self._queued = 0
-        self._spared = 0  # frames that will not be tried
+        self._thrift = Thrift(terms.rate, compress=terms.compress)
         self._asked, self._waiting = 0, dict[int, asyncio.Future[str]]()
         self._answering: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
-        self._writer: asyncio.StreamWriter | None = None
+        self._pipe: Pipe | None = None
         self._place = f"{site} <- {peer}"
 
     @property
     def connected(self) -> bool:
         """Whether a connection is up."""
-        return self._writer is not None
+        return self._pipe is not None
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
         """Put a message on the connection; dropped while there is none."""
         if not self.connected:
             return
-        data = self._encode(Letter(sender, to, message), message.nbytes if isinstance(message, Frame) else 0)
-        if self._queued + len(data) > self._terms.queue_bytes:
+        size = message.nbytes if isinstance(message, Frame) else 0
+        data = self._thrift.encoded(Letter(sender, to, message), size, waiting=bool(self._data))
+        if self._queued + sum(map(len, data)) > self._terms.queue_bytes:
             most = self._terms.queue_bytes
             self.error = PeerError(f"more than {most} bytes wait for the peer", place=self._place)
             self.break_off()
@@ -133,7 +138,7 @@ class End:
         number = self._asked
         waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting
-        self._put(self._control, encode(Ask(number, text)))
+        self._put(self._control, pieces(Ask(number, text)))
         try:
             async with asyncio.timeout(patience):
                 return await waiting
@@ -142,19 +147,11 @@ class End:
         finally:
             self._waiting.pop(number, None)
 
-    def _put(self, queue: deque[bytes], data: bytes) -> None:
-        queue.append(data)
-        self._queued += len(data)
+    def _put(self, queue: deque[_Sized], data: list[Payload]) -> None:
+        size = sum(map(len, data))
+        queue.append((size, data))
+        self._queued += size
         self._wake.set()
-
-    def _encode(self, letter: Letter, size: int) -> bytes:
-        if not self._terms.compress or not self._data or size < _SMALL:
-            return encode(letter)
-        self._spared = max(0, self._spared - 1)
-        data = encode(letter, compress=not self._spared)
-        if not self._spared and not prelude(MAGIC, data).compressed:
-            self._spared = _SPARED
-        return data
 
     @property
     def queued(self) -> int:
@@ -163,8 +160,8 @@ class End:
 
     def break_off(self) -> None:
         """Give up the connection at once; what is on it is lost."""
-        if self._writer is not None:
-            self._writer.transport.abort()
+        if self._pipe is not None:
+            self._pipe.abort()
             self._set_down()
 
     async def wait(self, connected: bool) -> None:
@@ -175,19 +172,19 @@ class End:
 
     # -- one connection ---------------------------------------------------------------------------------------
 
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(self, pipe: Pipe) -> None:
         """Serve one connection until it breaks; never raises for what a network or a peer may do."""
         try:
             async with asyncio.timeout(self._silence):
                 if self._terms.tls is not None:
-                    check_peer(writer.get_extra_info("peercert"), self.peer, place=self._place)
-                writer.write(encode(Hello(self.site, self._terms.lost())))
-                await writer.drain()
-                hello = await self._greet(reader)
-            self._set_up(writer, hello.lost)
+                    check_peer(pipe.transport.get_extra_info("peercert"), self.peer, place=self._place)
+                pipe.write(encode(Hello(self.site, self._terms.lost())))
+                await pipe.drain()
+                hello = await self._greet(pipe)
+            self._set_up(pipe, hello.lost)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read(reader, writer))
-                tasks.create_task(self._write(writer))
+                tasks.create_task(self._read(pipe))
+                tasks.create_task(self._write(pipe))
         except* PeerError as group:
             error = _first(group)
             assert isinstance(error, PeerError)
@@ -198,41 +195,36 @@ class End:
         except* Exception as group:
             self._post.failed(_first(group))
         finally:
-            writer.transport.abort()
-            if self._writer is writer:
+            pipe.abort()
+            if self._pipe is pipe:
                 self._set_down()
-            with suppress(OSError):
-                await writer.wait_closed()
+            await pipe.closed()
 
-    async def _greet(self, reader: asyncio.StreamReader) -> Hello:
-        hello = await self._next(reader)
+    async def _greet(self, pipe: Pipe) -> Hello:
+        hello = await self._next(pipe)
         if not isinstance(hello, Hello):
             raise PeerError("the peer does not begin with a hello", place=self._place)
         if hello.site != self.peer:
             raise PeerError(f"this is site {hello.site!r}", place=self._place, hint="check the peer's address")
         return hello
 
-    async def _next(self, reader: asyncio.StreamReader) -> Wired:
-        start = expect(await self._exactly(reader, PRELUDE), place=self._place)
-        return finish(start, await self._exactly(reader, start.rest), place=self._place)
-
-    async def _exactly(self, reader: asyncio.StreamReader, size: int) -> bytes:
-        """So many bytes. A large frame over a slow link takes its time, and is no silence while more of it comes."""
-        parts: list[bytes] = []
-        while size > _PIECE:
-            async with asyncio.timeout(self._silence):
-                parts.append(await reader.read(_PIECE))
-            if not parts[-1]:
-                raise EOFError
-            size -= len(parts[-1])
-        async with asyncio.timeout(self._silence):
-            last = await reader.readexactly(size)
-        return b"".join([*parts, last]) if parts else last
-
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _next(self, pipe: Pipe) -> Wired:
+        """A large frame over a slow link takes its time, and is no silence while more of it comes."""
         while True:
-            wired = await self._next(reader)
-            if self._writer is not writer:
+            before = pipe.heard
+            try:
+                async with asyncio.timeout(self._silence):
+                    start, rest = await pipe.next()
+                break
+            except TimeoutError:
+                if pipe.heard == before:
+                    raise
+        return finish(start, rest, place=self._place)
+
+    async def _read(self, pipe: Pipe) -> None:
+        while True:
+            wired = await self._next(pipe)
+            if self._pipe is not pipe:
                 raise EOFError("given up")
             match wired:
                 case Letter(sender, to, message):
@@ -240,7 +232,7 @@ class End:
                 case KeepAlive():
                     pass
                 case Ask():
-                    self._begin_answer(wired, writer)
+                    self._begin_answer(wired, pipe)
                 case Answer(number, text):
                     waiting = self._waiting.get(number)
                     if waiting is not None and not waiting.done():
@@ -248,7 +240,7 @@ class End:
                 case Hello():
                     raise PeerError("a second hello", place=self._place)
 
-    async def _write(self, writer: asyncio.StreamWriter) -> None:
+    async def _write(self, pipe: Pipe) -> None:
         loop = asyncio.get_running_loop()
         free = loop.time()  # when what was written has gone out at the limited rate
         while True:
@@ -258,7 +250,7 @@ class End:
                     async with asyncio.timeout(self._silence / 3):
                         await self._wake.wait()
                 except TimeoutError:
-                    writer.write(_KEEP_ALIVE)
+                    pipe.write(_KEEP_ALIVE)
             elif not self._control and free > loop.time() + _BURST:
                 self._wake.clear()
                 try:  # a message without data need not wait
@@ -266,17 +258,21 @@ class End:
                         await self._wake.wait()
                 except TimeoutError:
                     if free > loop.time() + _BURST:
-                        writer.write(_KEEP_ALIVE)
+                        pipe.write(_KEEP_ALIVE)
             else:
-                data = (self._control or self._data).popleft()
-                self._queued -= len(data)
-                self.sent += len(data)
-                writer.write(data)
+                size, data = (self._control or self._data).popleft()
+                self._queued -= size
+                self.sent += size
+                for piece in data:
+                    pipe.write(piece)
                 if self._terms.rate is not None:
-                    free = max(free, loop.time()) + len(data) / self._terms.rate
-            await writer.drain()
+                    free = max(free, loop.time()) + size / self._terms.rate
+                began = loop.time()
+                await pipe.drain()
+                self._thrift.took(size, loop.time() - began)
+            await pipe.drain()
 
-    def _begin_answer(self, ask: Ask, writer: asyncio.StreamWriter) -> None:
+    def _begin_answer(self, ask: Ask, pipe: Pipe) -> None:
         if len(self._answering) >= _MOST_ASKED:
             raise PeerError(f"more than {_MOST_ASKED} requests at a time", place=self._place)
 
@@ -286,8 +282,8 @@ class End:
             except Exception as error:
                 self._post.failed(error)
                 return
-            if self._writer is writer:
-                self._put(self._control, encode(Answer(ask.number, said)))
+            if self._pipe is pipe:
+                self._put(self._control, pieces(Answer(ask.number, said)))
 
         task = asyncio.create_task(answer(), name=f"answer {self._place}")
         self._answering.add(task)
@@ -300,15 +296,15 @@ class End:
         if self._answering:
             await asyncio.wait(self._answering)
 
-    def _set_up(self, writer: asyncio.StreamWriter, lost: tuple[str, ...]) -> None:
+    def _set_up(self, pipe: Pipe, lost: tuple[str, ...]) -> None:
         self.break_off()
         self.error = None
-        self._writer = writer
+        self._pipe = pipe
         self._changed.set()
         self._post.up(lost)
 
     def _set_down(self) -> None:
-        self._writer = None
+        self._pipe = None
         self.breaks += 1
         self._control.clear()
         self._data.clear()
@@ -328,6 +324,7 @@ class Connector(End):
         self._target = host, port
         self._wanted = asyncio.Event()
         self._wanted.set()
+        self._over = False
         self._task = asyncio.create_task(self._keep(), name=f"connect {site} -> {peer}")
 
     def sever(self) -> None:
@@ -341,16 +338,18 @@ class Connector(End):
 
     async def _keep(self) -> None:
         pause = _FIRST_PAUSE
-        while True:
+        while not self._over:  # a task group that ends with an error at the same time forgets that it was cancelled
             await self._wanted.wait()
             try:
                 async with asyncio.timeout(self._silence):
-                    reader, writer = await asyncio.open_connection(*self._target, ssl=self._terms.tls)
+                    _, pipe = await asyncio.get_running_loop().create_connection(
+                        lambda: Pipe(self._place), *self._target, ssl=self._terms.tls
+                    )
             except OSError as error:
                 self.error = PlatformError(f"cannot connect: {error}", place=self._place)
             else:
                 before = self.breaks
-                await self.carry(reader, writer)
+                await self.carry(pipe)
                 if self.breaks > before:
                     pause = _FIRST_PAUSE
             await asyncio.sleep(pause)
@@ -359,6 +358,7 @@ class Connector(End):
     async def close(self) -> None:
         """Give up the connection for good."""
         await self.end_answers()
+        self._over = True
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
@@ -377,19 +377,20 @@ class Listener(End):
         if self._terms.tls is not None:
             tell(self._terms.tls, self._terms.refused)
         try:
-            self._server = await asyncio.start_server(self._accept, host, port, ssl=self._terms.tls)
+            made = lambda: Pipe(self._place, self._accept)  # noqa: E731
+            self._server = await asyncio.get_running_loop().create_server(made, host, port, ssl=self._terms.tls)
         except OSError as error:
             raise PlatformError(f"cannot listen on {host}:{port}: {error}", place=self.site) from error
         return int(self._server.sockets[0].getsockname()[1])
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, pipe: Pipe) -> None:
         if len(self._tasks) >= _MOST_CALLERS:
-            writer.transport.abort()
+            pipe.abort()
             return
-        task = asyncio.create_task(self.carry(reader, writer), name=f"serve {self.site} <- {self.peer}")
+        task = asyncio.create_task(self.carry(pipe), name=f"serve {self.site} <- {self.peer}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: writer.transport.abort())  # also when it was cancelled before it began
+        task.add_done_callback(lambda _: pipe.abort())  # also when it was cancelled before it began
 
     async def close(self) -> None:
         """Stop listening, give up the connection."""

@@ -7,7 +7,7 @@ another's place, or none where one was, is seen:
     first, epoch   the number of the first row, and its epoch
     rows           how many; 0 where an epoch begins and its first frame has none for this VM
     before         the number of the last row before it in the log, across epochs
-    commit         the owner's commit that made it count
+    commit         the owner's commit that made it count; several records may have the same
 
 Segments let old history be removed by deleting whole files. The log itself does not know what was acknowledged: its
 owner says what holds (`Holding`), and then
@@ -34,7 +34,6 @@ from drsim.core.errors import PlatformError
 from drsim.core.names import StreamId
 from drsim.real.codec import build, plain
 from drsim.real.envelope import (
-    COLUMNS,
     PRELUDE,
     ROW,
     Numbers,
@@ -44,11 +43,13 @@ from drsim.real.envelope import (
     extents_of,
     opened,
     prelude,
-    seal,
+    sealed,
 )
 from drsim.real.files import blame, make_directory, noted, read_exactly, sync_directory, write_all
 
 MAGIC = b"DRSJ"
+JOINED = 64 << 10
+"""Up to so many bytes of a record are copied into one write."""
 
 Tail = tuple[int, int]
 """A segment's number and a length in it: where a log ends."""
@@ -163,7 +164,7 @@ class VmLog:
 
     def _continues(self, entry: Entry) -> bool:
         last = self.entries[-1]
-        if entry.before != last.last or entry.commit <= last.commit:
+        if entry.before != last.last or entry.commit < last.commit:
             return False
         if entry.epoch == last.epoch:
             return entry.first == last.last + 1
@@ -234,6 +235,11 @@ class VmLog:
 
     # -- writing ----------------------------------------------------------------------------------------------
 
+    def own(self, batch: WriteBatch) -> WriteBatch:
+        """The rows of a batch that are this VM's."""
+        mine = batch.vm == self.vm
+        return batch if mine.all() else batch.take(mine)
+
     def append(self, first: int, epoch: int, batch: WriteBatch, *, commit: int) -> None:
         """Write a record, which the owner's next commit will make count; durable after `sync`."""
         if self.tail[1] >= self._segment_bytes:
@@ -242,12 +248,17 @@ class VmLog:
         before = self.entries[-1].last if self.entries else 0
         header = _Header(self._stream, self.vm, first, epoch, len(batch), before, commit)
         body = columns(batch)
-        data = seal(MAGIC, json.dumps(plain(header), separators=(",", ":")).encode(), body)
-        write_all(self._fd, data, offset)
-        last, crc = first + len(batch) - 1, prelude(MAGIC, data).crc
-        nbytes, own = len(batch.payload or b""), crc32(b"".join(body[:COLUMNS]))
-        self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, len(data), crc, nbytes, own))
-        self.tail = (segment, offset + len(data))
+        data = sealed(MAGIC, json.dumps(plain(header), separators=(",", ":")).encode(), body)
+        crc, own = prelude(MAGIC, data[0]).crc, crc32(body[0])
+        if sum(map(len, data)) < JOINED:
+            data = [b"".join(data)]
+        end = offset
+        for part in data:
+            write_all(self._fd, part, end)
+            end += len(part)
+        last, nbytes = first + len(batch) - 1, len(batch.payload or b"")
+        self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, end - offset, crc, nbytes, own))
+        self.tail = (segment, end)
 
     def _roll(self) -> None:
         segment = self.tail[0] + 1

@@ -19,7 +19,7 @@ from drsim.core.errors import CoreError, PeerError, PlatformError
 from drsim.core.messages import Message
 from drsim.core.names import Address
 from drsim.real.codec import build, hints, plain
-from drsim.real.envelope import PRELUDE, Prelude, Unreadable, batch_of, columns, opened, prelude, seal
+from drsim.real.envelope import PRELUDE, Prelude, Unreadable, batch_of, columns, opened, prelude, sealed
 
 MAGIC = b"DRSW"
 MAX_HEADER = 8 << 20
@@ -81,6 +81,11 @@ def batch_fields(cls: type) -> list[str]:
 
 def encode(wired: Wired, *, compress: bool = False) -> bytes:
     """One frame; with `compress` its body as zstd, if that is smaller. Raises CoreError when no peer takes it."""
+    return b"".join(pieces(wired, compress=compress))
+
+
+def pieces(wired: Wired, *, compress: bool = False) -> list[Payload]:
+    """The same in pieces, the last of which is a payload as it was, so that it need not be copied."""
     value = wired.message if isinstance(wired, Letter) else wired
     cls: type = type(value)
     carried = batch_fields(cls)
@@ -98,10 +103,10 @@ def encode(wired: Wired, *, compress: bool = False) -> bytes:
         raise CoreError(f"a header of {len(raw)} bytes, a peer takes {MAX_HEADER}")
     packed = _zstd().ZstdCompressor(level=1).compress(b"".join(body)) if compress and body else b""
     smaller = bool(packed) and len(packed) < PAYS * sum(map(len, body))
-    data = seal(MAGIC, raw, [packed] if smaller else body, compressed=smaller)
-    if len(data) > MAX_BODY:
-        raise CoreError(f"a frame of {len(data)} bytes, a peer takes {MAX_BODY}")
-    return data
+    parts = sealed(MAGIC, raw, [packed] if smaller else body, compressed=smaller)
+    if (size := sum(map(len, parts))) > MAX_BODY:
+        raise CoreError(f"a frame of {size} bytes, a peer takes {MAX_BODY}")
+    return parts
 
 
 def expect(data: Payload, *, place: str = "") -> Prelude:

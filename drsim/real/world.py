@@ -27,10 +27,8 @@ A mistake (an exception out of a machine, an effect that cannot be performed her
 handled, guests get an error, and `check`, `wait` and leaving the site's context raise it. It never goes on silently.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, assert_never
@@ -63,15 +61,17 @@ from drsim.core.kernel import Kernel, Sink
 from drsim.core.machine import Machine
 from drsim.core.messages import Hold, Message
 from drsim.core.names import Address, StreamId, StreamSpec, VolumeId, site_of
-from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.units import Ns
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.clock import now_ns
 from drsim.real.disk import Disk
+from drsim.real.host import HostLink
+from drsim.real.host_tap import HostDisk, HostTap
 from drsim.real.journal_store import JournalStore
+from drsim.real.journaling import Journaling
 from drsim.real.lane import Lane, Outcome
 from drsim.real.news import News, Timers
-from drsim.real.tap import Tap
+from drsim.real.tap import Holds, Tap, waking
 from drsim.real.transport import Connector, Listener
 from drsim.spec.tweaks import Tweaks
 
@@ -91,8 +91,10 @@ class Site:
         self.news = news or News()
         self.kernel = Kernel(max_steps=tweaks.max_steps, trace=trace)
         self.observers: list[Observer] = []
-        self.disks: dict[VolumeId, Disk] = {}
-        self.taps: dict[StreamId, Tap] = {}
+        self.disks: dict[VolumeId, Disk | HostDisk] = {}
+        self.hosts: dict[Address, HostLink] = {}
+        """Of VRAs whose disks a process of their own serves."""
+        self.taps: dict[StreamId, Tap | HostTap] = {}
         self.journals: JournalStore | None = None
         self.catalogs: dict[str, CatalogStore] = {}
         self.end: Connector | Listener | None = None
@@ -111,8 +113,10 @@ class Site:
         self._started = self._closed = False
         self._removed: set[Address] = set()
         self._held: set[tuple[Address, str]] = set()  # VRAs that hold a VPG's guests
+        self.holds = Holds()
         self._timers = Timers()
         self._lanes: dict[str, Lane] = {}
+        self._journaling = Journaling(self)
 
     # -- building ---------------------------------------------------------------------------------------------
 
@@ -126,17 +130,17 @@ class Site:
         if self.kernel.machines.pop(address, None) is not None:
             self._removed.add(address)
 
-    def tap(self, spec: StreamSpec) -> Tap:
+    def tap(self, spec: StreamSpec) -> Tap | HostTap:
         """Tap the volumes of a stream, in place of those that it had before. Those that are not here are left out."""
         self.untap(spec.id)
-        loop, vra = asyncio.get_running_loop(), spec.id.source
-
-        def captured() -> None:
-            with suppress(RuntimeError):  # the loop is over: nobody is left to hear of it
-                loop.call_soon_threadsafe(self._captured, vra)
-
-        disks: dict[int, Disk] = {v.id: self.disks[v.id] for v in spec.volumes if v.id in self.disks}
-        made = self.taps[spec.id] = Tap(spec, disks, self.lane(f"disk {vra}"), captured)
+        vra = spec.id.source
+        made: Tap | HostTap
+        if vra in self.hosts:
+            made = self.hosts[vra].tap(spec, lambda _: self._captured(vra))
+        else:
+            disks: dict[int, Disk] = {v.id: d for v in spec.volumes if isinstance(d := self.disks.get(v.id), Disk)}
+            made = Tap(spec, disks, self.lane(f"disk {vra}"), waking(lambda: self._captured(vra)))
+        self.taps[spec.id] = made
         return made
 
     def untap(self, stream: StreamId) -> None:
@@ -194,6 +198,8 @@ class Site:
         taps = self._taps_of(to) if self.taps else []
         hold = event.message if taps and isinstance(event, Received) and isinstance(event.message, Hold) else None
         held = self._taps_of(to, hold.vpg) if hold is not None else []
+        if hold is not None:
+            self.holds.begin(to, hold.vpg)
         for tap in held:
             tap.hold()
         for heard in [heard for tap in taps for heard in tap.pull()]:
@@ -201,8 +207,7 @@ class Site:
         if event is not None:
             self._step(to, event)
         if hold is not None and (to, hold.vpg) not in self._held:
-            for tap in held:
-                tap.release()
+            self._let_go(to, hold.vpg)
 
     def _step(self, to: Address, event: Event) -> None:
         now = Ns(now_ns())
@@ -273,8 +278,7 @@ class Site:
                 self._held.add((here, vpg))
             case ReleaseGuests(vpg, _):
                 self._held.discard((here, vpg))
-                for tap in self._taps_of(here, vpg):
-                    tap.release()
+                self._let_go(here, vpg)
             case FreezeGuests():
                 self.post(here, Done(id_, effect, ()))  # there are no agents in the guests yet: nobody takes part
             case ThawGuests():
@@ -284,7 +288,7 @@ class Site:
             case ReadRegions():
                 raise CoreError("the disks of a stream are read at its source only", place=here)
             case Append() | Promote() | ReadDigests() | Discard():
-                self._in_journals(id_, effect)
+                self._journaling.perform(id_, effect)
             case Publish(fact):
                 for observer in tuple(self.observers):
                     observer(Ns(now_ns()), fact)
@@ -302,34 +306,24 @@ class Site:
                 self.untap(stream)
             case Keep(checkpoint):
                 catalog = self.catalogs[checkpoint.vpg]
-                self._work(id_, effect, f"catalog {checkpoint.vpg}", lambda: catalog.keep(checkpoint))
+                self.work(id_, effect, f"catalog {checkpoint.vpg}", lambda: catalog.keep(checkpoint))
             case Forget(vpg, before):
                 catalog = self.catalogs[vpg]
-                self._work(id_, effect, f"catalog {vpg}", lambda: catalog.forget(before))
+                self.work(id_, effect, f"catalog {vpg}", lambda: catalog.forget(before))
             case _:
                 assert_never(effect)
 
-    def _in_journals(self, id_: EffectId, effect: Append | Promote | ReadDigests | Discard) -> None:
-        """In the stream's lane; one that the VRA has opened since gets its files there, too."""
-        journals, machine, region = self.journals, self.kernel.machines[id_.address], self.tweaks.region_bytes
-        if journals is None:
-            raise CoreError(f"{type(effect).__name__} on a site without journals", place=self.name)
-        stream = effect.frame.stream if isinstance(effect, Append) else effect.stream
-        known = machine.receivers.get(stream) if isinstance(machine, RecoveryVra) else None
-        spec = None if known is None else known.spec
-        self._work(id_, effect, f"journal {stream}", lambda: journals.perform(effect, spec, region))
+    def _let_go(self, vra: Address, vpg: str) -> None:
+        for tap in self._taps_of(vra, vpg):
+            tap.release()
+        self.holds.end(vra, vpg)
 
-    def _taps_of(self, vra: Address, vpg: str | None = None) -> list[Tap]:
+    def _taps_of(self, vra: Address, vpg: str | None = None) -> list[Tap | HostTap]:
         return [tap for id_, tap in self.taps.items() if id_.source == vra and vpg in (None, id_.vpg)]
 
-    def _read(self, id_: EffectId, effect: ReadRegions | ReadDigests, tap: Tap) -> None:
-        """The tap answers; a mistake stops the site."""
-
-        def done(outcome: Outcome[None]) -> None:
-            if outcome.error is not None:
-                self.failed(outcome.error)
-
-        self.lane(f"disk {id_.address}").submit(lambda: tap.answer(id_, effect, self.tweaks.region_bytes), done)
+    def _read(self, id_: EffectId, effect: ReadRegions | ReadDigests, tap: Tap | HostTap) -> None:
+        work, lane = (lambda: tap.answer(id_, effect, self.tweaks.region_bytes)), self.lane(f"disk {id_.address}")
+        lane.submit(work, lambda outcome: None if outcome.error is None else self.failed(outcome.error))
 
     def _send(self, sender: Address, to: Address, message: Message) -> None:
         if site_of(to) == self.name:
@@ -337,19 +331,20 @@ class Site:
         elif self.end is not None:
             self.end.send(sender, to, message)
 
-    def _work(self, id_: EffectId, effect: Effect, target: str, work: Callable[[], object]) -> None:
+    def work(self, id_: EffectId, effect: Effect, target: str, work: Callable[[], object]) -> None:
         """Do work in a target's lane; answer the effect with `Done`, or `Failed` for an error that has a blame."""
 
-        def done(outcome: Outcome[object]) -> None:
-            match outcome.error:
-                case None:
-                    self.post(id_.address, Done(id_, effect, outcome.value))
-                case DrsimError() as error:
-                    self.post(id_.address, Failed(id_, effect, error))
-                case error:
-                    self.failed(error)
+        self.lane(target).submit(work, lambda outcome: self.answer(id_, effect, outcome))
 
-        self.lane(target).submit(work, done)
+    def answer(self, id_: EffectId, effect: Effect, outcome: Outcome[object]) -> None:
+        """`Done`, or `Failed` for an error that has a blame; a mistake stops the site."""
+        match outcome.error:
+            case None:
+                self.post(id_.address, Done(id_, effect, outcome.value))
+            case DrsimError() as error:
+                self.post(id_.address, Failed(id_, effect, error))
+            case error:
+                self.failed(error)
 
     # -- waiting ----------------------------------------------------------------------------------------------
 

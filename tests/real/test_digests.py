@@ -210,7 +210,7 @@ def test_the_tap_digests_what_its_files_hold(tmp_path: Path) -> None:
     async def run() -> None:
         rng, lane = random.Random(3), Lane("disk")
         disks = {v.id: Disk(v, tmp_path / f"volume-{v.id}.disk") for v in SPEC.volumes}
-        tap = Tap(SPEC, disks, lane, lambda: None)
+        tap = Tap(SPEC, disks, lane, lambda _: None)
         ids = count()
 
         async def digests(extent: Extent) -> Event:

@@ -17,7 +17,8 @@ from drsim.core.errors import PlatformError, StoreFull
 from drsim.core.units import SECTOR
 from drsim.real import nbd
 from drsim.real.nbd import Negotiation, Offer, Phase, Refused
-from drsim.real.splitter import ARENA, Splitter, Write
+from drsim.real.splitter import Splitter
+from drsim.real.transmission import ARENA, Write
 
 SIZE = 1 << 20
 

@@ -363,7 +363,7 @@ def test_waiting_data_is_compressed_if_that_pays(payload: bytes, smaller: bool) 
         assert (ends.near.sent < 10 * len(payload)) == smaller
         assert ends.far.error is None
 
-    over(Terms(5, 1 << 24, compress=True), check)
+    over(Terms(5, 1 << 24, rate=4 << 20, compress=True), check)
 
 
 @pytest.fixture(scope="module")

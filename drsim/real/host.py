@@ -1,0 +1,359 @@
+"""Host: the site's side of a host whose disks a process of its own serves and taps (`host_process.py`).
+
+Theory of operation. `HostLink` starts the process and does what it says; `HostTap` is to the site what a tap is
+(`tap.py`), `HostDisk` what the splitter serves. What was written comes as windows on memory that both see. The site
+hears words in the event loop; it waits for one only where the order of things demands it: while disks are opened, and
+for a hold, which is answered after everything that was captured before it.
+
+When the process dies, its guests lose their connections, and what it had captured and not told is unknown: the VRA
+hears that the volumes are lost, before anything else, and so answers no hold with them. A new process is started, with
+pauses that double; then the volumes are found again, and the core compares them with the other side. A process that
+does not answer in time is killed.
+
+Invariant: a chunk stays mapped while anybody looks at it; then the process is told, and may use it again.
+"""
+
+import asyncio
+import os
+import select
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from drsim.core.effects import EffectId, ReadDigests, ReadRegions
+from drsim.core.errors import DrsimError, PlatformError
+from drsim.core.events import Failed, VolumeFound, VolumeLost
+from drsim.core.names import Address, StreamSpec, VolumeId, VolumeInfo
+from drsim.real.chunk import BYTES, columns_on, size_of
+from drsim.real.host_tap import HostDisk, HostTap, answer_of
+from drsim.real.host_words import (
+    Answered,
+    Channel,
+    Chunked,
+    Digest,
+    Freed,
+    Open,
+    Read,
+    Record,
+    Refused,
+    Serve,
+    TurnedAway,
+    Unwatch,
+    Watch,
+    Word,
+    Wrote,
+    mapped,
+    shared,
+)
+
+if TYPE_CHECKING:
+    from drsim.real.world import Site
+
+PATIENCE = 5.0
+"""Seconds in which a process answers what the site waits for; what comes later is a death."""
+_BEGIN = 30.0  # in which it has come up
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 5.0
+LOCKED = 20
+"""Seconds that a new process waits for an earlier one that is dying."""
+_SPARE = 16  # chunks that may be in use beyond the VRA's buffer
+
+
+class HostLink:
+    """One host's process. Built and used in the event loop's thread; `serve` and `soon` from any.
+
+    `refused` is told why a client was turned away; `pool_bytes` is the VRA's buffer.
+    """
+
+    def __init__(
+        self, site: "Site", vra: Address, name: str, *, pool_bytes: int, refused: Callable[[str], None]
+    ) -> None:  # fmt: skip
+        self._site, self._vra, self._refused = site, vra, refused
+        folder = site.directory
+        self._words = [
+            sys.executable, "-m", "drsim.real.host_process", str(folder / "recordings"),
+            str(folder / "hosts" / f"{name}.lock"), str(pool_bytes // BYTES + _SPARE),
+            str(LOCKED),
+        ]  # fmt: skip
+        self.disks: dict[VolumeId, HostDisk] = {}
+        self._loop = asyncio.get_running_loop()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._lock = Lock()  # of the channel's life
+        self._asked = self._tapped = 0
+        self._taps: dict[int, HostTap] = {}
+        self._reading: dict[int, tuple[HostTap, EffectId, ReadRegions | ReadDigests]] = {}
+        self._answers: dict[int, Answered | Refused] = {}
+        self._closed = False
+        self._again: asyncio.Task[None] | None = None
+        self._up(*self._started())
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that serves now, if one does."""
+        return self._process.pid if self._process is not None and self._channel is not None else None
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def _started(self) -> tuple[subprocess.Popen[bytes], Channel]:
+        """A new process, its disks open. Raises PlatformError. In any thread."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            words, fd = [*self._words, str(theirs.fileno())], theirs.fileno()
+            process = subprocess.Popen(words, pass_fds=[fd], stdin=subprocess.DEVNULL)
+        channel = Channel(ours)
+        ours.settimeout(_BEGIN)
+        try:
+            for number, disk in enumerate((None, *self.disks.values())):
+                if disk is not None:
+                    channel.say(Open(number, disk.info, str(disk.path.absolute()), must_exist=True))
+                word, _ = channel.hear()
+                if isinstance(word, Refused):
+                    raise word.error
+        except BaseException as error:
+            channel.close()
+            process.kill()
+            process.wait()
+            if isinstance(error, OSError | EOFError):
+                raise PlatformError("the host's process does not come up", place=self._vra) from error
+            raise
+        ours.setblocking(False)
+        return process, channel
+
+    def _up(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        with self._lock:
+            self._process, self._channel = process, channel
+        self._loop.add_reader(channel.socket, self._ready)
+        self._site.disks.update(self.disks)
+
+    def _died(self) -> None:
+        """The process is gone, or is to be."""
+        channel, process = self._channel, self._process
+        if channel is None or process is None:
+            return
+        with self._lock:
+            self._channel = None
+        self._loop.remove_reader(channel.socket)
+        channel.close()
+        process.kill()
+        error = PlatformError("the process that serves the disk has died", place=self._vra)
+        for tap, id_, effect in self._reading.values():
+            tap.heard.append(Failed(id_, effect, error))
+        self._reading.clear()
+        for volume in self.disks:
+            self._site.disks.pop(volume, None)
+        for tap in self._taps.values():
+            tap.chunks.clear()
+            tap.heard.extend(VolumeLost(volume.id) for volume in tap.spec.volumes)
+            tap.captured(True)
+        self._taps.clear()
+        if not self._closed:
+            self._refused(f"{self._vra}: the process that serves its disks has died; another one is started")
+            self._again = asyncio.create_task(self._start_again(process), name=f"start {self._vra} again")
+
+    async def _start_again(self, dead: subprocess.Popen[bytes]) -> None:
+        pause = _FIRST_PAUSE
+        await asyncio.to_thread(dead.wait)
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                found = await asyncio.shield(asyncio.to_thread(self._started))
+            except PlatformError as error:
+                self._refused(f"{self._vra}: {error}")
+                pause = min(2 * pause, _LAST_PAUSE)
+                continue
+            if self._closed:
+                _end(*found)
+                return
+            self._up(*found)
+            for stream, tap in list(self._site.taps.items()):
+                if stream.source == self._vra:
+                    self._site.tap(tap.spec)
+            for volume in self.disks:
+                self._site.post(self._vra, VolumeFound(volume))
+            return
+
+    async def close(self) -> None:
+        """End the process; guests lose their connections."""
+        self._closed = True
+        if self._again is not None:
+            with suppress(asyncio.CancelledError):
+                await self._again
+        channel, process = self._channel, self._process
+        if channel is not None and process is not None:
+            with self._lock:
+                self._channel = None
+            self._loop.remove_reader(channel.socket)
+            await asyncio.to_thread(_end, process, channel)
+
+    # -- words ------------------------------------------------------------------------------------------------
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Do it in the event loop. From any thread."""
+        with suppress(RuntimeError):  # the loop is over
+            self._loop.call_soon_threadsafe(work)
+
+    def say(self, word: Word, fd: int = -1) -> None:
+        """Tell the process, if there is one."""
+        deadline = self._loop.time() + PATIENCE
+        while (channel := self._channel) is not None:
+            try:
+                channel.say(word, fd)
+            except BlockingIOError:  # it may wait for us to hear
+                if not self._wait(channel, deadline, writing=True):
+                    self._died()
+            except OSError:
+                self._died()
+            else:
+                return
+
+    def wait_for(self, ask: Callable[[int], Word]) -> Answered | Refused | None:
+        """Ask, and wait for the answer; None when the process dies instead."""
+        deadline = self._loop.time() + PATIENCE
+        self._asked += 1
+        number = self._asked
+        self.say(ask(number))
+        while number not in self._answers:
+            channel = self._channel
+            if channel is None:
+                return None
+            if not self._wait(channel, deadline):
+                self._died()
+        return self._answers.pop(number)
+
+    def _wait(self, channel: Channel, deadline: float, *, writing: bool = False) -> bool:
+        """Wait until something can be heard, and hear it, or until something can be said; False: in vain."""
+        poll = select.poll()
+        poll.register(channel.socket, select.POLLIN | (select.POLLOUT if writing else 0))
+        happened = poll.poll(max(0.0, deadline - self._loop.time()) * 1e3)
+        if any(events & ~select.POLLOUT for _, events in happened):
+            self._ready()
+        return bool(happened)
+
+    def _ready(self) -> None:
+        """Hear everything that has come."""
+        told: set[int] = set()
+        while (channel := self._channel) is not None:
+            try:
+                word, fd = channel.hear()
+            except BlockingIOError:
+                break
+            except (OSError, EOFError, DrsimError):
+                self._died()
+                break
+            if (tap := self._heard(word, fd)) is not None:
+                told.add(tap.number)
+        for number in told:
+            if number in self._taps:
+                self._taps[number].captured(True)
+
+    def _heard(self, word: Word, fd: int) -> HostTap | None:
+        """One word; the tap that has something new, if one has."""
+        match word:
+            case Chunked(number, chunk, content):
+                self._chunk(number, chunk, content, fd)
+            case Wrote(number) if (tap := self._taps.get(number)) is not None:
+                tap.wrote(word)
+                return tap
+            case Answered(number) | Refused(number) if number in self._reading:
+                tap, id_, effect = self._reading.pop(number)
+                tap.heard.append(answer_of(id_, effect, word, fd))
+                return tap
+            case Answered(number) | Refused(number):
+                self._answers[number] = word
+            case TurnedAway(why):
+                self._refused(why)
+            case _:
+                pass  # of a tap that is closed
+        return None
+
+    def _chunk(self, number: int, chunk: int, content: int, fd: int) -> None:
+        memory = mapped(fd, size_of(content))
+        free = weakref.finalize(memory, self.soon, lambda: self.say(Freed(number, chunk)))
+        free.atexit = False
+        if number in self._taps:
+            self._taps[number].chunks[chunk] = columns_on(memory, content)
+
+    # -- what it does -----------------------------------------------------------------------------------------
+
+    def serve(self, volume: VolumeId, connection: socket.socket, rest: bytes) -> None:
+        """Hand a client over. Raises PlatformError. From any thread."""
+        with self._lock:
+            channel = self._channel
+            if channel is None:
+                raise PlatformError("the process that serves the disk is being started", place=self._vra)
+            try:
+                channel.say(Serve(volume, rest), connection.fileno())
+            except OSError as error:
+                raise PlatformError(f"the client cannot be handed over: {error}", place=self._vra) from error
+
+    def open(self, info: VolumeInfo, path: Path, *, must_exist: bool) -> HostDisk:
+        """Serve a disk, which is made unless it must be there. Raises PlatformError."""
+        self._answered(lambda number: Open(number, info, str(path.absolute()), must_exist))
+        disk = self.disks[info.id] = HostDisk(self, info, path)
+        return disk
+
+    def _answered(self, ask: Callable[[int], Word]) -> Answered:
+        answer = self.wait_for(ask)
+        if answer is None:
+            raise PlatformError("the process that serves the disks has died", place=self._vra)
+        if isinstance(answer, Refused):
+            raise answer.error
+        return answer
+
+    def tap(self, spec: StreamSpec, captured: Callable[[bool], None]) -> HostTap:
+        """Tap the volumes of a stream."""
+        self._tapped += 1
+        tap = HostTap(self, self._tapped, spec, captured)
+        if self._channel is not None:
+            self._taps[tap.number] = tap
+            self.say(Watch(tap.number, spec))
+        return tap
+
+    def untap(self, tap: HostTap) -> None:
+        """Tap them no more. What is being read is not answered: its sender is gone, or reads anew."""
+        if self._taps.pop(tap.number, None) is not None:
+            self.say(Unwatch(tap.number))
+            self._reading = {n: reading for n, reading in self._reading.items() if reading[0] is not tap}
+
+    def read(self, tap: HostTap, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
+        """Ask for what a tap's disks hold; the answer comes in its place among what is heard of the tap."""
+        self._asked += 1
+        number = self._asked
+        if tap.number not in self._taps:
+            error = PlatformError("the process that serves the disk has died", place=self._vra)
+            tap.heard.append(Failed(id_, effect, error))
+            tap.captured(True)
+            return
+        self._reading[number] = tap, id_, effect
+        if isinstance(effect, ReadDigests):
+            self.say(Digest(number, tap.number, effect.extent, region_bytes))
+            return
+        batch = effect.batch
+        rows = np.stack([batch.volume.astype(np.int64), batch.lba, batch.sectors.astype(np.int64)])
+        fd = shared(rows.nbytes, rows.tobytes())
+        try:
+            self.say(Read(number, tap.number, len(batch)), fd)
+        finally:
+            os.close(fd)
+
+    def record(self, vm: str, volumes: tuple[int, ...], *, on: bool) -> tuple[Path, int]:
+        """Record what is written to these volumes, or end that. See `recorder.Recorders`."""
+        answer = self._answered(lambda number: Record(number, vm, volumes, on))
+        return Path(self._words[3]) / f"{vm}.csv", answer.value
+
+
+def _end(process: subprocess.Popen[bytes], channel: Channel) -> None:
+    channel.close()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
