@@ -159,6 +159,8 @@ class SiteFile(Spec):
                 raise ValueError(
                     f"VM {name} is on network {min(unknown)}, which is not one of {', '.join(self.networks) or 'none'}"
                 )
+        if self.processes and self.platform is not None:
+            raise ValueError("processes of hosts are for VMs of this machine; leave processes out")
         if self.pki is None and self.link.place[0] not in LOOPBACK:
             raise ValueError(f"sites talk over {self.link.place[0]} with certificates only; give pki")
         if self.api is not None and self.pki is None:
