@@ -37,7 +37,8 @@ from drsim.real.ports import (
 )  # fmt: skip
 from drsim.spec.aws import AwsSite
 from drsim.verify.conformance.bench import Trouble
-from drsim.verify.conformance.checks import OWNER, SIZE, a_disk, a_vm, made_once, make, unmake
+from drsim.verify.conformance.claims import OWNER, SIZE, a_disk, a_vm
+from drsim.verify.conformance.trouble import made_once, make, unmake
 
 ROOT = Path(__file__).resolve().parents[2]
 Proof = Callable[[AwsBench], Awaitable[None]]

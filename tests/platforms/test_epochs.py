@@ -18,7 +18,7 @@ from drsim.real.disk import Disk
 from drsim.real.epochs import Epochs
 from drsim.real.ports import Area, DiskId, Epoch
 from drsim.verify.conformance.bench import Bench
-from drsim.verify.conformance.checks import OWNER, SIZE, a_disk, a_vm
+from drsim.verify.conformance.claims import OWNER, SIZE, a_disk, a_vm
 from drsim.verify.conformance.memory import MemoryBench, MemoryChanges
 
 

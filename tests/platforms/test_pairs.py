@@ -19,7 +19,7 @@ from drsim.real.planning import Wish, vpg_of
 from drsim.real.ports import DiskId, NewVm, Power
 from drsim.verify.conformance.bench import Arm, Bench
 from drsim.verify.conformance.boot import speaking
-from drsim.verify.conformance.checks import MEMORY, SIZE
+from drsim.verify.conformance.claims import MEMORY, SIZE
 
 SITE = """
 site: {site}

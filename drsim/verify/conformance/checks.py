@@ -1,107 +1,41 @@
-"""Checks of a platform's ports: every promise of `drsim/real/ports.py`, one check each, on a fresh bench.
+"""Checks of a platform's ports: promises of `drsim/real/ports.py`, one check each, on a fresh bench.
 
-A check raises NotConforming, in words. What a check needs to exist it makes itself, and all of it under owners of the
-suite, so that on a real platform nothing else is touched and `left_behind` finds what was forgotten.
+A check raises NotConforming, in words. Those of trouble and of changes are in `trouble.py`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from drsim.core.errors import DrsimError, PlatformError
+from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
-from drsim.real.ports import (
-    Area,
-    DiskId,
-    Epoch,
-    HostChanged,
-    LoginRefused,
-    NewVm,
-    NotFound,
-    Power,
-    Taken,
-    Unavailable,
-    Untrusted,
-    VmFacts,
-)  # fmt: skip
-from drsim.verify.conformance.bench import Bench, Trouble
+from drsim.real.ports import DiskId, HostChanged, LoginRefused, NewVm, NotFound, Power, Taken
+from drsim.verify.conformance.bench import Bench
 from drsim.verify.conformance.boot import speaking
+from drsim.verify.conformance.claims import (
+    CHECKS,
+    MEMORY,
+    OTHER,
+    OWNER,
+    PATIENCE,
+    SIZE,
+    NotConforming,
+    a_disk,
+    a_vm,
+    check,
+    demand,
+    expect,
+    facts,
+    left_behind,
+)  # fmt: skip
+from drsim.verify.conformance.trouble import NEEDS
 
-OWNER, OTHER = "suite/operation/1", "suite/operation/2"
-MEMORY, SIZE = 512 << 20, 1 << 20
-"""Bytes of a VM and of a disk; a platform may give more."""
-PATIENCE = 60.0
-"""Seconds for what a platform tells by itself."""
-Check = Callable[[Bench], Awaitable[None]]
-CHECKS: dict[str, Check] = {}
-"""All checks of the ports, by name, in order."""
-NEEDS = {"epochs": "changes", "objects": "objects"}
-"""Checks that say nothing of platforms that lack a port."""
-
-
-class NotConforming(DrsimError):
-    """A platform breaks a promise of its ports."""
-
-
-def _check(work: Check) -> Check:
-    CHECKS[work.__name__] = work
-    return work
-
-
-def demand(holds: bool, otherwise: str) -> None:
-    """Raises NotConforming."""
-    if not holds:
-        raise NotConforming(otherwise)
-
-
-async def expect(kind: type[PlatformError], work: Awaitable[object], otherwise: str) -> None:
-    """Work that has to fail in this way. Raises NotConforming when it does not."""
-    try:
-        await work
-    except kind:
-        return
-    except PlatformError as error:
-        raise NotConforming(f"{otherwise}: {type(error).__name__}, not {kind.__name__}: {error.message}") from error
-    raise NotConforming(otherwise)
-
-
-async def a_vm(bench: Bench, name: str = "web", owner: str = OWNER, host: str = "") -> None:
-    """Make one."""
-    await bench.platform.hypervisor.create(
-        NewVm(name, owner, host or bench.host, bench.store, cpus=1, memory=MEMORY, ready="")
-    )
-
-
-async def a_disk(bench: Bench, name: str = "drsim-web-000001", owner: str = OWNER, content: bytes = b"") -> DiskId:
-    """Make one, and lay something out on it through the appliance."""
-    here = bench.platform
-    disk = await here.disks.create(name, SIZE, bench.store, owner)
-    if content:
-        await here.hypervisor.attach(here.appliance, disk)
-        (await here.locator.locate(here.appliance, disk)).open("r+b").close()
-        await bench.fill(disk, content)
-        await here.hypervisor.detach(here.appliance, disk)
-    return disk
-
-
-async def facts(bench: Bench, name: str = "web") -> VmFacts:
-    """What there is of a VM."""
-    return await bench.platform.inventory.vm(name)
-
-
-async def left_behind(bench: Bench, *owners: str) -> str:
-    """VMs and disks that owners have, in words; empty: none."""
-    here, found = bench.platform, []
-    for owner in owners:
-        found += [f"VM {vm.name} of {owner}" for vm in await here.inventory.vms(owner)]
-        found += [f"disk {disk.name} of {owner}" for disk in await here.disks.owned(owner)]
-    return ", ".join(found)
+__all__ = ["CHECKS", "NEEDS"]
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 
-@_check
+@check
 async def inventory(bench: Bench) -> None:
     """Product, version, clock, hosts with room, the datastore, the networks, the appliance."""
     here = bench.platform.inventory
@@ -122,7 +56,7 @@ async def inventory(bench: Bench) -> None:
     await expect(NotFound, here.vm("nobody"), "a VM that is not there is NotFound")
 
 
-@_check
+@check
 async def login_refused(bench: Bench) -> None:
     """A wrong password is refused with words, and without the password."""
     try:
@@ -136,7 +70,7 @@ async def login_refused(bench: Bench) -> None:
 # -- VMs --------------------------------------------------------------------------------------------------------------
 
 
-@_check
+@check
 async def create_and_delete(bench: Bench) -> None:
     """A VM is what it was asked to be, belongs to its owner, and goes."""
     await a_vm(bench)
@@ -151,7 +85,7 @@ async def create_and_delete(bench: Bench) -> None:
     await bench.platform.hypervisor.delete("web", OWNER)
 
 
-@_check
+@check
 async def create_again(bench: Bench) -> None:
     """Asked again by its owner, nothing is made twice; asked by another one, it is Taken and stays as it was."""
     await a_vm(bench)
@@ -163,7 +97,7 @@ async def create_again(bench: Bench) -> None:
     demand((await facts(bench)).owner == OWNER, "nobody else deletes it")
 
 
-@_check
+@check
 async def unknown_host(bench: Bench) -> None:
     """A host or datastore that is not there is named, and nothing is made."""
     await expect(NotFound, a_vm(bench, host="no-such-host"), "a host that is not there")
@@ -172,7 +106,7 @@ async def unknown_host(bench: Bench) -> None:
     demand(not await left_behind(bench, OWNER), "nothing was made")
 
 
-@_check
+@check
 async def power(bench: Bench) -> None:
     """On and off, asked twice each; a VM that is not there is NotFound."""
     here = bench.platform.hypervisor
@@ -192,7 +126,7 @@ async def power(bench: Bench) -> None:
     await expect(NotFound, facts(bench), "one that runs is deleted as well")
 
 
-@_check
+@check
 async def host_gone(bench: Bench) -> None:
     """A host that is lost is told and takes no VM; the other one does."""
     told: asyncio.Queue[object] = asyncio.Queue()
@@ -223,7 +157,7 @@ async def host_gone(bench: Bench) -> None:
 # -- disks ------------------------------------------------------------------------------------------------------------
 
 
-@_check
+@check
 async def disks(bench: Bench) -> None:
     """A disk is as large as asked, is found by its owner and by name, and goes when its owner says so."""
     here = bench.platform.disks
@@ -243,7 +177,7 @@ async def disks(bench: Bench) -> None:
     await expect(NotFound, here.create("one", SIZE, "no-such-store", OWNER), "a datastore that is not there")
 
 
-@_check
+@check
 async def attach_and_detach(bench: Bench) -> None:
     """In order, once, to one VM; deleting a VM leaves its disks; a disk that is attached is not deleted."""
     here = bench.platform
@@ -270,7 +204,7 @@ async def attach_and_detach(bench: Bench) -> None:
     await expect(NotFound, here.hypervisor.attach("web", DiskId("no-such-disk")), "a disk that is not there")
 
 
-@_check
+@check
 async def appliance(bench: Bench) -> None:
     """A disk is attached to the running appliance, found there, written, and taken to another VM with its content."""
     here, said = bench.platform, speaking("written by the appliance", SIZE)
@@ -292,7 +226,7 @@ async def appliance(bench: Bench) -> None:
 # -- networks ---------------------------------------------------------------------------------------------------------
 
 
-@_check
+@check
 async def re_ip(bench: Bench) -> None:
     """A VM gets its network and address before it starts, and asking again changes nothing."""
     here, nics = bench.platform, [Nic(bench.network, bench.address, bench.mask)]
@@ -306,7 +240,7 @@ async def re_ip(bench: Bench) -> None:
     demand(bench.address in (await facts(bench)).addresses, f"it has its address: {await facts(bench)}")
 
 
-@_check
+@check
 async def unknown_network(bench: Bench) -> None:
     """A network that is not there is named; a test network is another one than production."""
     await a_vm(bench)
@@ -315,182 +249,3 @@ async def unknown_network(bench: Bench) -> None:
     )
     await bench.platform.hypervisor.set_networks("web", [Nic(bench.test_network)])
     demand((await facts(bench)).networks == (bench.test_network,), "it is in the test network")
-
-
-# -- trouble ----------------------------------------------------------------------------------------------------------
-
-
-async def make(bench: Bench) -> None:
-    """What is done under trouble: a VM with a disk that runs, asked for as a manager would that knows nothing."""
-    here = bench.platform
-    await a_vm(bench)
-    disk = await here.disks.create("drsim-web-000001", SIZE, bench.store, OWNER)
-    await here.hypervisor.attach("web", disk)
-    await here.hypervisor.set_networks("web", [Nic(bench.network)])
-    await here.hypervisor.power_on("web")
-
-
-async def unmake(bench: Bench) -> None:
-    """The way back."""
-    here = bench.platform
-    await here.hypervisor.power_off("web")
-    for disk in await here.disks.owned(OWNER):
-        await here.hypervisor.detach("web", disk.id)
-    await here.hypervisor.delete("web", OWNER)
-    for disk in await here.disks.owned(OWNER):
-        await here.disks.delete(disk.id, OWNER)
-
-
-async def made_once(bench: Bench, when: str) -> None:
-    """What `make` makes is there, once. Raises NotConforming."""
-    here = bench.platform
-    vms, disks = await here.inventory.vms(OWNER), await here.disks.owned(OWNER)
-    demand([vm.name for vm in vms] == ["web"], f"{when}: there is one VM, not {[vm.name for vm in vms]}")
-    demand(len(disks) == 1, f"{when}: there is one disk, not {[disk.name for disk in disks]}")
-    demand(vms[0].disks == (disks[0].id,), f"{when}: the disk is attached once: {vms[0].disks}")
-    demand(vms[0].power is Power.ON, f"{when}: the VM runs")
-    demand(vms[0].networks == (bench.network,), f"{when}: it is in its network once: {vms[0].networks}")
-
-
-async def _troubled(bench: Bench, trouble: Trouble) -> None:
-    before = bench.changes()
-    await make(bench)
-    calls = bench.changes() - before
-    await unmake(bench)
-    back = bench.changes() - before - calls
-    for skip in range(calls):
-        bench.trouble(trouble, 1, skip)
-        await make(bench)
-        await made_once(bench, f"trouble at change {skip + 1} of {calls}")
-        bench.trouble(trouble, 1, skip % back)
-        await unmake(bench)
-        demand(not (left := await left_behind(bench, OWNER)), f"trouble at the way back leaves {left}")
-    bench.trouble(trouble, 0)
-
-
-@_check
-async def lost_answer(bench: Bench) -> None:
-    """Whichever answer is lost, what was asked for is there once."""
-    await _troubled(bench, Trouble.LOST_ANSWER)
-
-
-@_check
-async def connection_broken(bench: Bench) -> None:
-    """Whichever call is not carried out, it is asked for again."""
-    await _troubled(bench, Trouble.NOT_DONE)
-
-
-@_check
-async def throttled(bench: Bench) -> None:
-    """Refused as too many, whichever call, it waits and asks again."""
-    await _troubled(bench, Trouble.THROTTLED)
-
-
-@_check
-async def session_expired(bench: Bench) -> None:
-    """Whenever the session expires, the adapter logs in again."""
-    await _troubled(bench, Trouble.EXPIRED)
-
-
-@_check
-async def slow(bench: Bench) -> None:
-    """Calls that take a while are waited for."""
-    bench.trouble(Trouble.SLOW, 3)
-    await make(bench)
-    await made_once(bench, "slow calls")
-
-
-@_check
-async def given_up(bench: Bench) -> None:
-    """A platform that says "not now" for ever is Unavailable in the end, and nothing is half said."""
-    bench.trouble(Trouble.THROTTLED, 1_000_000)
-    await expect(Unavailable, a_vm(bench), "for ever throttled")
-    bench.trouble(Trouble.THROTTLED, 0)
-    await make(bench)
-    await made_once(bench, "after that")
-
-
-@_check
-async def manager_killed(bench: Bench) -> None:
-    """A manager that dies after any change and starts anew, finds what it made; nothing is doubled."""
-    before = bench.changes()
-    await make(bench)
-    calls = bench.changes() - before
-    await unmake(bench)
-    for skip in range(calls):
-        bench.trouble(Trouble.NOT_DONE, 1_000_000, skip)
-        await expect(PlatformError, make(bench), "it does not get further")
-        bench.trouble(Trouble.NOT_DONE, 0)
-        await bench.restart()
-        await make(bench)
-        await made_once(bench, f"killed before change {skip + 1} of {calls}")
-        await unmake(bench)
-    demand(not (left := await left_behind(bench, OWNER)), f"left behind: {left}")
-
-
-# -- changes ----------------------------------------------------------------------------------------------------------
-
-
-@_check
-async def epochs(bench: Bench) -> None:
-    """What changed between two snapshots is told, a superset, as it was at the second; an unknown mark is Untrusted."""
-    here, changes = bench.platform, bench.platform.changes
-    if changes is None:
-        raise NotConforming("the platform has no changes; say so in what the arm lacks")
-    await a_vm(bench)
-    was = b"".join(bytes([n % 251 + 1]) * 4096 for n in range(SIZE // 4096))
-    disk = await a_disk(bench, content=was)
-    await here.hypervisor.attach("web", disk)
-    one = await changes.begin("web", OWNER)
-    demand(await _read(bench, one, disk, None) == was, "the first epoch has everything")
-    await changes.end(one)
-    now = bytearray(was)
-    now[8192:8704] = b"n" * 512
-    now[SIZE - 512 :] = b"e" * 512
-    await bench.fill(disk, bytes(now))
-    two = await changes.begin("web", OWNER)
-    areas = await changes.changed(two, disk, dict(one.marks)[disk])
-    demand(bool(areas) and list(areas) == sorted(areas, key=lambda area: area.offset), "areas are told in order")
-    for at in (8192, SIZE - 512):
-        covered = any(area.offset <= at and at + 512 <= area.offset + area.length for area in areas)
-        demand(covered, f"what was written at {at} is told")
-    await bench.fill(disk, bytes(SIZE))
-    demand(await _read(bench, two, disk, dict(one.marks)[disk], bytes(was)) == bytes(now), "it is as at the snapshot")
-    await changes.end(two)
-    three = await changes.begin("web", OWNER)
-    await expect(Untrusted, changes.changed(three, disk, "no-such-mark"), "a mark that means nothing")
-    await changes.end(three)
-    for _ in range(2):
-        await changes.forget("web", OWNER)
-    await changes.end(await changes.begin("web", OWNER))
-
-
-async def _read(bench: Bench, epoch: Epoch, disk: DiskId, since: str | None, base: bytes = bytes(SIZE)) -> bytes:
-    changes, data = bench.platform.changes, bytearray(base)
-    assert changes is not None
-    for area in await changes.changed(epoch, disk, since):
-        part = Area(area.offset, min(area.length, SIZE - area.offset))
-        if part.length > 0:
-            data[part.offset : part.offset + part.length] = await changes.read(epoch, disk, part)
-    return bytes(data)
-
-
-# -- objects ----------------------------------------------------------------------------------------------------------
-
-
-@_check
-async def objects(bench: Bench) -> None:
-    """An object is written once, whoever asks again, and read in parts; keys come in order."""
-    store = bench.platform.objects
-    if store is None:
-        raise NotConforming("the platform has no objects; say so in what the arm lacks")
-    for key in ("suite/b", "suite/a", "other"):
-        demand(await store.put(key, f"content of {key}".encode()), f"{key} was not there")
-    demand(not await store.put("suite/a", b"something else"), "what is there is not written again")
-    demand(await store.get("suite/a") == b"content of suite/a", "and holds what it held")
-    demand(await store.get("suite/a", 8, 2) == b"of", "a part of it is read")
-    demand(list(await store.keys("suite/")) == ["suite/a", "suite/b"], "keys come in order")
-    await store.delete("suite/a")
-    await store.delete("suite/a")
-    await expect(NotFound, store.get("suite/a"), "what is deleted is not there")
-    demand(list(await store.keys("suite/")) == ["suite/b"], "nor listed")

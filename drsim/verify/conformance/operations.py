@@ -27,7 +27,7 @@ from drsim.real.ports import Firmware, Power
 from drsim.real.target import Target
 from drsim.verify.conformance.bench import Bench
 from drsim.verify.conformance.boot import speaking
-from drsim.verify.conformance.checks import MEMORY, OTHER, SIZE, a_vm, demand, left_behind
+from drsim.verify.conformance.claims import MEMORY, OTHER, SIZE, a_vm, demand, left_behind
 from drsim.verify.platform import Platform as InMemory
 from drsim.verify.platform import TargetVm
 from drsim.verify.rehearsal import AT, PHASES, Rehearsal
