@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from drsim.cli import rehearse as rehearsal
+from drsim.cli.estate import of_estate
 from drsim.cli.manager import Manager, console, table
 from drsim.core.errors import FileError, PlatformError
-from drsim.files.estate import vpg_of_estate
-from drsim.files.models import load_model
-from drsim.files.sites import SitePath, load_site
+from drsim.files.sites import load_site
 from drsim.spec.quantity import parse_duration, parse_size
 
 Option = typer.Option
@@ -131,26 +130,11 @@ def protect(
         size = None if journal is None else parse_size(journal)
         body = {"name": vpg, "vms": vm, "target_host": to, "journal_bytes": size, **seconds}
     else:
-        body = _of_estate(site, vpg)
+        body = of_estate(site, vpg)
     if epochs is not None:
         body["epochs"] = _seconds(epochs, "epochs")
     Manager(site).ask("POST", "/vpgs", body)
     typer.echo(f"{vpg} is being protected: drsim live status shows how far")
-
-
-def _of_estate(site: Path, name: str) -> dict[str, Any]:
-    """What the API is asked to protect. Raises FileError."""
-    path = SitePath.of(site)
-    if not path.site:
-        raise FileError("say which VMs, and which host would run them", place="--vm, --to", hint="or use an estate")
-    wanted = vpg_of_estate(load_model(path.file), name, place=str(path.file))
-    spec = wanted.spec
-    return {
-        "name": name, "vms": wanted.vms, "target_host": wanted.hosts, "journal_bytes": spec.journal.limit_bytes,
-        "interval": spec.checkpoint_interval / SECOND, "history": spec.journal.history / SECOND,
-        "rpo_alert": spec.rpo_alert / SECOND, "boot_delay": spec.boot_delay / SECOND,
-        "groups": {vm: n for n, group in enumerate(spec.boot_groups, 1) for vm in group},
-    }  # fmt: skip
 
 
 @live.command()

@@ -97,6 +97,7 @@ def api(site: Installation, *, armed: bool) -> FastAPI:
 
     _look(app, site)
     _protect(app, site, arms)
+    _steer_vms(app, site, arms)
     _recover(app, site, arms)
     return app
 
@@ -197,6 +198,8 @@ def _protect(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None
                 raise FileError(f"a VPG cannot {what!r}", place=site.spec.site, hint="pause, resume or sync")
         return {"vpg": vpg}
 
+
+def _steer_vms(app: FastAPI, site: Installation, arms: Callable[[], None]) -> None:
     @app.post("/vms/{vm}/record")
     async def record(vm: str, power: Power) -> dict[str, Any]:
         """Begin to record what a VM writes, or end it."""

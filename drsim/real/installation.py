@@ -42,9 +42,8 @@ from drsim.core.names import (
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.status import Lifecycle
-from drsim.core.units import SECOND, Ns
+from drsim.core.units import Ns
 from drsim.core.vpg import Vpg
-from drsim.real import pki
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.desk import Adopt, Desk, Drop
 from drsim.real.disk import Disk
@@ -52,6 +51,7 @@ from drsim.real.distrust import Distrust
 from drsim.real.elsewhere import Elsewhere, store_of
 from drsim.real.journal_store import JournalStore
 from drsim.real.local.hypervisor import LocalHypervisor
+from drsim.real.meeting import meet
 from drsim.real.own_vms import OwnVms
 from drsim.real.planning import streams_of
 from drsim.real.platforms import connect
@@ -63,7 +63,6 @@ from drsim.real.reverse import Reversal
 from drsim.real.splitter import Splitter
 from drsim.real.state import FolderLock, StateFile
 from drsim.real.transcript import Transcript
-from drsim.real.transport import Connector, Listener, Terms
 from drsim.real.world import Site
 from drsim.spec.live import LiveVpg, SiteFile, VpgState
 
@@ -104,7 +103,7 @@ class Installation:
                 self.elsewhere = Elsewhere(self, self._platform, store)
                 self.spec = await self.elsewhere.discover(self.spec, self.base)
             self._open()
-            await self._connect()
+            await meet(self)
         except BaseException:
             await self._close()
             raise
@@ -249,24 +248,6 @@ class Installation:
             generation=known.generation, fenced=known.fenced,
         )  # fmt: skip
         site.peers += [(there, here) for here, there in pairs]
-
-    async def _connect(self) -> None:
-        link, site, tweaks = self.spec.link, self.site, self.spec.tweaks
-        window = tweaks.window_bytes + max(tweaks.frame_bytes, tweaks.sync_bytes) + (64 << 20)
-        contexts = None if self.spec.pki is None else pki.contexts(self.base / self.spec.pki)
-        terms = Terms(
-            tweaks.peer_timeout / SECOND, 8 * window, rate=None if link.rate is None else link.rate / 8,
-            compress=link.compress, tls=None if contexts is None else contexts[link.listen is None],
-            lost=self.distrust.vpgs, refused=lambda why: self.refused(why),
-        )  # fmt: skip
-        host, port = link.place
-        if link.listen is not None:
-            listener = Listener(self.spec.site, link.peer, site, terms)
-            site.end = listener
-            await listener.listen(host, port)
-        else:
-            site.end = Connector(self.spec.site, link.peer, site, host, port, terms)
-        site.desk = self.desk.asked
 
     # -- names ------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from drsim.core.batch import Payload
 from drsim.core.errors import DrsimError, PeerError, PlatformError
@@ -36,6 +35,7 @@ from drsim.core.messages import Frame, Message
 from drsim.core.names import Address
 from drsim.real.pipe import Pipe
 from drsim.real.pki import check_peer, tell
+from drsim.real.post import Post
 from drsim.real.thrift import Thrift
 from drsim.real.wire import Answer, Ask, Hello, KeepAlive, Letter, Wired, encode, finish, pieces
 
@@ -64,30 +64,6 @@ class Terms:
 
 _Sized = tuple[int, list[Payload]]
 """A frame in pieces, and how many bytes they are."""
-
-
-class Post(Protocol):
-    """Takes what comes out of a connection. Called from the event loop's thread."""
-
-    def arrived(self, sender: Address, to: Address, message: Message) -> None:
-        """A message came."""
-        ...
-
-    def up(self, lost: tuple[str, ...]) -> None:
-        """The peer can be reached, over a new connection; it has lost something of these VPGs."""
-        ...
-
-    def down(self) -> None:
-        """The connection is gone."""
-        ...
-
-    def failed(self, error: BaseException) -> None:
-        """A mistake of our own; nothing goes on."""
-        ...
-
-    async def asked(self, text: str) -> str:
-        """The peer's manager asks; gives the answer."""
-        ...
 
 
 class End:

@@ -6,16 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from drsim.core.action import Action, Step
+from drsim.core.bitmap import DirtyBitmap
 from drsim.core.errors import DrsimError
 from drsim.core.events import Decided, Verdict
-from drsim.core.names import CheckpointId
+from drsim.core.messages import Start
+from drsim.core.names import CheckpointId, StreamSpec
 from drsim.core.recovery import actions as do
 from drsim.core.recovery import boot, clone, failover, move
 from drsim.core.recovery.plan import SHUTDOWN_TIMEOUT, Commit, PlannedVm
 from drsim.core.recovery.run import RolledBack, Run
 from drsim.core.saga import Saga
+from drsim.core.sender import Sender
 from drsim.core.units import Ns
 from drsim.core.workflow import Together, Waiting
+from drsim.spec.tweaks import Tweaks
 from drsim.verify.mutants.base import Patch, mutant, patched, several
 from drsim.verify.platform import Platform, content
 
@@ -267,3 +271,16 @@ def clone_keeps_what_failed() -> Patch:
         return True
 
     return patched(clone, "guarded", mutated)
+
+
+@mutant("47", by=("P17",), hunter="reverse")
+def reverse_keeps_the_old_bitmap() -> Patch:
+    """Protection the other way trusts the old source's disks: what it never shipped survives there."""
+    init = Sender.__init__
+
+    def mutated(self: Sender, spec: StreamSpec, tweaks: Tweaks, **options: Any) -> None:
+        init(self, spec, tweaks, **options)
+        if options.get("start") is Start.PRESEEDED:
+            self.bitmap = DirtyBitmap(tweaks.region_bytes, spec.volumes)
+
+    return patched(Sender, "__init__", mutated)

@@ -9,12 +9,11 @@ import numpy as np
 from drsim.core.batch import WriteBatch
 from drsim.core.bitmap import DirtyBitmap
 from drsim.core.effects import Effect, ReadRegions, Send
-from drsim.core.messages import Ack, Compared, Frame, Resynced, Standing, Start, SyncDone, Where
-from drsim.core.names import Extent, StreamSpec, VmId
+from drsim.core.messages import Ack, Compared, Frame, Resynced, Standing, SyncDone, Where
+from drsim.core.names import Extent, VmId
 from drsim.core.receiver import Receiver
 from drsim.core.sender import Sender, SendState
 from drsim.core.units import Lsn, Ns
-from drsim.spec.tweaks import Tweaks
 from drsim.verify import explorer
 from drsim.verify.disks import StreamDisks
 from drsim.verify.mutants.base import Patch, mutant, patched, several
@@ -387,16 +386,3 @@ def pause_lets_frames_through() -> Patch:
         return pause(self, paused)
 
     return patched(Sender, "pause", mutated)
-
-
-@mutant("47", by=("P17",), hunter="reverse")
-def reverse_keeps_the_old_bitmap() -> Patch:
-    """Protection the other way trusts the old source's disks: what it never shipped survives there."""
-    init = Sender.__init__
-
-    def mutated(self: Sender, spec: StreamSpec, tweaks: Tweaks, **options: Any) -> None:
-        init(self, spec, tweaks, **options)
-        if options.get("start") is Start.PRESEEDED:
-            self.bitmap = DirtyBitmap(tweaks.region_bytes, spec.volumes)
-
-    return patched(Sender, "__init__", mutated)
