@@ -203,7 +203,7 @@ def _steer_vms(app: FastAPI, site: Installation, arms: Callable[[], None]) -> No
     @app.post("/vms/{vm}/record")
     async def record(vm: str, power: Power) -> dict[str, Any]:
         """Begin to record what a VM writes, or end it."""
-        path, writes = site.record(vm, on=power.on)
+        path, writes = site.own.record(vm, on=power.on)
         return {"vm": vm, "file": str(path), "writes": writes}
 
     @app.post("/vms/{vm}/power")

@@ -33,7 +33,6 @@ from drsim.core.names import (
     CheckpointId,
     Managers,
     StreamSpec,
-    VolumeId,
     catalog_address,
     recovery_vra_address,
     vpg_address,
@@ -46,7 +45,6 @@ from drsim.core.units import Ns
 from drsim.core.vpg import Vpg
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.desk import Adopt, Desk, Drop
-from drsim.real.disk import Disk
 from drsim.real.distrust import Distrust
 from drsim.real.elsewhere import Elsewhere, store_of
 from drsim.real.journal_store import JournalStore
@@ -56,7 +54,6 @@ from drsim.real.own_vms import OwnVms
 from drsim.real.planning import streams_of
 from drsim.real.platforms import connect
 from drsim.real.ports import Hypervisor, Platform
-from drsim.real.recorder import Recorders
 from drsim.real.recovery import Recoveries
 from drsim.real.restoring import Restoring
 from drsim.real.reverse import Reversal
@@ -91,7 +88,6 @@ class Installation:
         self._platform = platform
         self.elsewhere: Elsewhere | None = None
         """Where its VMs run, if not on this machine."""
-        self._recorders = Recorders(base / spec.folder / "recordings")
 
     async def __aenter__(self) -> "Installation":
         self._lock = FolderLock(self.folder)
@@ -140,7 +136,7 @@ class Installation:
                 await asyncio.to_thread(self.splitter.close)
             for host in self.site.hosts.values():
                 await host.close()
-            self._recorders.close()
+            self.own.recorders.close()
             if hasattr(self, "recoveries"):
                 await self.recoveries.close()
             await self.site.close()
@@ -333,16 +329,6 @@ class Installation:
         address = self._at_source(vpg)
         self.state.vpg(vpg, lambda known: known.model_copy(update={"deleting": keep_disks}))
         self.site.post(address, DeleteAsked(keep_disks))
-
-    def record(self, vm: str, *, on: bool) -> tuple[Path, int]:
-        """Record what a VM of this site writes, or end that; gives the file, and how many writes are in it."""
-        spec = self.own.vm(vm)
-        numbers = {name: VolumeId(self.state.state.volumes[f"{vm}/{name}"]) for name in spec.disks}
-        host = self.site.hosts.get(vra_address(self.spec.site, spec.host))
-        if host is not None:
-            return host.record(vm, tuple(numbers.values()), on=on)
-        disks = {name: disk for name, n in numbers.items() if isinstance(disk := self.site.disks[n], Disk)}
-        return self._recorders.record(vm, disks, on=on)
 
     def _at_source(self, vpg: str) -> Address:
         known = self.known(vpg)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsim.core.errors import FileError, PlatformError
@@ -13,6 +14,7 @@ from drsim.real.disk import Disk
 from drsim.real.host import HostLink
 from drsim.real.local.hypervisor import LocalVm
 from drsim.real.local.network import mac_of
+from drsim.real.recorder import Recorders
 from drsim.spec.live import LiveVm
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class OwnVms:
 
     def __init__(self, site: "Installation") -> None:
         self._site = site
+        self.recorders = Recorders(site.base / site.spec.folder / "recordings")
         self.missing: dict[str, PlatformError] = {}
         """Disks that could not be opened, by export, and why."""
 
@@ -103,6 +106,16 @@ class OwnVms:
             made = HostLink(site.site, vra, name, pool_bytes=pool, refused=lambda why: site.refused(why))
             site.site.hosts[vra] = made
         return site.site.hosts[vra]
+
+    def record(self, vm: str, *, on: bool) -> tuple[Path, int]:
+        """Record what a VM of this site writes, or end that; gives the file, and how many writes are in it."""
+        site, spec = self._site, self.vm(vm)
+        numbers = {name: VolumeId(site.state.state.volumes[f"{vm}/{name}"]) for name in spec.disks}
+        host = site.site.hosts.get(vra_address(site.spec.site, spec.host))
+        if host is not None:
+            return host.record(vm, tuple(numbers.values()), on=on)
+        disks = {name: disk for name, n in numbers.items() if isinstance(disk := site.site.disks[n], Disk)}
+        return self.recorders.record(vm, disks, on=on)
 
     def describe(self) -> None:
         """Make them at the hypervisor, powered off, unless they are there; those of a platform are.

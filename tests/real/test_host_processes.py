@@ -248,13 +248,13 @@ def test_a_disk_that_cannot_be_opened_is_named_and_the_others_are_served(folder:
 
 def test_what_a_vm_writes_is_recorded(folder: Path) -> None:
     async def check(sites: Sites) -> None:
-        path, _ = sites.london.record("db", on=True)
+        path, _ = sites.london.own.record("db", on=True)
         for lba in range(0, 80, 8):
             await asyncio.to_thread(sites.write, "db/log" if lba % 16 else "db/system", lba * SECTOR, bytes(8 * SECTOR))
-        assert sites.london.record("db", on=False) == (path, 10)
+        assert sites.london.own.record("db", on=False) == (path, 10)
         assert read_trace(path).lba.tolist() == list(range(0, 80, 8))
         with pytest.raises(FileError, match="not being recorded"):
-            sites.london.record("db", on=False)
+            sites.london.own.record("db", on=False)
 
     on_sites(folder, check)
 

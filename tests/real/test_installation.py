@@ -201,17 +201,17 @@ def test_a_wrong_site_file_says_what_and_where(tmp_path: Path, change: tuple[str
 
 def test_what_a_vm_writes_is_recorded_as_a_trace_that_a_simulation_plays(tmp_path: Path) -> None:
     async def check(sites: Sites) -> None:
-        path, _ = sites.london.record("db", on=True)
+        path, _ = sites.london.own.record("db", on=True)
         for lba in range(0, 800, 8):
             await asyncio.to_thread(sites.write, "db/log" if lba % 16 else "db/system", lba * SECTOR, bytes(8 * SECTOR))
-        assert sites.london.record("db", on=False) == (path, 100)
+        assert sites.london.own.record("db", on=False) == (path, 100)
         await asyncio.to_thread(sites.write, "db/log", 0, bytes(SECTOR))  # not recorded any more
         trace = read_trace(path)  # its layout is recognised
         assert trace.lba.tolist() == list(range(0, 800, 8))
         assert set(trace.sectors.tolist()) == {8}
         with pytest.raises(FileError, match="not being recorded"):
-            sites.london.record("db", on=False)
+            sites.london.own.record("db", on=False)
         with pytest.raises(PlatformError, match="there already"):
-            sites.london.record("db", on=True)
+            sites.london.own.record("db", on=True)
 
     on_sites(tmp_path, check)
