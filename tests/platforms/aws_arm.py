@@ -108,7 +108,7 @@ class AwsBench:
     """A fresh site at AWS, in a region of its own."""
 
     host, other_host, store, network, test_network = "host-1", "host-2", "gp3", "lan", "test"
-    address, mask = "10.20.0.200", "255.255.255.0"
+    address, mask, stride = "10.20.0.200", "255.255.255.0", 4
 
     def __init__(self, folder: Path, rules: strict_ebs.Rules) -> None:
         self.folder, self.rules, self.cloud = folder, rules, cloud(REGIONS[len(strict_ebs.RULES) - 1])

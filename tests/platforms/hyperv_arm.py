@@ -50,7 +50,7 @@ class HypervBench:
 
     platform: Platform
     host, other_host, store, network, test_network = "hv-1", "hv-2", "csv-1", "vm-lan", "bubble"
-    address, mask = "10.20.0.7", "255.255.255.0"
+    address, mask, stride = "10.20.0.7", "255.255.255.0", 4
 
     def __init__(self, folder: Path, tls: ssl.SSLContext | None = None, ca: str | None = None) -> None:
         self.folder, self._ca = folder, ca

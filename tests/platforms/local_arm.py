@@ -47,7 +47,7 @@ class LocalBench:
     """One folder."""
 
     host, other_host, store, network, test_network = "host-1", "host-2", STORE, "lan", "test"
-    address, mask = "10.0.0.5", "255.255.255.0"
+    address, mask, stride = "10.0.0.5", "255.255.255.0", 1
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -55,7 +55,7 @@ class VsphereBench:
     """A fresh vCenter."""
 
     host, other_host, store, network, test_network = "DC0_C0_H0", "DC0_C0_H1", "LocalDS_0", "VM Network", "DC0_DVPG0"
-    address, mask = "192.0.2.7", "255.255.255.0"
+    address, mask, stride = "192.0.2.7", "255.255.255.0", 2
     platform: Platform
 
     def __init__(self, center: VCenter) -> None:

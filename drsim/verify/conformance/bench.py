@@ -45,6 +45,8 @@ class Bench(Protocol):
     address: str
     """One that is free in `network`, and its mask."""
     mask: str
+    stride: int
+    """Of the calls that trouble may hit, each so many-th is; a lost answer hits every one."""
 
     def trouble(self, trouble: Trouble, times: int = 1, skip: int = 0) -> None:
         """So much trouble for calls that change something, after `skip` of them were left alone."""

@@ -294,7 +294,7 @@ class MemoryBench:
     """The bench over it. Make it with `open_memory`."""
 
     host, other_host, store, network, test_network = "host-1", "host-2", "store", "lan", "test"
-    address, mask = "10.0.0.5", "255.255.255.0"
+    address, mask, stride = "10.0.0.5", "255.255.255.0", 1
     inventory, hypervisor, disks, epochs = MemoryInventory, MemoryHypervisor, MemoryDisks, MemoryChanges
     """What the platform is made of; a wrong one is put here."""
 
