@@ -17,8 +17,9 @@ checkpoint (`quiesce.py`).
 No checkpoint is tried while a stream synchronizes or the recovery manager cannot be reached.
 
 Epochs. VMs whose writes nobody can tap are captured by epochs: snapshots, and what changed between two. Then there is
-one checkpoint for each epoch, tried at every tick until it is sealed, and a tag in between is of the same epoch. It
-says that it was taken when the epoch was (`EpochCaptured`), so that reported RPO is never better than true RPO.
+one checkpoint for each epoch, tried at every tick until it is sealed, and a tag in between is of the same epoch (or
+waits for the first). It says that it was taken when the epoch was (`EpochCaptured`), so that reported RPO is never
+better than true RPO.
 
 State. `regions` follows what the VRAs, the catalogue and the connection report; every change is published together
 with its cause, by the field's trigger names, so that each second of a missed service level can be attributed.
@@ -190,7 +191,7 @@ class Vpg:
                 return [Send(vra, asked) for vra, asked in self._forcing.items()]
             case EpochCaptured(taken):
                 self._epoch, self._owed = taken, True
-                return self._begin(now, UNTAGGED)
+                return self._next_tag(now) or self._begin(now, UNTAGGED)
             case TagAsked(tag, quiesce):
                 self._tags.append(Tag(tag, quiesce))
                 return self._next_tag(now)
@@ -288,7 +289,6 @@ class Vpg:
         reason = "peer unreachable" if not self._connected else "synchronizing" if self._out_of_sync() else ""
         reason = reason or ("VM not protected" if self._configured and self._configured.unprotected else "")
         reason = reason or ("paused" if self.paused or self._resting else "")
-        reason = reason or ("no epoch yet" if self._epoch == 0 else "")
         reason = "fenced" if self.lineage.fenced else reason
         if reason:
             if tag != UNTAGGED:
@@ -306,7 +306,7 @@ class Vpg:
     def _next_tag(self, now: Ns) -> list[Effect]:
         if self.freeze.tag is not None:
             return self._frozen_tag(now)
-        if self.attempt is not None or not self._tags:
+        if self.attempt is not None or not self._tags or self._epoch == 0:
             return []
         return self._begin(now, self._tags.pop(0))
 

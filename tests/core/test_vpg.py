@@ -634,8 +634,11 @@ def test_an_epoch_that_comes_while_the_one_before_is_being_sealed_gets_its_own()
 
 def test_a_tag_is_of_the_last_epoch_and_waits_for_the_first() -> None:
     rig = Rig(vras=1, epochs=True)
-    assert sent(rig(TagAsked("now"), at=50), Hold) == []
-    effects = rig(EpochCaptured(Ns(150)), at=190)
-    assert sent(effects, Hold) == [Hold("crm", CheckpointId(2), True)]
-    assert sent(rig.held(2, 0), Hold) == [Hold("crm", CheckpointId(3), True)]
-    assert sealed_at(rig.held(3, 0)) == [150]
+    assert rig(TagAsked("now"), at=50) == []
+    assert sent(rig.tick(100), Hold) == []
+    assert sent(rig(EpochCaptured(Ns(150)), at=190), Hold) == [Hold("crm", CheckpointId(1), True)]
+    sealed = sent(rig.held(1, 0), Sealed)
+    assert [(c.checkpoint.taken, c.checkpoint.tag) for c in sealed] == [(150, "now")]
+    assert sent(rig.tick(200), Hold) == []
+    assert sent(rig(TagAsked("again"), at=250), Hold) == [Hold("crm", CheckpointId(2), True)]
+    assert sealed_at(rig.held(2, 0)) == [150]
