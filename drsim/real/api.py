@@ -302,6 +302,7 @@ def status_of(site: Installation) -> dict[str, Any]:
         "site": site.spec.site, "peer": peer, "vpgs": vpgs, "failure": str(site.site.failure or ""),
         "damaged": {stream: error.message for stream, error in site.distrust.damaged.items()},
         "missing": {export: str(error) for export, error in site.own.missing.items()},
+        "failing": {} if site.elsewhere is None else dict(site.elsewhere.failing),
     }  # fmt: skip
 
 

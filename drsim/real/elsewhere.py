@@ -42,6 +42,7 @@ _PIECE = 1 << 20
 _AGAIN = 5.0
 """Seconds after an epoch that failed."""
 _POLL = 0.01
+_COPIES = "copies of journals"
 COPY = 10.0
 """Seconds between rounds in which journals are copied to the platform's object store."""
 T = TypeVar("T")
@@ -58,6 +59,8 @@ class Elsewhere:
         self.store = store
         self._disks: dict[str, dict[str, DiskId]] = {}
         """Of each VM, by the names that they have here."""
+        self.failing: dict[str, str] = {}
+        """What does not work at the moment and is tried again: epochs of a VPG, copies of journals; and why."""
         self._epochs: dict[str, Epochs] = {}
         self._one_at_a_time: dict[str, asyncio.Lock] = {}
         self._over: dict[str, asyncio.Event] = {}
@@ -114,9 +117,10 @@ class Elsewhere:
             every = (self._site.known(vpg).vpg.epochs or DEFAULT) / SECOND
             try:
                 await self.epoch(vpg)
+                self.failing.pop(vpg, None)
                 wait = every
             except PlatformError as error:
-                self._site.refused(f"epoch of {vpg}: {error}")
+                self._fails(vpg, error)
                 wait = min(every, _AGAIN)
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), wait)
@@ -139,9 +143,14 @@ class Elsewhere:
         while True:
             try:
                 await copy.round(in_lane, lists)
+                self.failing.pop(_COPIES, None)
             except PlatformError as error:
-                site.refused(f"journals are not copied: {error}")
+                self._fails(_COPIES, error)
             await asyncio.sleep(COPY)
+
+    def _fails(self, what: str, error: PlatformError) -> None:
+        self.failing[what] = str(error)
+        self._site.warned(f"{what}: {error}")
 
     async def forget(self, known: VpgState) -> None:
         """A VPG is protected no more: nothing of its epochs is left on the platform. Raises nothing."""
@@ -154,7 +163,7 @@ class Elsewhere:
                     try:
                         await source.forget(vm.name, f"{known.vpg.source}/{name}")
                     except PlatformError as error:
-                        self._site.refused(f"what was kept of epochs of {vm.name} may be left: {error}")
+                        self._fails(f"epochs of {vm.name}, which may have left snapshots", error)
 
     async def epoch(self, vpg: str) -> Taken:
         """One epoch, now. Raises PlatformError, and then the next one goes on."""

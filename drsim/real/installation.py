@@ -83,6 +83,8 @@ class Installation:
         """The last facts, newest last."""
         self.refused: Callable[[str], None] = lambda why: None
         """Is told, from any thread, why a client of the splitter was turned away."""
+        self.warned: Callable[[str], None] = lambda why: None
+        """Is told what failed at the platform and is tried again."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.own = OwnVms(self)
         self._platform = platform

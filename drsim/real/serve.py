@@ -60,6 +60,7 @@ async def serve(
     async with Installation(spec, base, transcript=transcript) as site:
         site.site.observers.append(lambda now, fact: _note(log, now, fact))
         site.refused = lambda why: log.warning("client refused", why=why)
+        site.warned = lambda why: log.warning("platform", why=why)
         app = api(site, armed=armed)
         servers = []
         if spec.api is not None:
