@@ -1,0 +1,288 @@
+"""VcdHypervisor: VMs are built in the vCenter, with their disks, and imported when they get networks or start.
+
+A tenant cannot bring data in: named disks are born blank. So the provider builds the VM where its disks are and imports
+it, which moves it into the tenant's VDC and gives it another name in the vCenter. All VMs of an operation are in one vApp,
+which is the VPG there. Whatever happens to the disks afterwards is done in the vCenter, to the VM of the same reference.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from drsim.core.errors import PlatformError
+from drsim.core.recovery.plan import Nic
+from drsim.real.ports import DiskFacts, DiskId, NewVm, NotFound, Power, QuotaReached, Taken
+from drsim.real.vcd.inventory import VDC, Entry, VcdInventory
+from drsim.real.vcd.session import V, X
+from drsim.real.vsphere.disks import VsphereDisks, escaped
+from drsim.real.vsphere.hypervisor import VsphereHypervisor
+
+_ON = "POWERED_ON"
+_OVF = "http://schemas.dmtf.org/ovf/envelope/1"
+
+
+def _node(tag: str, text: str | None = None, space: str = V, **attributes: str) -> ET.Element:
+    made = ET.Element(f"{{{space}}}{tag}", attributes)
+    made.text = text
+    return made
+
+
+def _with(node: ET.Element, *children: ET.Element) -> ET.Element:
+    node.extend(children)
+    return node
+
+
+class VcdHypervisor:
+    """A tenant's VMs."""
+
+    def __init__(self, inventory: VcdInventory, below: VsphereHypervisor) -> None:
+        self._inventory, self._below, self._session = inventory, below, inventory.session
+
+    async def create(self, new: NewVm) -> None:
+        """Build it in the vCenter, for a VDC that takes it."""
+
+        async def look() -> bool:
+            with suppress(NotFound):
+                there = (await self._inventory.entry(new.name)).facts
+                if there.owner != new.owner:
+                    hint = "rename it, or recover under another name"
+                    raise Taken(f"there is a VM {new.name} already", place=self._session.place, hint=hint)
+                return True
+            return False
+
+        if not await self._session.patient(f"look for VM {new.name}", look):
+            store = await self._place(new)
+            hosts = [host for host in await self._inventory.vcenter.hosts() if host.usable]
+            if not hosts:
+                raise QuotaReached("the vCenter has no host that takes VMs", place=self._session.place)
+            host = max(hosts, key=lambda each: each.memory).name
+            await self._below.create(replace(new, host=host, store=store), more={VDC: new.host})
+
+    async def _place(self, new: NewVm) -> str:
+        """The datastore of its policy. Raises NotFound, QuotaReached."""
+        vdcs = {vdc.name: vdc for vdc in await self._inventory.hosts()}
+        vdc, store = vdcs.get(new.host), self._session.spec.policies.get(new.store)
+        if vdc is None:
+            raise NotFound(f"no VDC is called {new.host}", place=self._session.place)
+        if store is None:
+            raise NotFound(f"no storage policy is called {new.store}", place=self._session.place)
+        if not vdc.usable:
+            raise QuotaReached(f"VDC {new.host} is switched off", place=self._session.place)
+        if new.memory > vdc.memory:
+            message = f"VDC {new.host} has {vdc.memory} bytes of memory free; VM {new.name} needs {new.memory}"
+            raise QuotaReached(message, place=self._session.place)
+        return store
+
+    async def delete(self, name: str, owner: str) -> None:
+        """Its disks are taken off in the vCenter first: vCloud Director would delete them."""
+
+        async def work() -> None:
+            with suppress(NotFound):
+                entry = await self._inventory.entry(name)
+                if entry.facts.owner != owner:
+                    return
+                if not entry.href:
+                    await self._below.delete(entry.inside, owner)
+                    return
+                await self._undeploy(entry, "powerOff")
+                for disk in entry.facts.disks:
+                    await self._below.detach(entry.inside, disk)
+                vapp = await self._session.ask("GET", entry.vapp)
+                last = len(vapp.findall(f"{{{V}}}Children/{{{V}}}Vm")) <= 1
+                if last:
+                    await self._undeploy_at(entry.vapp, "powerOff")
+                await self._session.finished(await self._session.ask("DELETE", entry.vapp if last else entry.href))
+
+        await self._session.patient(f"delete VM {name}", work)
+
+    async def attach(self, name: str, disk: DiskId) -> None:
+        """In the vCenter."""
+        await self._below.attach(await self._inside(name), disk)
+
+    async def detach(self, name: str, disk: DiskId) -> None:
+        """In the vCenter."""
+        with suppress(NotFound):
+            await self._below.detach(await self._inside(name), disk)
+
+    async def _inside(self, name: str) -> str:
+        async def look() -> str:
+            return (await self._inventory.entry(name)).inside
+
+        return await self._session.patient(f"look for VM {name}", look)
+
+    async def set_networks(self, name: str, nics: Sequence[Nic]) -> None:
+        """Import it, connect its vApp to these networks and the VM to the vApp's; its guest is customised at its start."""
+        known = await self._inventory.networks()
+        unknown = [nic.network for nic in nics if nic.network not in known]
+        if unknown:
+            raise NotFound(f"no network is called {unknown[0]}", place=self._session.place)
+
+        async def work() -> None:
+            entry = await self._imported(name)
+            wanted = _connections(nics)
+            section = await self._session.ask("GET", f"{entry.href}/networkConnectionSection")
+            if _said(section) == _said(wanted):
+                return
+            if entry.status == _ON:
+                raise PlatformError(f"VM {name} is on; its networks are given to it while it is off")
+            await self._connect(entry, nics)
+            guest = _with(
+                _node("GuestCustomizationSection"), _node("Info", "drsim", _OVF), _node("Enabled", "true"),
+                _node("ChangeSid", "false"), _node("ComputerName", name.replace("_", "-")[:63]),
+            )  # fmt: skip
+            where, media = f"{entry.href}/guestCustomizationSection", "vcloud.guestCustomizationSection"
+            await self._session.finished(await self._session.ask("PUT", where, guest, media))
+            where, media = f"{entry.href}/networkConnectionSection", "vcloud.networkConnectionSection"
+            await self._session.finished(await self._session.ask("PUT", where, wanted, media))
+
+        await self._session.patient(f"give VM {name} its networks", work)
+
+    async def _connect(self, entry: Entry, nics: Sequence[Nic]) -> None:
+        """Let the vApp have these networks of its VDC, bridged."""
+        where = f"{entry.vapp}/networkConfigSection"
+        section = await self._session.ask("GET", where)
+        has = {each.get("networkName") for each in section.findall(f"{{{V}}}NetworkConfig")}
+        records = await self._session.query("orgVdcNetwork")
+        hrefs = {each.get("name"): each.get("href", "") for each in records if each.get("vdcName") == entry.facts.host}
+        hrefs = {each.get("name"): each.get("href", "") for each in records} | hrefs
+        missing = [network for network in dict.fromkeys(nic.network for nic in nics) if network not in has]
+        for network in missing:
+            parent = _node("ParentNetwork", href=hrefs[network], name=network)
+            bridged = _with(_node("Configuration"), parent, _node("FenceMode", "bridged"))
+            section.append(_with(_node("NetworkConfig", networkName=network), bridged))
+        if missing:
+            media = "vcloud.networkConfigSection"
+            await self._session.finished(await self._session.ask("PUT", where, section, media))
+
+    async def _imported(self, name: str) -> Entry:
+        """The VM, in the tenant's VDC; imported if it is not there yet."""
+        entry = await self._inventory.entry(name)
+        if not entry.href:
+            vapp = f"drsim {escaped(entry.facts.owner)}"
+            server = await self._server()
+            there = await self._session.query("adminVApp", name=vapp)
+            vdc = next(
+                each.get("href", "") for each in await self._inventory.vdcs() if each.get("name") == entry.facts.host
+            )
+            what = [_node("VmName", name, X), _node("VmMoRef", entry.moref, X)]
+            mine = [each for each in there if each.get("vdc") == vdc]
+            if mine:
+                kind = "importVmIntoVApp"
+                body = _with(_node("ImportVmIntoExistingVAppParams", space=X, sourceMove="true"), *what,
+                             _node("VApp", space=X, href=mine[0].get("href", "")))  # fmt: skip
+            else:
+                kind = "importVmAsVApp"
+                body = _with(_node("ImportVmAsVAppParams", space=X, name=vapp, sourceMove="true"), *what,
+                             _node("Vdc", space=X, href=vdc))  # fmt: skip
+            got = await self._session.ask("POST", f"{server}/{kind}", body, f"admin.{kind}Params")
+            await self._session.finished(got)
+            entry = await self._inventory.entry(name)
+        return entry
+
+    async def _server(self) -> str:
+        records = await self._session.query("virtualCenter", name=self._session.spec.server)
+        if not records:
+            raise NotFound(f"no vCenter is registered as {self._session.spec.server}", place=self._session.place)
+        return f"/api/admin/extension/vimServer/{records[0].get('href', '').rpartition('/')[2]}"
+
+    async def power_on(self, name: str) -> None:
+        """Import it if it is not there yet, and start it."""
+
+        async def work() -> None:
+            entry = await self._imported(name)
+            if entry.status != _ON:
+                await self._session.finished(await self._session.ask("POST", f"{entry.href}/power/action/powerOn"))
+
+        await self._session.patient(f"start VM {name}", work)
+
+    async def power_off(self, name: str) -> None:
+        """Stop it at once."""
+
+        async def work() -> None:
+            entry = await self._inventory.entry(name)
+            if entry.href:
+                await self._undeploy(entry, "powerOff")
+
+        await self._session.patient(f"stop VM {name}", work)
+
+    async def shut_down(self, name: str, timeout: float) -> bool:
+        """Ask its guest to stop; whether it has. vCloud Director waits for it as long as its own limit is."""
+
+        async def work() -> bool:
+            entry = await self._inventory.entry(name)
+            if entry.href and entry.facts.tools:
+                await self._undeploy(entry, "shutdown")
+            return (await self._inventory.entry(name)).facts.power is Power.OFF
+
+        return await self._session.patient(f"shut VM {name} down", work)
+
+    async def wait(self, name: str, timeout: float) -> None:
+        """As the vCenter sees it."""
+        await self._below.wait(await self._inside(name), timeout)
+
+    async def _undeploy(self, entry: Entry, how: str) -> None:
+        if entry.status == _ON:
+            await self._undeploy_at(entry.href, how)
+
+    async def _undeploy_at(self, href: str, how: str) -> None:
+        body = _with(_node("UndeployVAppParams"), _node("UndeployPowerAction", how))
+        thing = await self._session.ask("GET", href)
+        if thing.get("deployed") != "false":
+            got = await self._session.ask("POST", f"{href}/action/undeploy", body, "vcloud.undeployVAppParams")
+            await self._session.finished(got)
+
+
+def _connections(nics: Sequence[Nic]) -> ET.Element:
+    section = _with(_node("NetworkConnectionSection"), _node("Info", "drsim", _OVF))
+    section.append(_node("PrimaryNetworkConnectionIndex", "0"))
+    for n, nic in enumerate(nics):
+        connection = _with(_node("NetworkConnection", network=nic.network), _node("NetworkConnectionIndex", str(n)))
+        if nic.address:
+            connection.append(_node("IpAddress", nic.address))
+        connection.append(_node("IsConnected", "true"))
+        connection.append(_node("IpAddressAllocationMode", "MANUAL" if nic.address else "DHCP"))
+        section.append(connection)
+    return section
+
+
+def _said(section: ET.Element) -> list[tuple[str | None, ...]]:
+    """What a section says of each adapter."""
+    return [
+        (nic.get("network"), nic.findtext(f"{{{V}}}IpAddress") or "", nic.findtext(f"{{{V}}}IpAddressAllocationMode"))
+        for nic in section.findall(f"{{{V}}}NetworkConnection")
+    ]
+
+
+class VcdDisks:
+    """Disks are the vCenter's; a storage policy stands for a datastore."""
+
+    def __init__(self, inventory: VcdInventory, below: VsphereDisks, policies: Mapping[str, str]) -> None:
+        self._inventory, self._below, self._policies = inventory, below, policies
+        self.locate = below.locate
+
+    async def create(self, name: str, size: int, store: str, owner: str) -> DiskId:
+        """On the datastore of a policy. Raises NotFound."""
+        if store not in self._policies:
+            raise NotFound(f"no storage policy is called {store}", place=self._inventory.session.place)
+        return await self._below.create(name, size, self._policies[store], owner)
+
+    async def delete(self, disk: DiskId, owner: str) -> None:
+        """As in the vCenter."""
+        await self._below.delete(disk, owner)
+
+    async def owned(self, owner: str) -> Sequence[DiskFacts]:
+        """With the names that VMs have here."""
+        return [await self._here(facts) for facts in await self._below.owned(owner)]
+
+    async def disk(self, disk: DiskId) -> DiskFacts:
+        """With the name that its VM has here."""
+        return await self._here(await self._below.disk(disk))
+
+    async def _here(self, facts: DiskFacts) -> DiskFacts:
+        if not facts.attached:
+            return facts
+        session = self._inventory.session
+        entries = await session.patient("look whose a disk is", self._inventory.entries)
+        names = {entry.inside: entry.facts.name for entry in entries}
+        return replace(facts, attached=names.get(facts.attached, facts.attached))

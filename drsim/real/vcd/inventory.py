@@ -1,0 +1,164 @@
+"""VcdInventory: a tenant's VMs, VDCs, policies and networks, and the vCenter's VMs behind them.
+
+A VM is known by its reference in the vCenter: vCloud Director calls it otherwise there. Before it is imported it is a VM
+of the vCenter only, which says in its advanced settings for which VDC it is meant. What stands for hosts are VDCs, for
+datastores storage policies. vCloud Director tells nothing by itself, so changes are found by looking.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pyVmomi import vim
+
+from drsim.real.ports import About, Change, Gone, HostChanged, HostFacts, Moved, NotFound, StoreFacts, VmFacts
+from drsim.real.vcd.session import V, VcdSession
+from drsim.real.vsphere.inventory import VM, VsphereInventory, called, extra, vm_facts
+
+VDC = "drsim.vcd.vdc"
+"""Key of a VM's extraConfig: the VDC that it is meant for."""
+POLL = 5.0
+"""Seconds between two looks for changes."""
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A VM. `inside`: what the vCenter calls it; `moref`: its reference there; `href`: its address here, if it is here."""
+
+    facts: VmFacts
+    inside: str
+    moref: str
+    href: str = ""
+    vapp: str = ""
+    status: str = ""
+
+
+class VcdInventory:
+    """What a tenant has."""
+
+    def __init__(self, session: VcdSession, vcenter: VsphereInventory) -> None:
+        self.session, self.vcenter = session, vcenter
+
+    async def about(self) -> About:
+        """Version, and the vCenter's clock and privileges."""
+        below = await self.vcenter.about()
+
+        async def look() -> str:
+            return (await self.session.ask("GET", "/api/admin")).get("description") or "vCloud Director"
+
+        product = await self.session.patient("ask who it is", look)
+        return About(f"{product} over {below.product}", below.version, below.clock, below.missing)
+
+    async def hosts(self) -> Sequence[HostFacts]:
+        """The tenant's VDCs."""
+
+        async def look() -> list[HostFacts]:
+            return [_vdc(record) for record in await self.vdcs()]
+
+        return await self.session.patient("list the VDCs", look)
+
+    async def vdcs(self) -> Any:
+        """Their records."""
+        return await self.session.query("adminOrgVdc", orgName=self.session.spec.org)
+
+    async def stores(self) -> Sequence[StoreFacts]:
+        """The storage policies, with the room of the datastores behind them."""
+        below = {store.name: store for store in await self.vcenter.stores()}
+        policies = self.session.spec.policies
+        return [replace(below[store], name=name) for name, store in policies.items() if store in below]
+
+    async def networks(self) -> Sequence[str]:
+        """The networks of the tenant's VDCs."""
+
+        async def look() -> list[str]:
+            return sorted({record.get("name", "") for record in await self.session.query("orgVdcNetwork")})
+
+        return await self.session.patient("list the networks", look)
+
+    async def vms(self, owner: str | None = None) -> Sequence[VmFacts]:
+        """All of the tenant's VMs, and those that are to become some; or those that an owner made."""
+
+        async def look() -> list[VmFacts]:
+            mine = [each for each in await self.entries() if owner is None or each.facts.owner == owner]
+            return [await self._connected(each) for each in mine]
+
+        return await self.session.patient("list the VMs", look)
+
+    async def vm(self, name: str) -> VmFacts:
+        """One VM. Raises NotFound."""
+
+        async def look() -> VmFacts:
+            return await self._connected(await self.entry(name))
+
+        return await self.session.patient(f"look at VM {name}", look)
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """VDCs that are switched off and on, VMs that go to another VDC or away."""
+        hosts, places = await self._state()
+        while True:
+            await asyncio.sleep(POLL)
+            now, there = await self._state()
+            for name, usable in now.items():
+                if hosts.get(name, usable) != usable:
+                    yield HostChanged(name, usable)
+            for vm, host in places.items():
+                if vm not in there:
+                    yield Gone(vm)
+                elif there[vm] != host:
+                    yield Moved(vm, there[vm])
+            hosts, places = now, there
+
+    async def _state(self) -> tuple[dict[str, bool], dict[str, str]]:
+        hosts = {host.name: host.usable for host in await self.hosts()}
+        return hosts, {vm.name: vm.host for vm in await self.vms()}
+
+    # -- what the other ports ask ------------------------------------------------------------------------------------
+
+    async def entries(self) -> list[Entry]:
+        """All VMs, with the vCenter's below them."""
+        vdcs = {record.get("href", ""): record.get("name", "") for record in await self.vdcs()}
+        records = {each.get("moref", ""): each for each in await self.session.query("adminVM", isVAppTemplate="false")}
+        below = await self.vcenter.session.patient("list the VMs", lambda: self.vcenter.all(vim.VirtualMachine, *VM))
+        found = []
+        for thing, facts in below:
+            inside, record = called(facts["name"]), records.get(thing._moId)
+            vm, meant = vm_facts(facts, {}), extra(facts.get("config.extraConfig", ())).get(VDC, "")
+            if record is not None and record.get("vdc", "") in vdcs:
+                vm = replace(vm, name=record.get("name", ""), host=vdcs[record.get("vdc", "")])
+                found.append(
+                    Entry(vm, inside, thing._moId, record.get("href", ""), record.get("container", ""),
+                          record.get("status", ""))
+                )  # fmt: skip
+            elif meant in vdcs.values() or inside == self.session.spec.vcenter.appliance:
+                found.append(Entry(replace(vm, host=meant), inside, thing._moId))
+        return found
+
+    async def entry(self, name: str) -> Entry:
+        """One. Raises NotFound."""
+        found = next((each for each in await self.entries() if each.facts.name == name), None)
+        if found is None:
+            raise NotFound(f"no VM is called {name}", place=self.session.place)
+        return found
+
+    async def _connected(self, entry: Entry) -> VmFacts:
+        """Its facts, with its networks and addresses as vCloud Director has them."""
+        if not entry.href:
+            return entry.facts
+        section = await self.session.ask("GET", f"{entry.href}/networkConnectionSection")
+        nics = section.findall(f"{{{V}}}NetworkConnection")
+        addresses = [nic.findtext(f"{{{V}}}IpAddress") or "" for nic in nics] if entry.facts.power == "on" else []
+        return replace(
+            entry.facts,
+            networks=tuple(nic.get("network", "") for nic in nics),
+            addresses=tuple(filter(None, addresses)),
+        )
+
+
+def _vdc(record: Any) -> HostFacts:
+    def free(limit: str, used: str) -> int:
+        return max(0, int(record.get(limit) or 0) - int(record.get(used) or 0))
+
+    memory, megahertz = free("memoryLimitMB", "memoryUsedMB") * _MIB, free("cpuLimitMhz", "cpuUsedMhz")
+    return HostFacts(record.get("name", ""), memory, megahertz // 1000, record.get("isEnabled") == "true")
