@@ -6,7 +6,11 @@ from pydantic import Field
 
 from drsim.spec.base import Spec
 from drsim.spec.platform import Secret
+from drsim.spec.quantity import Duration
 from drsim.spec.vsphere import Called, Vsphere
+
+
+SECOND = 10**9
 
 
 class Vcd(Spec):
@@ -28,3 +32,5 @@ class Vcd(Spec):
     """The tenant's storage policies, and for each the datastore on which disks of that policy are made."""
     vcenter: Vsphere
     """That vCenter: VMs are built there, with their disks, and then imported."""
+    poll: Annotated[Duration, Field(ge=SECOND // 10)] = 5 * SECOND
+    """Between looks at what has changed."""

@@ -5,6 +5,8 @@ it, which moves it into the tenant's VDC and gives it another name in the vCente
 which is the VPG there. Whatever happens to the disks afterwards is done in the vCenter, to the VM of the same reference.
 """
 
+import asyncio
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,9 +14,9 @@ from dataclasses import replace
 
 from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
-from drsim.real.ports import DiskFacts, DiskId, NewVm, NotFound, Power, QuotaReached, Taken
-from drsim.real.vcd.inventory import VDC, Entry, VcdInventory
-from drsim.real.vcd.session import V, X
+from drsim.real.ports import DiskFacts, DiskId, NewVm, NotFound, QuotaReached, Taken
+from drsim.real.vcd.inventory import NAME, POLICY, VDC, Entry, VcdInventory, ident
+from drsim.real.vcd.session import MEDIA, V, X
 from drsim.real.vsphere.disks import VsphereDisks, escaped
 from drsim.real.vsphere.hypervisor import VsphereHypervisor
 
@@ -38,6 +40,12 @@ class VcdHypervisor:
 
     def __init__(self, inventory: VcdInventory, below: VsphereHypervisor) -> None:
         self._inventory, self._below, self._session = inventory, below, inventory.session
+        self._imports: Mapping[str, str] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def _alone(self, owner: str) -> asyncio.Lock:
+        """One change of an owner's vApp at a time: vCloud Director refuses another one meanwhile."""
+        return self._locks.setdefault(owner, asyncio.Lock())
 
     async def create(self, new: NewVm) -> None:
         """Build it in the vCenter, for a VDC that takes it."""
@@ -57,7 +65,8 @@ class VcdHypervisor:
             if not hosts:
                 raise QuotaReached("the vCenter has no host that takes VMs", place=self._session.place)
             host = max(hosts, key=lambda each: each.memory).name
-            await self._below.create(replace(new, host=host, store=store), more={VDC: new.host})
+            noted = {VDC: new.host, POLICY: new.store, NAME: new.name}
+            await self._below.create(replace(new, host=host, store=store), more=noted)
 
     async def _place(self, new: NewVm) -> str:
         """The datastore of its policy. Raises NotFound, QuotaReached."""
@@ -85,16 +94,16 @@ class VcdHypervisor:
                 if not entry.href:
                     await self._below.delete(entry.inside, owner)
                     return
-                await self._undeploy(entry, "powerOff")
+                await self._undeploy(entry)
                 for disk in entry.facts.disks:
                     await self._below.detach(entry.inside, disk)
                 vapp = await self._session.ask("GET", entry.vapp)
+                await self._session.finished(vapp)
                 last = len(vapp.findall(f"{{{V}}}Children/{{{V}}}Vm")) <= 1
-                if last:
-                    await self._undeploy_at(entry.vapp, "powerOff")
                 await self._session.finished(await self._session.ask("DELETE", entry.vapp if last else entry.href))
 
-        await self._session.patient(f"delete VM {name}", work)
+        async with self._alone(owner):
+            await self._session.patient(f"delete VM {name}", work)
 
     async def attach(self, name: str, disk: DiskId) -> None:
         """In the vCenter."""
@@ -118,18 +127,20 @@ class VcdHypervisor:
         if unknown:
             raise NotFound(f"no network is called {unknown[0]}", place=self._session.place)
 
+        wanted = _connections(nics)
+
         async def work() -> None:
             entry = await self._imported(name)
-            wanted = _connections(nics)
             section = await self._session.ask("GET", f"{entry.href}/networkConnectionSection")
             if _said(section) == _said(wanted):
                 return
             if entry.status == _ON:
                 raise PlatformError(f"VM {name} is on; its networks are given to it while it is off")
-            await self._connect(entry, nics)
+            async with self._alone(entry.facts.owner):
+                await self._connect(entry, nics)
             guest = _with(
                 _node("GuestCustomizationSection"), _node("Info", "drsim", _OVF), _node("Enabled", "true"),
-                _node("ChangeSid", "false"), _node("ComputerName", name.replace("_", "-")[:63]),
+                _node("ChangeSid", "false"), _node("ComputerName", re.sub("[^A-Za-z0-9-]", "-", name)[:63]),
             )  # fmt: skip
             where, media = f"{entry.href}/guestCustomizationSection", "vcloud.guestCustomizationSection"
             await self._session.finished(await self._session.ask("PUT", where, guest, media))
@@ -143,48 +154,66 @@ class VcdHypervisor:
         where = f"{entry.vapp}/networkConfigSection"
         section = await self._session.ask("GET", where)
         has = {each.get("networkName") for each in section.findall(f"{{{V}}}NetworkConfig")}
-        records = await self._session.query("orgVdcNetwork")
-        hrefs = {each.get("name"): each.get("href", "") for each in records if each.get("vdcName") == entry.facts.host}
-        hrefs = {each.get("name"): each.get("href", "") for each in records} | hrefs
         missing = [network for network in dict.fromkeys(nic.network for nic in nics) if network not in has]
+        if not missing:
+            return
+        vdc = await self._vdc(entry.facts.host)
+        records = sorted(await self._inventory.networks_here(), key=lambda each: ident(each.get("vdc")) == ident(vdc))
+        hrefs = {each.get("name"): each.get("href", "") for each in records}  # the VDC's own come last, and stay
         for network in missing:
             parent = _node("ParentNetwork", href=hrefs[network], name=network)
             bridged = _with(_node("Configuration"), parent, _node("FenceMode", "bridged"))
             section.append(_with(_node("NetworkConfig", networkName=network), bridged))
-        if missing:
-            media = "vcloud.networkConfigSection"
-            await self._session.finished(await self._session.ask("PUT", where, section, media))
+        media = "vcloud.networkConfigSection"
+        await self._session.finished(await self._session.ask("PUT", where, section, media))
+
+    async def _vdc(self, name: str) -> str:
+        """Where a VDC is. Raises NotFound."""
+        for record in await self._inventory.vdcs():
+            if record.get("name") == name:
+                return str(record.get("href", ""))
+        raise NotFound(f"no VDC is called {name}", place=self._session.place)
 
     async def _imported(self, name: str) -> Entry:
         """The VM, in the tenant's VDC; imported if it is not there yet."""
         entry = await self._inventory.entry(name)
-        if not entry.href:
-            vapp = f"drsim {escaped(entry.facts.owner)}"
-            server = await self._server()
-            there = await self._session.query("adminVApp", name=vapp)
-            vdc = next(
-                each.get("href", "") for each in await self._inventory.vdcs() if each.get("name") == entry.facts.host
-            )
-            what = [_node("VmName", name, X), _node("VmMoRef", entry.moref, X)]
-            mine = [each for each in there if each.get("vdc") == vdc]
-            if mine:
-                kind = "importVmIntoVApp"
-                body = _with(_node("ImportVmIntoExistingVAppParams", space=X, sourceMove="true"), *what,
-                             _node("VApp", space=X, href=mine[0].get("href", "")))  # fmt: skip
-            else:
-                kind = "importVmAsVApp"
-                body = _with(_node("ImportVmAsVAppParams", space=X, name=vapp, sourceMove="true"), *what,
-                             _node("Vdc", space=X, href=vdc))  # fmt: skip
-            got = await self._session.ask("POST", f"{server}/{kind}", body, f"admin.{kind}Params")
-            await self._session.finished(got)
-            entry = await self._inventory.entry(name)
-        return entry
+        if entry.href:
+            return entry
+        async with self._alone(entry.facts.owner):
+            await self._import(name, entry)
+        return await self._inventory.entry(name)
 
-    async def _server(self) -> str:
-        records = await self._session.query("virtualCenter", name=self._session.spec.server)
-        if not records:
-            raise NotFound(f"no vCenter is registered as {self._session.spec.server}", place=self._session.place)
-        return f"/api/admin/extension/vimServer/{records[0].get('href', '').rpartition('/')[2]}"
+    async def _import(self, name: str, entry: Entry) -> None:
+        """Into the vApp of its owner in its VDC, which the first one makes."""
+        vapp, vdc = f"drsim {escaped(entry.facts.owner)}", await self._vdc(entry.facts.host)
+        what = [_node("VmName", name, X), _node("VmMoRef", entry.moref, X)]
+        profiles = await self._session.query("adminOrgVdcStorageProfile", name=entry.policy) if entry.policy else []
+        mine = [each.get("href", "") for each in profiles if ident(each.get("vdc")) == ident(vdc)]
+        if not mine:
+            message = f"VDC {entry.facts.host} has no storage policy {entry.policy}"
+            raise NotFound(message, place=self._session.place)
+        policy = _node("VdcStorageProfile", space=X, href=mine[0])
+        there = await self._session.query("adminVApp", name=vapp)
+        vapps = [each.get("href", "") for each in there if ident(each.get("vdc")) == ident(vdc)]
+        if vapps:
+            await self._session.finished(await self._session.ask("GET", vapps[0]))
+            kind, rest = "admin.importVmIntoExistingVAppParams", [policy, _node("VApp", space=X, href=vapps[0])]
+            body = _node("ImportVmIntoExistingVAppParams", space=X, sourceMove="true")
+        else:
+            kind, rest = "admin.importVmAsVAppParams", [_node("Vdc", space=X, href=vdc), policy]
+            body = _node("ImportVmAsVAppParams", space=X, name=vapp, sourceMove="true")
+        got = await self._session.ask("POST", await self._import_at(kind), _with(body, *what, *rest), kind)
+        await self._session.finished(got)
+
+    async def _import_at(self, kind: str) -> str:
+        """Where imports of a kind are asked for, as the vCenter's page here says."""
+        if not self._imports:
+            links = await self._session.ask("GET", await self._inventory.server())
+            self._imports = {link.get("type", ""): link.get("href", "") for link in links.iter(f"{{{V}}}Link")}
+        if (found := self._imports.get(f"{MEDIA}{kind}+xml")) is None:
+            hint = "is the account a system administrator's?"
+            raise PlatformError("VMs cannot be imported from the vCenter", place=self._session.place, hint=hint)
+        return found
 
     async def power_on(self, name: str) -> None:
         """Import it if it is not there yet, and start it."""
@@ -201,36 +230,27 @@ class VcdHypervisor:
 
         async def work() -> None:
             entry = await self._inventory.entry(name)
-            if entry.href:
-                await self._undeploy(entry, "powerOff")
+            if entry.href and entry.status == _ON:
+                await self._undeploy(entry)
 
         await self._session.patient(f"stop VM {name}", work)
 
     async def shut_down(self, name: str, timeout: float) -> bool:
-        """Ask its guest to stop; whether it has. vCloud Director waits for it as long as its own limit is."""
-
-        async def work() -> bool:
-            entry = await self._inventory.entry(name)
-            if entry.href and entry.facts.tools:
-                await self._undeploy(entry, "shutdown")
-            return (await self._inventory.entry(name)).facts.power is Power.OFF
-
-        return await self._session.patient(f"shut VM {name} down", work)
+        """In the vCenter, which tells when its guest has stopped."""
+        return await self._below.shut_down(await self._inside(name), timeout)
 
     async def wait(self, name: str, timeout: float) -> None:
         """As the vCenter sees it."""
         await self._below.wait(await self._inside(name), timeout)
 
-    async def _undeploy(self, entry: Entry, how: str) -> None:
-        if entry.status == _ON:
-            await self._undeploy_at(entry.href, how)
-
-    async def _undeploy_at(self, href: str, how: str) -> None:
-        body = _with(_node("UndeployVAppParams"), _node("UndeployPowerAction", how))
-        thing = await self._session.ask("GET", href)
-        if thing.get("deployed") != "false":
-            got = await self._session.ask("POST", f"{href}/action/undeploy", body, "vcloud.undeployVAppParams")
-            await self._session.finished(got)
+    async def _undeploy(self, entry: Entry) -> None:
+        """Off, and not deployed either: a VM whose guest has stopped it still is."""
+        vm = await self._session.ask("GET", entry.href)
+        await self._session.finished(vm)
+        if vm.get("deployed") != "false":
+            body = _with(_node("UndeployVAppParams"), _node("UndeployPowerAction", "powerOff"))
+            where, media = f"{entry.href}/action/undeploy", "vcloud.undeployVAppParams"
+            await self._session.finished(await self._session.ask("POST", where, body, media))
 
 
 def _connections(nics: Sequence[Nic]) -> ET.Element:

@@ -12,14 +12,13 @@ from typing import Any
 
 from pyVmomi import vim
 
+from drsim.core.units import SECOND
 from drsim.real.ports import About, Change, Gone, HostChanged, HostFacts, Moved, NotFound, StoreFacts, VmFacts
 from drsim.real.vcd.session import V, VcdSession
 from drsim.real.vsphere.inventory import VM, VsphereInventory, called, extra, vm_facts
 
-VDC = "drsim.vcd.vdc"
-"""Key of a VM's extraConfig: the VDC that it is meant for."""
-POLL = 5.0
-"""Seconds between two looks for changes."""
+VDC, POLICY, NAME = "drsim.vcd.vdc", "drsim.vcd.policy", "drsim.vcd.name"
+"""Keys of a VM's extraConfig: the VDC and storage policy that it is meant for, and what it is to be called there."""
 _MIB = 1 << 20
 
 
@@ -33,13 +32,19 @@ class Entry:
     href: str = ""
     vapp: str = ""
     status: str = ""
+    policy: str = ""
+
+
+def ident(href: str | None) -> str:
+    """What an address is of: the same thing has several, an administrator's and a tenant's."""
+    return (href or "").rpartition("/")[2]
 
 
 class VcdInventory:
     """What a tenant has."""
 
     def __init__(self, session: VcdSession, vcenter: VsphereInventory) -> None:
-        self.session, self.vcenter = session, vcenter
+        self.session, self.vcenter, self._server = session, vcenter, ""
 
     async def about(self) -> About:
         """Version, and the vCenter's clock and privileges."""
@@ -52,10 +57,12 @@ class VcdInventory:
         return About(f"{product} over {below.product}", below.version, below.clock, below.missing)
 
     async def hosts(self) -> Sequence[HostFacts]:
-        """The tenant's VDCs."""
+        """The tenant's VDCs. What a VDC does not limit, the vCenter's hosts do."""
 
         async def look() -> list[HostFacts]:
-            return [_vdc(record) for record in await self.vdcs()]
+            below = [host for host in await self.vcenter.hosts() if host.usable]
+            room = sum(host.memory for host in below), sum(host.cpus for host in below)
+            return [_vdc(record, *room) for record in await self.vdcs()]
 
         return await self.session.patient("list the VDCs", look)
 
@@ -73,9 +80,14 @@ class VcdInventory:
         """The networks of the tenant's VDCs."""
 
         async def look() -> list[str]:
-            return sorted({record.get("name", "") for record in await self.session.query("orgVdcNetwork")})
+            return sorted({record.get("name", "") for record in await self.networks_here()})
 
         return await self.session.patient("list the networks", look)
+
+    async def networks_here(self) -> list[Any]:
+        """Their records; the provider sees those of all tenants."""
+        mine = {ident(record.get("href")) for record in await self.vdcs()}
+        return [each for each in await self.session.query("orgVdcNetwork") if ident(each.get("vdc")) in mine]
 
     async def vms(self, owner: str | None = None) -> Sequence[VmFacts]:
         """All of the tenant's VMs, and those that are to become some; or those that an owner made."""
@@ -98,7 +110,7 @@ class VcdInventory:
         """VDCs that are switched off and on, VMs that go to another VDC or away."""
         hosts, places = await self._state()
         while True:
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(self.session.spec.poll / SECOND)
             now, there = await self._state()
             for name, usable in now.items():
                 if hosts.get(name, usable) != usable:
@@ -117,23 +129,40 @@ class VcdInventory:
     # -- what the other ports ask ------------------------------------------------------------------------------------
 
     async def entries(self) -> list[Entry]:
-        """All VMs, with the vCenter's below them."""
-        vdcs = {record.get("href", ""): record.get("name", "") for record in await self.vdcs()}
-        records = {each.get("moref", ""): each for each in await self.session.query("adminVM", isVAppTemplate="false")}
+        """All VMs, with the vCenter's below them: read first, so that one that is just imported is not missed."""
         below = await self.vcenter.session.patient("list the VMs", lambda: self.vcenter.all(vim.VirtualMachine, *VM))
+        vdcs = {ident(record.get("href")): record.get("name", "") for record in await self.vdcs()}
+        server = ident(await self.server())
+        records = {
+            each.get("moref", ""): each
+            for each in await self.session.query("adminVM", isVAppTemplate="false")
+            if ident(each.get("vc")) == server
+        }
         found = []
         for thing, facts in below:
             inside, record = called(facts["name"]), records.get(thing._moId)
-            vm, meant = vm_facts(facts, {}), extra(facts.get("config.extraConfig", ())).get(VDC, "")
-            if record is not None and record.get("vdc", "") in vdcs:
-                vm = replace(vm, name=record.get("name", ""), host=vdcs[record.get("vdc", "")])
+            vm, noted = vm_facts(facts, {}), extra(facts.get("config.extraConfig", ()))
+            vdc, meant = ident(record.get("vdc")) if record is not None else "", noted.get(VDC, "")
+            if record is not None and vdc in vdcs:
+                vm = replace(vm, name=record.get("name", ""), host=vdcs[vdc])
                 found.append(
                     Entry(vm, inside, thing._moId, record.get("href", ""), record.get("container", ""),
-                          record.get("status", ""))
+                          record.get("status", ""), noted.get(POLICY, ""))
                 )  # fmt: skip
-            elif meant in vdcs.values() or inside == self.session.spec.vcenter.appliance:
-                found.append(Entry(replace(vm, host=meant), inside, thing._moId))
+            elif record is None and (meant in vdcs.values() or inside == self.session.spec.vcenter.appliance):
+                vm = replace(vm, name=noted.get(NAME, inside), host=meant)
+                found.append(Entry(vm, inside, thing._moId, policy=noted.get(POLICY, "")))
         return found
+
+    async def server(self) -> str:
+        """Where the vCenter is, as it is registered here. Raises NotFound."""
+        if not self._server:
+            records = await self.session.query("virtualCenter", name=self.session.spec.server)
+            if not records:
+                message = f"no vCenter is registered as {self.session.spec.server}"
+                raise NotFound(message, place=self.session.place)
+            self._server = f"/api/admin/extension/vimServer/{ident(records[0].get('href'))}"
+        return self._server
 
     async def entry(self, name: str) -> Entry:
         """One. Raises NotFound."""
@@ -143,22 +172,19 @@ class VcdInventory:
         return found
 
     async def _connected(self, entry: Entry) -> VmFacts:
-        """Its facts, with its networks and addresses as vCloud Director has them."""
+        """Its facts, with its networks by the names that they have here."""
         if not entry.href:
             return entry.facts
         section = await self.session.ask("GET", f"{entry.href}/networkConnectionSection")
         nics = section.findall(f"{{{V}}}NetworkConnection")
-        addresses = [nic.findtext(f"{{{V}}}IpAddress") or "" for nic in nics] if entry.facts.power == "on" else []
-        return replace(
-            entry.facts,
-            networks=tuple(nic.get("network", "") for nic in nics),
-            addresses=tuple(filter(None, addresses)),
-        )
+        return replace(entry.facts, networks=tuple(nic.get("network", "") for nic in nics))
 
 
-def _vdc(record: Any) -> HostFacts:
-    def free(limit: str, used: str) -> int:
-        return max(0, int(record.get(limit) or 0) - int(record.get(used) or 0))
+def _vdc(record: Any, memory: int, cpus: int) -> HostFacts:
+    def free(limit: str, used: str, unlimited: int, unit: float) -> int:
+        most = int(record.get(limit) or 0)
+        return max(0, int((most - int(record.get(used) or 0)) * unit)) if most else unlimited
 
-    memory, megahertz = free("memoryLimitMB", "memoryUsedMB") * _MIB, free("cpuLimitMhz", "cpuUsedMhz")
-    return HostFacts(record.get("name", ""), memory, megahertz // 1000, record.get("isEnabled") == "true")
+    memory = free("memoryLimitMB", "memoryUsedMB", memory, _MIB)
+    cpus = free("cpuLimitMhz", "cpuUsedMhz", cpus, 1 / 1000)
+    return HostFacts(record.get("name", ""), memory, cpus, record.get("isEnabled") == "true")

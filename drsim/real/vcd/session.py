@@ -109,6 +109,9 @@ class VcdSession:
                 if got.status_code == 401:
                     hint = "a system administrator's; are user and password right?"
                     raise LoginRefused("the login is refused", place=self.place, hint=hint)
+                if got.status_code == 406:
+                    hint = "vCloud Director 10.3 or later"
+                    raise PlatformError(f"it does not speak version {VERSION} of its API", place=self.place, hint=hint)
                 if got.is_error or _TOKEN not in got.headers:
                     raise Refused(got.status_code, "", "no session")
                 return str(got.headers[_TOKEN])
