@@ -9,7 +9,6 @@ from drsim.spec.platform import Secret
 from drsim.spec.quantity import Duration
 from drsim.spec.vsphere import Called, Vsphere
 
-
 SECOND = 10**9
 
 

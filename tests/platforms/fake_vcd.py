@@ -204,9 +204,9 @@ class FakeVcd(ThreadingHTTPServer):
     def show_vapp(self, vapp: Vapp) -> ET.Element:
         """As XML, with its VMs and tasks."""
         vms = [vm for vm in self.vms.values() if vm.vapp is vapp]
-        deployed = any(vm.deployed for vm in vms)
-        made = node("VApp", name=vapp.name, id=f"urn:vcloud:vapp:{vapp.id}", href=f"{self.base}/api/vApp/vapp-{vapp.id}",
-                    status=ON if deployed else OFF, deployed=str(deployed).lower(), type=f"{CLOUD}vApp+xml")  # fmt: skip
+        deployed, at = any(vm.deployed for vm in vms), f"{self.base}/api/vApp/vapp-{vapp.id}"
+        made = node("VApp", name=vapp.name, id=f"urn:vcloud:vapp:{vapp.id}", href=at, type=f"{CLOUD}vApp+xml",
+                    status=ON if deployed else OFF, deployed=str(deployed).lower())  # fmt: skip
         tasks = [self.show_task(t) for t in self.tasks.values() if t.status == "running" and vapp.id in t.busy]
         if tasks:
             made.append(node("Tasks", *tasks))
@@ -307,7 +307,7 @@ class _Handler(BaseHTTPRequestHandler):
         status, content, headers = self._answer(path, body)
         return self._cut() if rule and rule.do == "lost" else self._send(status, content, headers)
 
-    do_GET = do_POST = do_PUT = do_DELETE = _any
+    do_GET = do_POST = do_PUT = do_DELETE = _any  # noqa: N815
 
     def _answer(self, path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         here, xml = self.server, {"Content-Type": f"application/*+xml;version={VERSION}"}

@@ -39,6 +39,14 @@ class Center:
             return None
         return found
 
+    def moref(self, name: str) -> str:
+        """The reference of a VM of this name."""
+        root = self._content.rootFolder
+        view = self._content.viewManager.CreateContainerView(root, [vim.VirtualMachine], True)
+        found = next(each for each in self._read(view, "view") if self._read(each, "name") == name)
+        view.Destroy()
+        return str(found._moId)
+
     def power(self, moref: str) -> str:
         """Its state."""
         return str(self._read(self._vm(moref), "runtime.powerState"))

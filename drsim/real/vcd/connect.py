@@ -8,7 +8,8 @@ from drsim.core.errors import FileError
 from drsim.real import vsphere
 from drsim.real.ports import Limits, Platform
 from drsim.real.secret import reveal
-from drsim.real.vcd.hypervisor import VcdDisks, VcdHypervisor
+from drsim.real.vcd.disks import VcdChanges, VcdDisks
+from drsim.real.vcd.hypervisor import VcdHypervisor
 from drsim.real.vcd.inventory import VcdInventory
 from drsim.real.vcd.session import VcdSession
 from drsim.spec.vcd import Vcd
@@ -30,12 +31,13 @@ async def connect(spec: Vcd, base: Path, *, limits: Limits | None = None) -> Pla
     except BaseException:
         await session.close()
         raise
-    there: Any = below.inventory, below.hypervisor, below.disks
+    there: Any = below.inventory, below.hypervisor, below.disks, below.changes
     inventory = VcdInventory(session, there[0])
     hypervisor, disks = VcdHypervisor(inventory, there[1]), VcdDisks(inventory, there[2], spec.policies)
+    changes = VcdChanges(inventory, there[3])
 
     async def close() -> None:
         await session.close()
         await below.close()
 
-    return Platform("vCloud Director", inventory, hypervisor, disks, disks, below.appliance, close)
+    return Platform("vCloud Director", inventory, hypervisor, disks, disks, below.appliance, close, changes=changes)

@@ -1,8 +1,9 @@
 """VcdHypervisor: VMs are built in the vCenter, with their disks, and imported when they get networks or start.
 
-A tenant cannot bring data in: named disks are born blank. So the provider builds the VM where its disks are and imports
-it, which moves it into the tenant's VDC and gives it another name in the vCenter. All VMs of an operation are in one vApp,
-which is the VPG there. Whatever happens to the disks afterwards is done in the vCenter, to the VM of the same reference.
+A tenant cannot bring data in: named disks are born blank. So the provider builds the VM where its disks are and
+imports it, which moves it into the tenant's VDC and gives it another name in the vCenter. All VMs of an operation in a
+VDC are one vApp, which is the VPG there. Whatever happens to the disks afterwards is done in the vCenter, to the VM of
+the same reference.
 """
 
 import asyncio
@@ -14,10 +15,10 @@ from dataclasses import replace
 
 from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
-from drsim.real.ports import DiskFacts, DiskId, NewVm, NotFound, QuotaReached, Taken
+from drsim.real.ports import DiskId, NewVm, NotFound, QuotaReached, Taken
 from drsim.real.vcd.inventory import NAME, POLICY, VDC, Entry, VcdInventory, ident
 from drsim.real.vcd.session import MEDIA, V, X
-from drsim.real.vsphere.disks import VsphereDisks, escaped
+from drsim.real.vsphere.disks import escaped
 from drsim.real.vsphere.hypervisor import VsphereHypervisor
 
 _ON = "POWERED_ON"
@@ -121,7 +122,7 @@ class VcdHypervisor:
         return await self._session.patient(f"look for VM {name}", look)
 
     async def set_networks(self, name: str, nics: Sequence[Nic]) -> None:
-        """Import it, connect its vApp to these networks and the VM to the vApp's; its guest is customised at its start."""
+        """Import it, connect its vApp to these networks and it to the vApp's; its guest is customised at its start."""
         known = await self._inventory.networks()
         unknown = [nic.network for nic in nics if nic.network not in known]
         if unknown:
@@ -157,7 +158,7 @@ class VcdHypervisor:
         missing = [network for network in dict.fromkeys(nic.network for nic in nics) if network not in has]
         if not missing:
             return
-        vdc = await self._vdc(entry.facts.host)
+        vdc = await self._inventory.vdc(entry.facts.host)
         records = sorted(await self._inventory.networks_here(), key=lambda each: ident(each.get("vdc")) == ident(vdc))
         hrefs = {each.get("name"): each.get("href", "") for each in records}  # the VDC's own come last, and stay
         for network in missing:
@@ -166,13 +167,6 @@ class VcdHypervisor:
             section.append(_with(_node("NetworkConfig", networkName=network), bridged))
         media = "vcloud.networkConfigSection"
         await self._session.finished(await self._session.ask("PUT", where, section, media))
-
-    async def _vdc(self, name: str) -> str:
-        """Where a VDC is. Raises NotFound."""
-        for record in await self._inventory.vdcs():
-            if record.get("name") == name:
-                return str(record.get("href", ""))
-        raise NotFound(f"no VDC is called {name}", place=self._session.place)
 
     async def _imported(self, name: str) -> Entry:
         """The VM, in the tenant's VDC; imported if it is not there yet."""
@@ -185,7 +179,7 @@ class VcdHypervisor:
 
     async def _import(self, name: str, entry: Entry) -> None:
         """Into the vApp of its owner in its VDC, which the first one makes."""
-        vapp, vdc = f"drsim {escaped(entry.facts.owner)}", await self._vdc(entry.facts.host)
+        vapp, vdc = f"drsim {escaped(entry.facts.owner)}", await self._inventory.vdc(entry.facts.host)
         what = [_node("VmName", name, X), _node("VmMoRef", entry.moref, X)]
         profiles = await self._session.query("adminOrgVdcStorageProfile", name=entry.policy) if entry.policy else []
         mine = [each.get("href", "") for each in profiles if ident(each.get("vdc")) == ident(vdc)]
@@ -272,37 +266,3 @@ def _said(section: ET.Element) -> list[tuple[str | None, ...]]:
         (nic.get("network"), nic.findtext(f"{{{V}}}IpAddress") or "", nic.findtext(f"{{{V}}}IpAddressAllocationMode"))
         for nic in section.findall(f"{{{V}}}NetworkConnection")
     ]
-
-
-class VcdDisks:
-    """Disks are the vCenter's; a storage policy stands for a datastore."""
-
-    def __init__(self, inventory: VcdInventory, below: VsphereDisks, policies: Mapping[str, str]) -> None:
-        self._inventory, self._below, self._policies = inventory, below, policies
-        self.locate = below.locate
-
-    async def create(self, name: str, size: int, store: str, owner: str) -> DiskId:
-        """On the datastore of a policy. Raises NotFound."""
-        if store not in self._policies:
-            raise NotFound(f"no storage policy is called {store}", place=self._inventory.session.place)
-        return await self._below.create(name, size, self._policies[store], owner)
-
-    async def delete(self, disk: DiskId, owner: str) -> None:
-        """As in the vCenter."""
-        await self._below.delete(disk, owner)
-
-    async def owned(self, owner: str) -> Sequence[DiskFacts]:
-        """With the names that VMs have here."""
-        return [await self._here(facts) for facts in await self._below.owned(owner)]
-
-    async def disk(self, disk: DiskId) -> DiskFacts:
-        """With the name that its VM has here."""
-        return await self._here(await self._below.disk(disk))
-
-    async def _here(self, facts: DiskFacts) -> DiskFacts:
-        if not facts.attached:
-            return facts
-        session = self._inventory.session
-        entries = await session.patient("look whose a disk is", self._inventory.entries)
-        names = {entry.inside: entry.facts.name for entry in entries}
-        return replace(facts, attached=names.get(facts.attached, facts.attached))

@@ -1,17 +1,19 @@
-"""VcdInventory: a tenant's VMs, VDCs, policies and networks, and the vCenter's VMs behind them.
+"""VcdInventory: a tenant's VMs, VDCs, policies and networks, and the vCenter's VMs behind.
 
-A VM is known by its reference in the vCenter: vCloud Director calls it otherwise there. Before it is imported it is a VM
-of the vCenter only, which says in its advanced settings for which VDC it is meant. What stands for hosts are VDCs, for
+A VM is known by its reference in the vCenter, which has another name for it. Before it is imported it is a VM of the
+vCenter only, which says in its advanced settings for which VDC it is meant. What stands for hosts are VDCs, for
 datastores storage policies. vCloud Director tells nothing by itself, so changes are found by looking.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pyVmomi import vim
 
+from drsim.core.errors import PlatformError
 from drsim.core.units import SECOND
 from drsim.real.ports import About, Change, Gone, HostChanged, HostFacts, Moved, NotFound, StoreFacts, VmFacts
 from drsim.real.vcd.session import V, VcdSession
@@ -24,7 +26,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A VM. `inside`: what the vCenter calls it; `moref`: its reference there; `href`: its address here, if it is here."""
+    """A VM. `inside`: what the vCenter calls it; `moref`: its reference there; `href`: where it is here, if it is."""
 
     facts: VmFacts
     inside: str
@@ -44,7 +46,8 @@ class VcdInventory:
     """What a tenant has."""
 
     def __init__(self, session: VcdSession, vcenter: VsphereInventory) -> None:
-        self.session, self.vcenter, self._server = session, vcenter, ""
+        self.session, self.vcenter = session, vcenter
+        self._server, self._vdcs = "", dict[str, Any]()
 
     async def about(self) -> About:
         """Version, and the vCenter's clock and privileges."""
@@ -66,9 +69,24 @@ class VcdInventory:
 
         return await self.session.patient("list the VDCs", look)
 
-    async def vdcs(self) -> Any:
+    async def vdcs(self) -> Sequence[Any]:
         """Their records."""
-        return await self.session.query("adminOrgVdc", orgName=self.session.spec.org)
+        records = await self.session.query("adminOrgVdc", orgName=self.session.spec.org)
+        self._vdcs = {ident(record.get("href")): record for record in records}
+        return records
+
+    async def vdc(self, name: str) -> str:
+        """Where a VDC is. Raises NotFound."""
+        for look in (self._known, self.vdcs):
+            await look()
+            for record in self._vdcs.values():
+                if record.get("name") == name:
+                    return str(record.get("href", ""))
+        raise NotFound(f"no VDC is called {name}", place=self.session.place)
+
+    async def _known(self) -> None:
+        if not self._vdcs:
+            await self.vdcs()
 
     async def stores(self) -> Sequence[StoreFacts]:
         """The storage policies, with the room of the datastores behind them."""
@@ -86,8 +104,8 @@ class VcdInventory:
 
     async def networks_here(self) -> list[Any]:
         """Their records; the provider sees those of all tenants."""
-        mine = {ident(record.get("href")) for record in await self.vdcs()}
-        return [each for each in await self.session.query("orgVdcNetwork") if ident(each.get("vdc")) in mine]
+        await self._known()
+        return [each for each in await self.session.query("orgVdcNetwork") if ident(each.get("vdc")) in self._vdcs]
 
     async def vms(self, owner: str | None = None) -> Sequence[VmFacts]:
         """All of the tenant's VMs, and those that are to become some; or those that an owner made."""
@@ -124,35 +142,66 @@ class VcdInventory:
 
     async def _state(self) -> tuple[dict[str, bool], dict[str, str]]:
         hosts = {host.name: host.usable for host in await self.hosts()}
-        return hosts, {vm.name: vm.host for vm in await self.vms()}
+        there = await self.session.patient("list the VMs", self.entries)
+        return hosts, {each.facts.name: each.facts.host for each in there}
 
     # -- what the other ports ask ------------------------------------------------------------------------------------
 
     async def entries(self) -> list[Entry]:
         """All VMs, with the vCenter's below them: read first, so that one that is just imported is not missed."""
         below = await self.vcenter.session.patient("list the VMs", lambda: self.vcenter.all(vim.VirtualMachine, *VM))
-        vdcs = {ident(record.get("href")): record.get("name", "") for record in await self.vdcs()}
-        server = ident(await self.server())
-        records = {
-            each.get("moref", ""): each
-            for each in await self.session.query("adminVM", isVAppTemplate="false")
-            if ident(each.get("vc")) == server
-        }
-        found = []
-        for thing, facts in below:
-            inside, record = called(facts["name"]), records.get(thing._moId)
-            vm, noted = vm_facts(facts, {}), extra(facts.get("config.extraConfig", ()))
-            vdc, meant = ident(record.get("vdc")) if record is not None else "", noted.get(VDC, "")
-            if record is not None and vdc in vdcs:
-                vm = replace(vm, name=record.get("name", ""), host=vdcs[vdc])
-                found.append(
-                    Entry(vm, inside, thing._moId, record.get("href", ""), record.get("container", ""),
-                          record.get("status", ""), noted.get(POLICY, ""))
-                )  # fmt: skip
-            elif record is None and (meant in vdcs.values() or inside == self.session.spec.vcenter.appliance):
-                vm = replace(vm, name=noted.get(NAME, inside), host=meant)
-                found.append(Entry(vm, inside, thing._moId, policy=noted.get(POLICY, "")))
+        await self.vdcs()
+        records = {each.get("moref", ""): each for each in await self._records()}
+        found = [self._entry(thing, facts, records.get(thing._moId)) for thing, facts in below]
+        return [each for each in found if each is not None]
+
+    async def entry(self, name: str) -> Entry:
+        """One. Raises NotFound; PlatformError when two have the name, which vCloud Director lets VMs of two vApps."""
+        records = [each for each in await self._records(name=name) if await self._ours(each)]
+        if len(records) > 1:
+            hint = "rename one of them"
+            raise PlatformError(f"{len(records)} VMs are called {name}", place=self.session.place, hint=hint)
+        below = self.vcenter.session
+        if records:
+            thing = vim.VirtualMachine(records[0].get("moref", ""), below.root._stub)
+            look = partial(below.read, thing, *VM)
+            found = self._entry(thing, await below.patient(f"look at VM {name}", look), records[0])
+        else:
+            await self._known()
+            one = partial(self.vcenter.one, vim.VirtualMachine, name, *VM)
+            found = self._entry(*await below.patient(f"look for VM {name}", one), None)
+        if found is None or found.facts.name != name:
+            raise NotFound(f"no VM is called {name}", place=self.session.place)
         return found
+
+    async def _records(self, **filters: str) -> list[Any]:
+        """Of VMs that are in this vCenter, of whatever tenant."""
+        server = ident(await self.server())
+        records = await self.session.query("adminVM", isVAppTemplate="false", **filters)
+        return [each for each in records if ident(each.get("vc")) == server]
+
+    async def _ours(self, record: Any) -> bool:
+        """Whether it is in one of the tenant's VDCs; one that is not known may be new."""
+        if ident(record.get("vdc")) not in self._vdcs:
+            await self.vdcs()
+        return ident(record.get("vdc")) in self._vdcs
+
+    def _entry(self, thing: Any, facts: dict[str, Any], record: Any) -> Entry | None:
+        """A VM of the vCenter, if it is the tenant's, is to become it, or is the appliance."""
+        inside, vm, noted = called(facts["name"]), vm_facts(facts, {}), extra(facts.get("config.extraConfig", ()))
+        meant, policy = noted.get(VDC, ""), noted.get(POLICY, "")
+        if record is None:
+            vdcs = {each.get("name") for each in self._vdcs.values()}
+            if meant in vdcs or inside == self.session.spec.vcenter.appliance:
+                vm = replace(vm, name=noted.get(NAME, inside), host=meant)
+                return Entry(vm, inside, thing._moId, policy=policy)
+            return None
+        vdc = ident(record.get("vdc"))
+        if vdc not in self._vdcs:
+            return None
+        vm = replace(vm, name=record.get("name", ""), host=self._vdcs[vdc].get("name", ""))
+        here, vapp, status = record.get("href", ""), record.get("container", ""), record.get("status", "")
+        return Entry(vm, inside, thing._moId, here, vapp, status, policy)
 
     async def server(self) -> str:
         """Where the vCenter is, as it is registered here. Raises NotFound."""
@@ -163,13 +212,6 @@ class VcdInventory:
                 raise NotFound(message, place=self.session.place)
             self._server = f"/api/admin/extension/vimServer/{ident(records[0].get('href'))}"
         return self._server
-
-    async def entry(self, name: str) -> Entry:
-        """One. Raises NotFound."""
-        found = next((each for each in await self.entries() if each.facts.name == name), None)
-        if found is None:
-            raise NotFound(f"no VM is called {name}", place=self.session.place)
-        return found
 
     async def _connected(self, entry: Entry) -> VmFacts:
         """Its facts, with its networks by the names that they have here."""

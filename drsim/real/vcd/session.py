@@ -26,7 +26,8 @@ _TOKEN = "X-VMWARE-VCLOUD-ACCESS-TOKEN"
 _AGAIN = {"BUSY_ENTITY", "RESOURCE_BUSY"}
 _BLAME: Mapping[str, type[PlatformError]] = {
     "DUPLICATE_NAME": Taken, "RESOURCE_NOT_FOUND": NotFound, "NOT_FOUND": NotFound, "INVALID_REFERENCE": NotFound,
-    "QUOTA_EXCEEDED": QuotaReached, "INSUFFICIENT_RESOURCES": QuotaReached, "ACCESS_TO_RESOURCE_IS_FORBIDDEN": NotAllowed,
+    "QUOTA_EXCEEDED": QuotaReached, "INSUFFICIENT_RESOURCES": QuotaReached,
+    "ACCESS_TO_RESOURCE_IS_FORBIDDEN": NotAllowed,
 }  # fmt: skip
 
 
