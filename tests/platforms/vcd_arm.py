@@ -107,5 +107,5 @@ VCD = Arm(
         "disks.owned": Label.FAKE, "locator.locate": Label.REAL, "hypervisor.attach": Label.SIMULATOR,
         "hypervisor.detach": Label.SIMULATOR, "hypervisor.shut_down": Label.SIMULATOR,
     },
-    every=40,
+    every=60,
 )  # fmt: skip
