@@ -11,6 +11,7 @@ from drsim.real.ports import Platform
 
 CONNECTS: Mapping[str, str] = MappingProxyType({
     "vsphere": "drsim.real.vsphere.connect", "aws": "drsim.real.aws.connect", "hyperv": "drsim.real.hyperv.site",
+    "vcd": "drsim.real.vcd.connect",
 })  # fmt: skip
 """The module of each kind that has `connect(spec, base, *, limits)`. The extra to install is called like the kind."""
 OLDEST: Mapping[str, tuple[int, ...]] = MappingProxyType({"vsphere": (6, 7), "hyperv": (10, 0, 14393)})

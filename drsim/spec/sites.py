@@ -8,6 +8,7 @@ from drsim.spec.aws import AwsSite
 from drsim.spec.base import Name, Spec
 from drsim.spec.hyperv import HypervSite
 from drsim.spec.quantity import Duration, Size
+from drsim.spec.vcd import Vcd
 from drsim.spec.vsphere import Vsphere
 
 SECOND, GIB = 10**9, 1 << 30
@@ -31,7 +32,13 @@ class OnHyperv(HypervSite):
     kind: Literal["hyperv"]
 
 
-Access = Annotated[OnVsphere | OnAws | OnHyperv, Field(discriminator="kind")]
+class OnVcd(Vcd):
+    """A tenant of a vCloud Director as a site."""
+
+    kind: Literal["vcd"]
+
+
+Access = Annotated[OnVsphere | OnAws | OnHyperv | OnVcd, Field(discriminator="kind")]
 """Which platform, and how it is reached."""
 
 

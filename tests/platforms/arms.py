@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from platforms.aws_arm import AWS
 from platforms.hyperv_arm import ARM as HYPERV
 from platforms.local_arm import LOCAL
+from platforms.vcd_arm import VCD
 from platforms.vsphere_arm import VSPHERE
 
 from drsim.verify.conformance.bench import Arm, Bench, Label
@@ -21,5 +22,5 @@ async def open_memory(kind: type[MemoryBench] = MemoryBench) -> AsyncIterator[Be
         yield kind(Path(folder))
 
 
-ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL, VSPHERE, AWS, HYPERV)
+ARMS: tuple[Arm, ...] = (Arm("sim", open_memory, Label.MODEL), LOCAL, VSPHERE, AWS, HYPERV, VCD)
 BY_NAME = {arm.name: arm for arm in ARMS}

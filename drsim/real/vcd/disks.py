@@ -1,0 +1,62 @@
+"""VcdDisks and VcdChanges: disks and epochs are the vCenter's; here they have the tenant's names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from drsim.real.ports import ChangeSource, DiskFacts, DiskId, Epoch, NotFound
+from drsim.real.vcd.inventory import VcdInventory
+from drsim.real.vsphere.disks import VsphereDisks
+
+
+class VcdDisks:
+    """Disks are the vCenter's; a storage policy stands for a datastore."""
+
+    def __init__(self, inventory: VcdInventory, below: VsphereDisks, policies: Mapping[str, str]) -> None:
+        self._inventory, self._below, self._policies = inventory, below, policies
+        self.locate = below.locate
+
+    async def create(self, name: str, size: int, store: str, owner: str) -> DiskId:
+        """On the datastore of a policy. Raises NotFound."""
+        if store not in self._policies:
+            raise NotFound(f"no storage policy is called {store}", place=self._inventory.session.place)
+        return await self._below.create(name, size, self._policies[store], owner)
+
+    async def delete(self, disk: DiskId, owner: str) -> None:
+        """As in the vCenter."""
+        await self._below.delete(disk, owner)
+
+    async def owned(self, owner: str) -> Sequence[DiskFacts]:
+        """With the names that VMs have here."""
+        return [await self._here(facts) for facts in await self._below.owned(owner)]
+
+    async def disk(self, disk: DiskId) -> DiskFacts:
+        """With the name that its VM has here."""
+        return await self._here(await self._below.disk(disk))
+
+    async def _here(self, facts: DiskFacts) -> DiskFacts:
+        if not facts.attached:
+            return facts
+        session = self._inventory.session
+        entries = await session.patient("look whose a disk is", self._inventory.entries)
+        names = {entry.inside: entry.facts.name for entry in entries}
+        return replace(facts, attached=names.get(facts.attached, facts.attached))
+
+
+class VcdChanges:
+    """Capture from a tenant, by the vCenter's changed block tracking; an epoch's VM is called as the vCenter does."""
+
+    def __init__(self, inventory: VcdInventory, below: ChangeSource) -> None:
+        self._inventory, self._below = inventory, below
+        self.changed, self.read, self.end = below.changed, below.read, below.end
+
+    async def begin(self, vm: str, owner: str) -> Epoch:
+        """Of the VM that is meant in the vCenter."""
+        session = self._inventory.session
+        found = await session.patient(f"look for VM {vm}", lambda: self._inventory.entry(vm))
+        return await self._below.begin(found.inside, owner)
+
+    async def forget(self, vm: str, owner: str) -> None:
+        """Of the VM that is meant in the vCenter."""
+        session = self._inventory.session
+        found = await session.patient(f"look for VM {vm}", lambda: self._inventory.entry(vm))
+        await self._below.forget(found.inside, owner)
