@@ -82,25 +82,25 @@ class Epochs:
         asked = Ns(now_ns())  # by our clock, which is what RPO is measured by; the snapshots are later
         begun = [self._source.begin(vm, self._owner) for vm in self._shadows]
         results = await asyncio.gather(*begun, return_exceptions=True)
-        epochs = [each for each in results if isinstance(each, Epoch)]
+        epochs = {vm: each for vm, each in zip(self._shadows, results, strict=True) if isinstance(each, Epoch)}
         try:
             for each in results:
                 if isinstance(each, BaseException):
                     raise each
             return await self._take(asked, epochs)
         finally:
-            for epoch in epochs:
+            for epoch in epochs.values():
                 with suppress(PlatformError):  # the next one ends it
                     await self._source.end(epoch)
 
-    async def _take(self, asked: Ns, epochs: list[Epoch]) -> Taken:
+    async def _take(self, asked: Ns, epochs: dict[str, Epoch]) -> Taken:
         told = new = 0
         whole, paused = False, self.unfinished
         waiting: list[tuple[Disk, list[tuple[int, bytes]]]] = []
         held = 0
-        for epoch in epochs:
-            for disk, shadow in self._shadows[epoch.vm].items():
-                areas, all_of_it = await self._changed(epoch, disk)
+        for vm, epoch in epochs.items():
+            for disk, shadow in self._shadows[vm].items():
+                areas, all_of_it = await self._changed(epoch, disk, shadow)
                 whole |= all_of_it
                 for piece in _pieces(areas, shadow.size):
                     told += piece.length
@@ -120,19 +120,19 @@ class Epochs:
         if waiting:
             self._keep(self._marks, unfinished=True)
             _write(waiting)
-        self._keep({disk: mark for epoch in epochs for disk, mark in epoch.marks}, unfinished=False)
+        self._keep({disk: mark for each in epochs.values() for disk, mark in each.marks}, unfinished=False)
         if paused:
             await self._pause(False)
         return Taken(asked, told, new, whole)
 
-    async def _changed(self, epoch: Epoch, disk: DiskId) -> tuple[list[Area], bool]:
+    async def _changed(self, epoch: Epoch, disk: DiskId, shadow: Disk) -> tuple[list[Area], bool]:
         since = self._marks.get(disk)
         if since is not None or self._fresh:
             try:
                 return list(await self._source.changed(epoch, disk, since)), False
             except Untrusted:
                 pass
-        return [Area(0, self._shadows[epoch.vm][disk].size)], True
+        return [Area(0, shadow.size)], True
 
     async def _new(self, epoch: Epoch, disk: DiskId, area: Area, shadow: Disk) -> list[tuple[int, bytes]]:
         """What of an area is not in the shadow, by offset."""
