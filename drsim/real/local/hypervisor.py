@@ -245,7 +245,8 @@ class LocalHypervisor:
             async with asyncio.timeout(_ANSWER_SECONDS), self._asking.setdefault(name, asyncio.Lock()):
                 await client.connect(str(self.folder / name / "qmp.sock"))
                 return await client.execute(command)
-        except (QMPError, OSError, TimeoutError) as error:
+        except (QMPError, OSError, TimeoutError, AssertionError) as error:
+            # qemu.qmp asserts the state of its connection, which is another one when QEMU ends in the middle of connect
             raise PlatformError(f"QEMU does not answer {command}: {error}", place=name) from error
         finally:
             with suppress(Exception):
