@@ -1,6 +1,7 @@
 """vCloud Director: what the suite does not ask, and what an independent client makes of the other side."""
 
 import asyncio
+import json
 import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -8,13 +9,15 @@ from pathlib import Path
 import pytest
 from lxml import etree
 from platforms.fake_vcd import X
-from platforms.vcd_arm import SECRET, SYSTEM, VcdBench, cloud, open_vcd
+from platforms.vcd_arm import SECRET, SYSTEM, VcdBench, cloud, open_vcd, spec_over
 from platforms.vcenter import vcenter
-from platforms.vsphere_arm import certificates
+from platforms.vsphere_arm import LIMITS, certificates
 
 from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
+from drsim.real.doctor import Examination
 from drsim.real.ports import NotFound, Platform, QuotaReached, Taken, Unavailable
+from drsim.spec.sites import PlatformSite
 from drsim.verify.conformance.checks import OWNER, a_disk, a_vm, facts, left_behind
 
 
@@ -182,5 +185,25 @@ def test_one_that_is_too_old_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(PlatformError, match=r"does not speak version 99\.0"):
             await bench.restart()
         monkeypatch.undo()
+
+    on_bench(work)
+
+
+def test_doctor_finds_nothing_wrong_and_its_self_test_leaves_nothing() -> None:
+    async def work(bench: VcdBench, here: Platform) -> None:
+        spec = json.loads(spec_over(bench.center, bench.cloud).model_dump_json(exclude_none=True))
+        site = PlatformSite.model_validate({
+            "platform": {"kind": "vcd", **spec, "poll": "1 s"}, "stores": ["fast"], "networks": ["lan", "bubble"],
+            "hosts": ["gold"], "room": "1 MiB",
+        })  # fmt: skip
+        found = Examination("leeds", site, certificates(), LIMITS)
+        try:
+            await found.run(self_test=True)
+        finally:
+            await found.close()
+        assert [(line.check, line.what) for line in found.lines if line.fine is False] == []
+        assert found.lines[-1].check == "self-test"
+        assert [vm.name for vm in await here.inventory.vms()] == [here.appliance]
+        assert not bench.cloud.vapps
 
     on_bench(work)

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from drsim.real.ports import ChangeSource, DiskFacts, DiskId, Epoch, NotFound
+from drsim.real.ports import Area, ChangeSource, DiskFacts, DiskId, Epoch, NotFound
 from drsim.real.vcd.inventory import VcdInventory
 from drsim.real.vsphere.disks import VsphereDisks
 
@@ -43,20 +44,24 @@ class VcdDisks:
 
 
 class VcdChanges:
-    """Capture from a tenant, by the vCenter's changed block tracking; an epoch's VM is called as the vCenter does."""
+    """Capture from a tenant, by the vCenter's changed block tracking."""
 
     def __init__(self, inventory: VcdInventory, below: ChangeSource) -> None:
         self._inventory, self._below = inventory, below
-        self.changed, self.read, self.end = below.changed, below.read, below.end
+        self.read, self.end = below.read, below.end
 
     async def begin(self, vm: str, owner: str) -> Epoch:
         """Of the VM that is meant in the vCenter."""
-        session = self._inventory.session
-        found = await session.patient(f"look for VM {vm}", lambda: self._inventory.entry(vm))
-        return await self._below.begin(found.inside, owner)
+        return replace(await self._below.begin(await self._inside(vm), owner), vm=vm)
 
     async def forget(self, vm: str, owner: str) -> None:
         """Of the VM that is meant in the vCenter."""
-        session = self._inventory.session
-        found = await session.patient(f"look for VM {vm}", lambda: self._inventory.entry(vm))
-        await self._below.forget(found.inside, owner)
+        await self._below.forget(await self._inside(vm), owner)
+
+    async def changed(self, epoch: Epoch, disk: DiskId, since: str | None) -> Sequence[Area]:
+        """As the vCenter tells it. Raises Untrusted, NotFound."""
+        return await self._below.changed(replace(epoch, vm=await self._inside(epoch.vm)), disk, since)
+
+    async def _inside(self, vm: str) -> str:
+        look = partial(self._inventory.entry, vm)
+        return (await self._inventory.session.patient(f"look for VM {vm}", look)).inside
