@@ -16,7 +16,7 @@ from platforms.vsphere_arm import LIMITS, certificates
 from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.doctor import Examination
-from drsim.real.ports import NotFound, Platform, QuotaReached, Taken, Unavailable
+from drsim.real.ports import NotFound, Platform, Power, QuotaReached, Taken, Unavailable
 from drsim.spec.sites import PlatformSite
 from drsim.verify.conformance.checks import OWNER, a_disk, a_vm, facts, left_behind
 
@@ -132,6 +132,10 @@ def test_a_vm_of_another_tenant_or_vcenter_is_not_ours() -> None:
         assert not await here.inventory.vms(OWNER)
         await here.hypervisor.delete("web", OWNER)
         assert vm.id in bench.cloud.vms
+        await a_vm(bench)
+        await here.hypervisor.power_on("web")
+        assert (await facts(bench)).power is Power.ON
+        assert len(bench.cloud.vms) == 2
 
     on_bench(work)
 
