@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from drsim.core import convert
 from drsim.core.errors import DrsimError
 from drsim.core.names import Address, VmId
 from drsim.core.recovery.facts import Facts, Trial
@@ -46,7 +47,24 @@ async def inspect(site: "Installation", plan: Plan, operation: Address = NOBODY)
     return Facts(
         regions, tuple(c.id for c in site.listed(plan.vpg)), known.generation,
         frozenset(VmId(vm.id) for vm in known.vpg.vms), trial, reachable, tools, room.memory, room.cpus, room.names,
-        room.networks, room.free, needed,
+        room.networks, room.free, needed, _unfit(site, plan),
+    )  # fmt: skip
+
+
+def _unfit(site: "Installation", plan: Plan) -> tuple[str, ...]:
+    """Which VMs cannot run on the site's platform."""
+    kind = "local" if site.spec.platform is None else site.spec.platform.kind
+    protected = {VmId(vm.id): vm for vm in site.known(plan.vpg).vpg.vms}
+    machines = [
+        convert.Machine(
+            vm.name, kind, tuple(v.sectors * SECTOR for v in protected[vm.vm].volumes), len(vm.networks), vm.cpus,
+            vm.memory, protected[vm.vm].firmware,
+        )
+        for vm in plan.vms if vm.vm in protected
+    ]  # fmt: skip
+    return tuple(
+        f"{each.vm} cannot be recovered on {kind}: {each.what}; {each.hint or 'leave it out'}"
+        for machine in machines for each in convert.check(machine, kind) if each.weight is convert.Weight.STOPS
     )  # fmt: skip
 
 

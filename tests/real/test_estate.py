@@ -8,12 +8,13 @@ import pytest
 from nbd_client import connected
 
 from drsim.core.errors import FileError
+from drsim.core.recovery.plan import Kind
 from drsim.files.estate import vpg_of_estate
 from drsim.files.models import load_model
 from drsim.files.sites import load_site
 from drsim.real.installation import Installation
 from drsim.real.loopback import free_port
-from drsim.real.planning import vpg_of
+from drsim.real.planning import Wish, vpg_of
 from drsim.sim.run import simulate
 
 ESTATE = """
@@ -101,3 +102,35 @@ def test_what_a_real_site_lacks_is_named(tmp_path: Path, old: str, new: str, sit
     file = write(tmp_path, ESTATE.replace(old, new) if old else ESTATE)
     with pytest.raises(FileError, match=said):
         load_site(Path(f"{file}:{site}"))
+
+
+def test_a_vm_that_the_other_platform_cannot_run_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    """Firmware is never converted, and QEMU here starts BIOS only."""
+
+    async def run() -> None:
+        async with asyncio.timeout(60), AsyncExitStack() as stack:
+            sites = [
+                await stack.enter_async_context(Installation(load_site(Path(f"{file}:{name}")), tmp_path))
+                for name in ("leeds", "london")
+            ]
+            leeds, london = sites
+            assert london.site.end is not None
+            await london.site.end.wait(connected=True)
+            vpg = vpg_of(
+                london.spec, london.state.state, "crm", ["db"], "leeds-1", interval=200_000_000, history=3600 * 10**9,
+                rpo_alert=60 * 10**9, journal=None,
+            )  # fmt: skip
+            uefi = tuple(vm.model_copy(update={"firmware": "uefi"}) for vm in vpg.vms)
+            await london.protect(vpg.model_copy(update={"vms": uefi}))
+            while not leeds.listed("crm"):
+                await asyncio.sleep(0.01)
+            number = leeds.recoveries.begin(leeds.recoveries.plan(Wish(kind=Kind.CLONE, vpg="crm")))
+            while not leeds.recoveries.status(number)["outcome"]:
+                await asyncio.sleep(0.01)
+            report = leeds.recoveries.status(number)
+            assert report["outcome"] == "refused"
+            assert "db-clone cannot be recovered on local" in report["reasons"][0]
+            assert leeds.hypervisor.vms() == {}
+
+    file = write(tmp_path)
+    asyncio.run(run())

@@ -49,6 +49,8 @@ class Facts:
     networks: frozenset[str] = frozenset()
     free_bytes: int = 1 << 62
     needed_bytes: int = 0
+    unfit: tuple[str, ...] = ()
+    """VMs of the plan that the recovery site's platform cannot run, each with why (`core/convert.py`)."""
 
 
 class Refused(DrsimError):
@@ -118,6 +120,7 @@ def _of_vms(plan: Plan, facts: Facts) -> Iterator[str]:
     for name, count in Counter(vm.name for vm in plan.vms).items():
         if count > 1:
             yield f"{count} VMs are to be called {name}; give each a name of its own"
+    yield from facts.unfit
     if plan.kind not in (Kind.CLONE, Kind.RESTORE):
         yield from _of_capacity(plan, facts)
     if facts.needed_bytes > facts.free_bytes:
