@@ -66,8 +66,9 @@ def verify(
             return
         _verify_live(rounds or 20, seed, as_json=as_json)
         return
-    if rounds is not None or every_step is not None:
-        raise FileError("--rounds or --every-step was given without --live", hint="--programs or --seconds end a swarm")
+    for option, given in (("--rounds", rounds), ("--every-step", every_step)):
+        if given is not None:
+            raise FileError(f"{option} was given without --live", hint="--programs or --seconds end a swarm")
     if seconds is not None and programs is not None:
         raise FileError("--seconds and --programs were both given", hint="one of them ends the run")
     if seconds is None and programs is None:
