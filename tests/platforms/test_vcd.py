@@ -207,6 +207,7 @@ def test_doctor_finds_nothing_wrong_and_its_self_test_leaves_nothing() -> None:
             await found.close()
         assert [(line.check, line.what) for line in found.lines if line.fine is False] == []
         assert found.lines[-1].check == "self-test"
+        assert any("vCloud Director 10.3.3" in line.what for line in found.lines if line.check == "version")
         assert [vm.name for vm in await here.inventory.vms()] == [here.appliance]
         assert not bench.cloud.vapps
 

@@ -28,19 +28,19 @@ class VcdDisks:
 
     async def owned(self, owner: str) -> Sequence[DiskFacts]:
         """With the names that VMs have here."""
-        return [await self._here(facts) for facts in await self._below.owned(owner)]
+        return await self._here(await self._below.owned(owner))
 
     async def disk(self, disk: DiskId) -> DiskFacts:
         """With the name that its VM has here."""
-        return await self._here(await self._below.disk(disk))
+        return (await self._here([await self._below.disk(disk)]))[0]
 
-    async def _here(self, facts: DiskFacts) -> DiskFacts:
-        if not facts.attached:
-            return facts
+    async def _here(self, disks: Sequence[DiskFacts]) -> list[DiskFacts]:
+        if not any(disk.attached for disk in disks):
+            return list(disks)
         session = self._inventory.session
         entries = await session.patient("look whose a disk is", self._inventory.entries)
         names = {entry.inside: entry.facts.name for entry in entries}
-        return replace(facts, attached=names.get(facts.attached, facts.attached))
+        return [replace(disk, attached=names.get(disk.attached, disk.attached)) for disk in disks]
 
 
 class VcdChanges:

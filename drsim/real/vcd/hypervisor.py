@@ -66,7 +66,7 @@ class VcdHypervisor:
             if not hosts:
                 raise QuotaReached("the vCenter has no host that takes VMs", place=self._session.place)
             host = max(hosts, key=lambda each: each.memory).name
-            noted = {VDC: new.host, POLICY: new.store, NAME: new.name}
+            noted = {VDC: ident(await self._inventory.vdc(new.host)), POLICY: new.store, NAME: new.name}
             await self._below.create(replace(new, host=host, store=store), more=noted)
 
     async def _place(self, new: NewVm) -> str:

@@ -20,7 +20,7 @@ from drsim.real.vcd.session import V, VcdSession
 from drsim.real.vsphere.inventory import VM, VsphereInventory, called, extra, vm_facts
 
 VDC, POLICY, NAME = "drsim.vcd.vdc", "drsim.vcd.policy", "drsim.vcd.name"
-"""Keys of a VM's extraConfig: the VDC and storage policy that it is meant for, and what it is to be called there."""
+"""Keys of a VM's extraConfig: the VDC (its id) and policy that it is meant for, and what it is to be called there."""
 _MIB = 1 << 20
 
 
@@ -54,7 +54,8 @@ class VcdInventory:
         below = await self.vcenter.about()
 
         async def look() -> str:
-            return (await self.session.ask("GET", "/api/admin")).get("description") or "vCloud Director"
+            build = (await self.session.ask("GET", "/api/admin")).findtext(f"{{{V}}}Description")
+            return f"vCloud Director {build or ''}".rstrip()
 
         product = await self.session.patient("ask who it is", look)
         return About(f"{product} over {below.product}", below.version, below.clock, below.missing)
@@ -191,9 +192,9 @@ class VcdInventory:
         inside, vm, noted = called(facts["name"]), vm_facts(facts, {}), extra(facts.get("config.extraConfig", ()))
         meant, policy = noted.get(VDC, ""), noted.get(POLICY, "")
         if record is None:
-            vdcs = {each.get("name") for each in self._vdcs.values()}
-            if meant in vdcs or inside == self.session.spec.vcenter.appliance:
-                vm = replace(vm, name=noted.get(NAME, inside), host=meant)
+            if meant in self._vdcs or inside == self.session.spec.vcenter.appliance:
+                host = self._vdcs[meant].get("name", "") if meant in self._vdcs else ""
+                vm = replace(vm, name=noted.get(NAME, inside), host=host)
                 return Entry(vm, inside, thing._moId, policy=policy)
             return None
         vdc = ident(record.get("vdc"))
