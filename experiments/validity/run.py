@@ -102,13 +102,16 @@ def compare(runs: dict[str, Scenario], records: Records, found: Parameters) -> d
 
 
 def validity() -> dict[str, float]:
-    """For `drsim experiment validity`: errors of all figures, from the live runs that are kept."""
+    """For `drsim experiment validity`: all figures and their errors, from the live runs that are kept."""
     records = kept()
     table = compare(PREDICTED, records, calibrate(records))
-    return {
-        f"{name.replace(' ', '-')}.{what}_error_share": abs(row["error"])
-        for name, rows in table.items() for what, row in rows.items()
-    }  # fmt: skip
+    found: dict[str, float] = {}
+    for name, rows in table.items():
+        for what, row in rows.items():
+            place = f"{name.replace(' ', '-')}.{what}"
+            found[f"{place}_error_share"] = abs(row["error"])
+            found |= {f"live_{place}": row["measured"], f"simulated_{place}": row["predicted"]}
+    return found
 
 
 def series() -> dict[str, tuple[Seen, Seen]]:
