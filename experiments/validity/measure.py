@@ -47,4 +47,4 @@ def draw(path: Path) -> None:
             if name == next(iter(found)):
                 axes.legend(loc="upper right", ncols=2, frameon=False)
         figure.supxlabel("seconds since the begin of the run")
-        figure.savefig(path, dpi=96, format="png", metadata={"Software": None})
+        figure.savefig(path, dpi=72, format="png", metadata={"Software": None})
