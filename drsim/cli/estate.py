@@ -16,10 +16,9 @@ def of_estate(site: Path, name: str) -> dict[str, Any]:
     path = SitePath.of(site)
     if not path.site:
         raise FileError("say which VMs, and which host would run them", place="--vm, --to", hint="or use an estate")
-    wanted = vpg_of_estate(load_model(path.file), name, place=str(path.file))
-    spec = wanted.spec
+    spec = vpg_of_estate(load_model(path.file), name, place=str(path.file))
     return {
-        "name": name, "vms": wanted.vms, "target_host": wanted.hosts, "journal_bytes": spec.journal.limit_bytes,
+        "name": name, "vms": spec.vms, "target_host": spec.recovery.hosts, "journal_bytes": spec.journal.limit_bytes,
         "interval": spec.checkpoint_interval / SECOND, "history": spec.journal.history / SECOND,
         "rpo_alert": spec.rpo_alert / SECOND, "boot_delay": spec.boot_delay / SECOND,
         "groups": {vm: n for n, group in enumerate(spec.boot_groups, 1) for vm in group},

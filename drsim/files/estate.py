@@ -1,20 +1,9 @@
 """Estate: a site of a model file as a real one: the same sites, hosts, VMs and VPGs that are simulated."""
 
-from dataclasses import dataclass
-
 from drsim.core.errors import FileError
 from drsim.spec.live import LiveDisk, LiveHost, LiveLink, LiveVm, SiteFile
 from drsim.spec.model import Model
 from drsim.spec.protect import Vm, Vpg
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A VPG of an estate. `hosts`: of the other site, over which its VMs are dealt."""
-
-    spec: Vpg
-    vms: tuple[str, ...]
-    hosts: tuple[str, ...]
 
 
 def site_of(model: Model, name: str, *, place: str) -> SiteFile:
@@ -57,10 +46,9 @@ def _vm(name: str, vm: Vm, place: str, *, here: bool) -> LiveVm:
     return LiveVm(host=vm.host, memory=vm.memory, cpus=vm.cpus, disks=disks, tools=vm.tools, ready=vm.ready)
 
 
-def vpg_of_estate(model: Model, name: str, *, place: str) -> Wanted:
-    """A VPG of a model, for the site that protects it. Raises FileError."""
+def vpg_of_estate(model: Model, name: str, *, place: str) -> Vpg:
+    """A VPG of a model, with single VMs, for the site that protects it. Raises FileError."""
     vpgs = model.expand()[1]
     if name not in vpgs:
         raise FileError(f"no VPG is called {name!r}", place=place, hint=f"there is: {', '.join(vpgs)}")
-    vpg = vpgs[name]
-    return Wanted(vpg, tuple(vpg.vms), tuple(vpg.recovery.hosts))
+    return vpgs[name]

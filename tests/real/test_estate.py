@@ -65,12 +65,11 @@ def test_an_estate_is_simulated_and_run(tmp_path: Path) -> None:
             leeds, london = sites
             assert london.site.end is not None
             await london.site.end.wait(connected=True)
-            wanted = vpg_of_estate(model, "crm", place="")
-            spec = wanted.spec
+            spec = vpg_of_estate(model, "crm", place="")
             groups = {vm: n for n, group in enumerate(spec.boot_groups, 1) for vm in group}
             await london.protect(
                 vpg_of(
-                    london.spec, london.state.state, "crm", wanted.vms, wanted.hosts,
+                    london.spec, london.state.state, "crm", spec.vms, spec.recovery.hosts,
                     interval=spec.checkpoint_interval, history=spec.journal.history, rpo_alert=spec.rpo_alert,
                     journal=spec.journal.limit_bytes, groups=groups, boot_delay=spec.boot_delay,
                 )
