@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from programs import program
 
 from drsim.real import nbd, pki
-from drsim.real.splitter import Splitter, Write
+from drsim.real.splitter import Splitter
+from drsim.real.transmission import Write
 
 SIZE = 4 << 20
 NAME = "db/system"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from drsim.core.units import SECTOR
 from drsim.real import nbd
 from drsim.real.nbd import Refused
-from drsim.real.splitter import Write, _Transmission
+from drsim.real.transmission import Transmission, Write
 
 SIZE = 32 * SECTOR
 
@@ -105,7 +105,7 @@ def talk(data: bytes, step: int) -> tuple[bytes, bytes, str]:
 
     def serve() -> None:
         try:
-            _Transmission(ours, disk).run(b"")
+            Transmission(ours, disk).run(b"")
         except (Refused, EOFError) as error:
             why[0] = str(error)
         finally:

@@ -28,7 +28,7 @@ from drsim.core.errors import FileError, PlatformError
 from drsim.core.units import SECTOR
 from drsim.files.sites import load_site
 from drsim.real import nbd, pki
-from drsim.real.ports import free_port
+from drsim.real.loopback import free_port
 from drsim.verify.guests_live import connected
 
 PLANTED = b"the guest's own secret: correct horse battery staple"

@@ -12,7 +12,7 @@ with atheris.instrument_imports(include=["drsim.real", "drsim.core.batch"]):
     from drsim.real import nbd
     from drsim.real.desk import _REQUEST
     from drsim.real.nbd import Negotiation, Offer, Refused
-    from drsim.real.splitter import Write, _Transmission
+    from drsim.real.transmission import Transmission, Write
     from drsim.real.wire import Ask, decode, encode
 
 from pydantic import ValidationError
@@ -76,7 +76,7 @@ FAILED: list[BaseException] = []
 
 def _serve(ours: socket.socket) -> None:
     try:
-        _Transmission(ours, Memory()).run(b"")
+        Transmission(ours, Memory()).run(b"")
     except (Refused, EOFError, OSError, PlatformError):
         pass
     except BaseException as error:
