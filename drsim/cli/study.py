@@ -22,6 +22,7 @@ from drsim.study.design import FILE, called, read, shown_value
 from drsim.study.output import MARK, refuse_foreign
 from drsim.study.pool import cluster, processes
 from drsim.study.sampling import RUNS, Results, Tell, sample
+from drsim.study.saying import cell
 from drsim.study.style import count, seconds
 
 Option = typer.Option
@@ -111,7 +112,7 @@ def _print(results: Results, out: Path | None) -> None:
         table.add_column(name, justify="right")
     table.add_column("runs", justify="right")
     for n, point in enumerate(plan.points):
-        cells = (report.cell(plan, name, results.interval(n, name)) for name in plan.study.measures)
+        cells = (cell(plan, name, results.interval(n, name)) for name in plan.study.measures)
         table.add_row(*(shown_value(v) for v in point.values.values()), *cells, str(len(results.runs[n])))
     console.print(table)
     console.print(report.answer(results), highlight=False)

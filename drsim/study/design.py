@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from scipy.stats import qmc
 
 from drsim.core.errors import FileError
@@ -102,8 +102,9 @@ class Study(Spec):
     """How often each."""
     measures: Annotated[dict[str, str], Field(min_length=1)]
     """What is measured: our word for it, and its name among the run's measures; `cost` with prices."""
-    target: str | None = None
-    """What a point must meet, like "RPO p99 <= 15 s", in our word for the measure; the answer says which points do."""
+    target: tuple[str, ...] = ()
+    """What a point must meet, like "RPO p99 <= 15 s", in our word for the measure; one or a list. The answer
+    says which do."""
     prices: Prices | None = None
     """What things cost, for the measure `cost` and the frontier."""
     interval: Literal["t", "bootstrap"] = "t"
@@ -115,10 +116,16 @@ class Study(Spec):
     limit: str = "2 h"
     """A study that would take longer is refused, with what it would take."""
 
+    @field_validator("target", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
     @model_validator(mode="after")
-    def _target_is_measured(self) -> "Study":
-        if self.target is not None and (named := goal(self.target).measure) not in self.measures:
-            raise ValueError(f"target: {named!r} is not among the measures{near(named, self.measures)}")
+    def _targets_are_measured(self) -> "Study":
+        for named in (goal(each).measure for each in self.target):
+            if named not in self.measures:
+                raise ValueError(f"target: {named!r} is not among the measures{near(named, self.measures)}")
         return self
 
 

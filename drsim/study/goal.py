@@ -42,8 +42,8 @@ def goal(text: str) -> Goal:
     return Goal(match[1], match[2] == "<=", level, f"{match[1]} {match[2]} {match[3]}")
 
 
-def sentence(wanted: Goal, met: list[tuple[str, Met]]) -> str:
-    """Which points meet it."""
+def sentence(wanted: str, met: list[tuple[str, Met]]) -> str:
+    """Which points meet what is wanted."""
 
     def named(words: list[str]) -> str:
         more = len(words) - NAMED
@@ -53,4 +53,4 @@ def sentence(wanted: Goal, met: list[tuple[str, Met]]) -> str:
     told = [f"met with {named(of['yes'])}" if of["yes"] else "surely met by none"]
     told += [f"perhaps with {named(of['perhaps'])}"] if of["perhaps"] else []
     told += [f"not with {named(of['no'])}"] if of["no"] else []
-    return f"{wanted.text} is {', '.join(told)}"
+    return f"{wanted} is {', '.join(told)}"

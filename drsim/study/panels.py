@@ -15,6 +15,7 @@ from drsim.sim.run import Run
 from drsim.study import style
 from drsim.study.canvas import Floats, amounts, durations, frame, limit, names, short
 from drsim.study.experiment import Outcome
+from drsim.study.frontier import frontier, priced
 from drsim.study.plots import gaps, reached
 from drsim.study.study_report import figure
 
@@ -145,7 +146,8 @@ def picture(outcome: Outcome, out: Path) -> None:
         return
     if outcome.studied is not None:
         with mpl.rc_context(style.SETTINGS):
-            figure(outcome.studied).savefig(out, dpi=DPI * 0.8, format="png", metadata={"Software": None})
+            chart = figure if priced(outcome.studied.plan) is None else frontier
+            chart(outcome.studied).savefig(out, dpi=DPI * 0.8, format="png", metadata={"Software": None})
         return
     arms = experiment.expectation.arms
     drawn = {arm: run for arm, run in outcome.runs.items() if arms[arm].drawn and isinstance(run, Run)}

@@ -34,7 +34,7 @@ class Prices(Spec):
     outage: Price = 0.0
     """What an hour of a VPG's outage costs in a disaster."""
     recovery: Annotated[float, Field(ge=0)] = 1.0
-    """Hours that a recovery takes (drsim failover tells)."""
+    """Hours that a recovery takes (drsim failover tells), where no run says: runs with failovers do."""
 
 
 def cost(prices: Prices, model: Model, found: dict[str, float]) -> float:
@@ -50,5 +50,6 @@ def cost(prices: Prices, model: Model, found: dict[str, float]) -> float:
         + prices.vm * len(vms)
     )
     missed = prices.missed * found["all.sla.missed_s"] / 3600 * share
-    hours = prices.lost * found["all.rpo_s.mean"] / 3600 + prices.outage * prices.recovery
+    recovery = found.get("all.rto_s.mean", prices.recovery * 3600) / 3600
+    hours = prices.lost * found["all.rpo_s.mean"] / 3600 + prices.outage * recovery
     return fixed + missed + prices.disasters / 12 * len(vpgs) * hours

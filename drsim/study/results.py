@@ -7,6 +7,7 @@ replications); every other figure is that of the worst replication, or the mean 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -191,7 +192,7 @@ def measures(run: Run | FluidRun) -> dict[str, float]:
     Beside `figures`: of each VPG the seconds in each status ("status_s"), the missed seconds by cause ("causes_s"),
     its syncs ("sync"), what is dirty at the end ("dirty_bytes") and how often and when first it lost every checkpoint
     ("withdrawn"); what never happened has no time. Of each operation that is over, by its number, its figures and
-    its "outcome". Of the estate how often each kind of fault mattered ("mattered").
+    its "outcome"; over all that serve "all.rto_s". Of the estate how often each kind of fault mattered ("mattered").
     """
     each_figure = figures(run)
     found = dict(_flat(each_figure))
@@ -202,6 +203,8 @@ def measures(run: Run | FluidRun) -> dict[str, float]:
     for n, each in enumerate(each_figure["operations"] or (), 1):
         found.update({f"operations.{n}.{name}": value for name, value in _flat(each)})
         found[f"operations.{n}.outcome.{each['outcome']}"] = 1.0
+    if served := [each["rto_s"] for each in each_figure["operations"] or () if each["rto_s"] is not None]:
+        found |= {"all.rto_s.mean": fmean(served), "all.rto_s.max": max(served)}
     for name, value in list(found.items()):
         before, part, cause = name.rpartition(".sla.causes.")
         if part:

@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from drsim.core.errors import FileError
 from drsim.study import style
-from drsim.study.canvas import durations
 from drsim.study.design import Plan, called, parts, shown_value
+from drsim.study.frontier import chosen, frontier, meet, priced, together
 from drsim.study.goal import goal, sentence
 from drsim.study.page import Page, Section
-from drsim.study.plots import LARGE
 from drsim.study.sampling import Results
+from drsim.study.saying import axis, cell, said
 from drsim.study.sensitivity import Effect, Method, bars, effects
-from drsim.study.stats import Comparison, Interval, compare
+from drsim.study.stats import Comparison, compare
 
 SERIES = 6  # values of a second factor that can be lines; more are a heat map
 TABLE = 200  # rows of a page's table
@@ -33,31 +33,6 @@ LEGENDS = {
                "depends on the others.",),
     "saltelli": ("Blue: share of the variance that the factor explains alone. Grey: with the others.",),
 }  # fmt: skip
-
-
-def said(plan: Plan, name: str, number: float) -> str:
-    """A measure's value with its unit."""
-    of = plan.study.measures[name]
-    if timed(of):
-        return ("−" if number < 0 else "") + style.seconds(abs(number))
-    return style.words(of, number)
-
-
-def timed(of: str) -> bool:
-    """Whether a measure is a duration."""
-    return any(part.endswith("_s") for part in of.split("."))
-
-
-def cell(plan: Plan, name: str, found: Interval) -> str:
-    """A value with its interval: 4.9 s (4.8 s to 5 s)."""
-    value, low, high = found
-    if not math.isfinite(value):
-        return "no run"
-    low = low if low is None or value < 0 else max(0.0, low)  # nothing that is measured here is below nothing
-    text = said(plan, name, value)
-    if low is None or high is None or said(plan, name, low) == said(plan, name, high):
-        return text
-    return f"{text} ({said(plan, name, low)} to {said(plan, name, high)})"
 
 
 def comparisons(results: Results) -> list[tuple[str, str, str, Comparison]]:
@@ -103,17 +78,21 @@ def answer(results: Results) -> str:
 
 
 def _goal(results: Results) -> list[str]:
-    """Which points meet the target, and of those that surely do the cheapest, where something has a price."""
-    plan = results.plan
-    if plan.study.target is None:
+    """Which points meet each target, which meet all, and of those that surely do the cheapest, if things cost."""
+    plan, met = results.plan, meet(results)
+    if not met:
         return []
-    wanted = goal(plan.study.target)
-    met = [(n, wanted.met(results.interval(n, wanted.measure))) for n in range(len(plan.points)) if results.runs[n]]
-    told = [sentence(wanted, [(plan.points[n].words, each) for n, each in met])]
-    for dear in (name for name, of in plan.study.measures.items() if of == "cost"):
-        good = [(results.interval(n, dear)[0], plan.points[n].words) for n, each in met if each == "yes"]
-        if good:
-            told.append(f"the cheapest of those is {min(good)[1]}, at {said(plan, dear, min(good)[0])} a month")
+    words = [point.words for point in plan.points]
+    told = [sentence(goal(text).text, [(words[n], of[n]) for n in of]) for text, of in met.items()]
+    every = together(met)
+    if len(met) > 1:
+        told.append(sentence("all of it", [(words[n], each) for n, each in every.items()]))
+    if (best := chosen(results)) is not None:
+        dear = priced(plan)
+        assert dear is not None
+        told.append(
+            f"the cheapest of those is {words[best]}, at {said(plan, dear, results.interval(best, dear)[0])} a month"
+        )
     return told
 
 
@@ -163,50 +142,6 @@ def sensitivities(results: Results, name: str) -> list[Effect]:
     return effects(method, list(plan.study.factors), parts(plan.study), values)
 
 
-def frontier(results: Results) -> Figure:
-    """What each point costs against its first measure; the cheapest for each level joined."""
-    plan = results.plan
-    dear = next(name for name, of in plan.study.measures.items() if of == "cost")
-    good = next(name for name, of in plan.study.measures.items() if of != "cost")
-    at = [(results.interval(n, good)[0], results.interval(n, dear)[0], n) for n in range(len(plan.points))]
-    best = cheapest(at)
-    figure_ = Figure(figsize=(11.04, 3.6), layout="constrained")
-    axes = figure_.subplots()
-    axes.plot([x for x, _, _ in at], [y for _, y, _ in at], "o", color=style.REST, ms=5)
-    axes.plot([x for x, _, _ in best], [y for _, y, _ in best], "o-", color=style.SERIES[0], drawstyle="steps-post")
-    for x, y, n in best:
-        axes.annotate(plan.points[n].words, (x, y), (6, 5), textcoords="offset points", fontsize=8)
-    axes.set(xlabel=good, ylabel="a month")
-    _axis(axes, plan, good, "x")
-    _axis(axes, plan, dear, "y")
-    return figure_
-
-
-def cheapest(at: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
-    """Of (how bad, how dear, which) those than which none is as good and cheaper: the frontier, best first."""
-    best: list[tuple[float, float, int]] = []
-    for each in sorted(at):
-        if not best or each[1] < best[-1][1]:
-            best.append(each)
-    return best
-
-
-def _axis(axes: Axes, plan: Plan, name: str, which: str) -> None:
-    if timed(plan.study.measures[name]):
-        low, high = axes.dataLim.intervaly if which == "y" else axes.dataLim.intervalx
-        durations(axes, low / 1.5, high * 1.5, log=0 < low * LARGE < high, which=which)
-        return
-    low, high = axes.dataLim.intervaly
-    if which == "y" and 0 < low * LARGE < high:
-        axes.set_yscale("log")
-    elif which == "y":
-        axes.set_ylim(bottom=0)
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    if axis.get_scale() == "linear":
-        axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: said(plan, name, value) if value else "0"))
-
-
 def _curves(axes: Axes, results: Results, name: str) -> None:
     plan = results.plan
     first, *rest = plan.study.factors
@@ -236,7 +171,7 @@ def _curves(axes: Axes, results: Results, name: str) -> None:
     axes.set_xticks(numbers if plain else range(len(ticks)), ticks)
     axes.minorticks_off()
     axes.set_xlabel(called(first))
-    _axis(axes, plan, name, "y")
+    axis(axes, plan, name, "y")
     for at, ends, colour in bands:
         axes.fill_between(at, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.2, lw=0)
     if rest:
@@ -267,7 +202,7 @@ def _dots(axes: Axes, results: Results, name: str) -> None:
             axes.plot([low, high], [y, y], color=style.REST, lw=3, solid_capstyle="butt")
         axes.plot([value], [y], "o", color=style.SERIES[0], ms=4)
     axes.set_yticks(range(len(found)), [plan.points[n].words for _, n in found], fontsize=7)
-    _axis(axes, plan, name, "x")
+    axis(axes, plan, name, "x")
 
 
 # -- output -----------------------------------------------------------------------------------------------------------
@@ -310,13 +245,14 @@ def page(results: Results, command: str) -> Page:
 
 
 def _frontier(results: Results) -> list[Section]:
-    if "cost" not in results.plan.study.measures.values() or len(results.plan.study.measures) < 2:
+    if priced(results.plan) is None or len(results.plan.study.measures) < 2:
         return []
     with mpl.rc_context(style.SETTINGS):
-        drawn = style.svg(frontier(results), "frontier", "cost against the first measure")
-    return [
-        Section("The cheapest for each level", ("Points above and right of the line are dearer than needed.",), drawn)
-    ]
+        drawn = style.svg(frontier(results), "frontier", "cost against what is wanted")
+    said_ = "Points above and right of the line are dearer than needed."
+    if results.plan.study.target:
+        said_ += " Blue points surely meet every target (dashed); the ring is the cheapest of them."
+    return [Section("The cheapest for each level", (said_,), drawn)]
 
 
 def _confidence(plan: Plan) -> str:

@@ -91,10 +91,10 @@ def test_a_target_is_met_surely_perhaps_or_not() -> None:
         "yes", "perhaps", "no", "yes",
     ]  # fmt: skip
     assert goal("history >= 0.5").met((1.0, 0.4, 1.6)) == "perhaps"
-    assert sentence(wanted, [("1 VRA", "no"), ("2", "perhaps"), ("4", "yes"), ("8", "yes")]) == (
+    assert sentence(wanted.text, [("1 VRA", "no"), ("2", "perhaps"), ("4", "yes"), ("8", "yes")]) == (
         "RPO p99 <= 15 s is met with 4, 8, perhaps with 2, not with 1 VRA"
     )
-    assert "surely met by none" in sentence(wanted, [("1 VRA", "no")])
+    assert "surely met by none" in sentence(wanted.text, [("1 VRA", "no")])
     for text in ("RPO p99 = 15 s", "RPO p99 <= soon"):
         with pytest.raises(ValueError, match="write"):
             goal(text)

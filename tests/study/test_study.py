@@ -17,13 +17,14 @@ from ruamel.yaml import YAML
 
 from drsim.core.errors import FileError
 from drsim.study.design import Range, Study, between, number, parts, points, read
+from drsim.study.frontier import cheapest
 from drsim.study.pool import Died, Pool, cluster, processes
 from drsim.study.pool import run as run_all
 from drsim.study.prices import Prices, cost
 from drsim.study.sampling import RUNS, measure, sample
 from drsim.study.sensitivity import effects, rows
 from drsim.study.stats import compare
-from drsim.study.study_report import answer, cheapest, comparisons, named, page, plain, write_runs
+from drsim.study.study_report import answer, comparisons, named, page, plain, write_runs
 
 ONE_VM = Path(__file__).parents[2] / "experiments" / "one-vm.yaml"
 BASE: dict[str, Any] = {
