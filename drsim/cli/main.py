@@ -28,7 +28,9 @@ COMMANDS = MappingProxyType({
     "doctor": "doctor:doctor",
 })  # fmt: skip
 """Where each command is: a module of `drsim.cli`, and its function."""
-GROUPS = MappingProxyType({"pki": "live:pki", "site": "live:site", "live": "live:live", "journal": "journal:journal"})
+GROUPS = MappingProxyType({
+    "pki": "live:pki", "site": "live:site", "vra": "vra:vra", "live": "live:live", "journal": "journal:journal",
+})  # fmt: skip
 """Where each group of commands is."""
 
 

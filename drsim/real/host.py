@@ -18,7 +18,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,7 +31,7 @@ from drsim.core.effects import EffectId, ReadDigests, ReadRegions
 from drsim.core.errors import DrsimError, PlatformError
 from drsim.core.events import Failed, VolumeFound, VolumeLost
 from drsim.core.names import Address, StreamSpec, VolumeId, VolumeInfo
-from drsim.real.chunk import BYTES, columns_on, size_of
+from drsim.real.chunk import columns_on, size_of
 from drsim.real.host_tap import HostDisk, HostTap, answer_of
 from drsim.real.host_words import (
     Answered,
@@ -53,6 +52,7 @@ from drsim.real.host_words import (
     mapped,
     shared,
 )
+from drsim.real.vra import Begin, Life
 
 if TYPE_CHECKING:
     from drsim.real.world import Site
@@ -61,30 +61,19 @@ PATIENCE = 5.0
 """Seconds in which a process answers what the site waits for; what comes later is a death."""
 _BEGIN = 30.0  # in which it has come up
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 5.0
-LOCKED = 20
-"""Seconds that a new process waits for an earlier one that is dying."""
-_SPARE = 16  # chunks that may be in use beyond the VRA's buffer
 
 
 class HostLink:
     """One host's process. Built and used in the event loop's thread; `serve` and `soon` from any.
 
-    `refused` is told why a client was turned away; `pool_bytes` is the VRA's buffer.
+    `begin` begins or finds the process (`vra.py`); `refused` is told why a client was turned away.
     """
 
-    def __init__(
-        self, site: "Site", vra: Address, name: str, *, pool_bytes: int, refused: Callable[[str], None]
-    ) -> None:  # fmt: skip
-        self._site, self._vra, self._refused = site, vra, refused
-        folder = site.directory
-        self._words = [
-            sys.executable, "-m", "drsim.real.host_process", str(folder / "recordings"),
-            str(folder / "hosts" / f"{name}.lock"), str(pool_bytes // BYTES + _SPARE),
-            str(LOCKED),
-        ]  # fmt: skip
+    def __init__(self, site: "Site", vra: Address, begin: Begin, refused: Callable[[str], None]) -> None:
+        self._site, self._vra, self._begin, self._refused = site, vra, begin, refused
         self.disks: dict[VolumeId, HostDisk] = {}
         self._loop = asyncio.get_running_loop()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Life | None = None
         self._channel: Channel | None = None
         self._lock = Lock()  # of the channel's life
         self._asked = self._tapped = 0
@@ -102,13 +91,10 @@ class HostLink:
 
     # -- life -------------------------------------------------------------------------------------------------
 
-    def _started(self) -> tuple[subprocess.Popen[bytes], Channel]:
-        """A new process, its disks open. Raises PlatformError. In any thread."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            words, fd = [*self._words, str(theirs.fileno())], theirs.fileno()
-            process = subprocess.Popen(words, pass_fds=[fd], stdin=subprocess.DEVNULL)
-        channel = Channel(ours)
+    def _started(self) -> tuple[Life, Channel]:
+        """A process with the disks open. Raises PlatformError. In any thread."""
+        ours, known = self._begin()
+        channel, process = Channel(ours), None
         ours.settimeout(_BEGIN)
         try:
             for number, disk in enumerate((None, *self.disks.values())):
@@ -117,17 +103,18 @@ class HostLink:
                 word, _ = channel.hear()
                 if isinstance(word, Refused):
                     raise word.error
+                if process is None and isinstance(word, Answered):
+                    process = known(word.value)
         except BaseException as error:
             channel.close()
-            process.kill()
-            process.wait()
             if isinstance(error, OSError | EOFError):
                 raise PlatformError("the host's process does not come up", place=self._vra) from error
             raise
+        assert process is not None
         ours.setblocking(False)
         return process, channel
 
-    def _up(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    def _up(self, process: Life, channel: Channel) -> None:
         with self._lock:
             self._process, self._channel = process, channel
         self._loop.add_reader(channel.socket, self._ready)
@@ -158,7 +145,7 @@ class HostLink:
             self._refused(f"{self._vra}: the process that serves its disks has died; another one is started")
             self._again = asyncio.create_task(self._start_again(process), name=f"start {self._vra} again")
 
-    async def _start_again(self, dead: subprocess.Popen[bytes]) -> None:
+    async def _start_again(self, dead: Life) -> None:
         pause = _FIRST_PAUSE
         await asyncio.to_thread(dead.wait)
         while True:
@@ -347,10 +334,10 @@ class HostLink:
     def record(self, vm: str, volumes: tuple[int, ...], *, on: bool) -> tuple[Path, int]:
         """Record what is written to these volumes, or end that. See `recorder.Recorders`."""
         answer = self._answered(lambda number: Record(number, vm, volumes, on))
-        return Path(self._words[3]) / f"{vm}.csv", answer.value
+        return self._site.directory / "recordings" / f"{vm}.csv", answer.value
 
 
-def _end(process: subprocess.Popen[bytes], channel: Channel) -> None:
+def _end(process: Life, channel: Channel) -> None:
     channel.close()
     try:
         process.wait(PATIENCE)

@@ -15,6 +15,7 @@ from drsim.real.host import HostLink
 from drsim.real.local.hypervisor import LocalVm
 from drsim.real.local.network import mac_of
 from drsim.real.recorder import Recorders
+from drsim.real.vra import Begin, command, found, own
 from drsim.spec.live import LiveVm
 
 if TYPE_CHECKING:
@@ -99,13 +100,18 @@ class OwnVms:
             site.splitter.add(export, site.site.disks[id_])
 
     def _host(self, name: str) -> HostLink:
-        """The process that serves the disks of a host, which is started for the first of them."""
+        """The process that serves the disks of a host, begun or found for the first of them. Raises PlatformError."""
         site, vra = self._site, vra_address(self._site.spec.site, name)
         if vra not in site.site.hosts:
-            pool = site.spec.hosts[name].pool
-            made = HostLink(site.site, vra, name, pool_bytes=pool, refused=lambda why: site.refused(why))
-            site.site.hosts[vra] = made
+            site.site.hosts[vra] = HostLink(site.site, vra, self._begin(name), lambda why: site.refused(why))
         return site.site.hosts[vra]
+
+    def _begin(self, host: str) -> Begin:
+        site = self._site
+        if site.spec.processes == "apart":
+            return lambda: found(site.folder, host, f"start it (drsim vra up SITE.yaml {host}), then the site")
+        words = command(site.folder, host, site.spec.hosts[host].pool)
+        return lambda: own(words)
 
     def record(self, vm: str, *, on: bool) -> tuple[Path, int]:
         """Record what a VM of this site writes, or end that; gives the file, and how many writes are in it."""

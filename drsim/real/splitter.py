@@ -17,7 +17,6 @@ the same on both sides. WRITE_ZEROES writes zeros.
 """
 
 import asyncio
-import os
 import socket
 import ssl
 import threading
@@ -29,6 +28,7 @@ from typing import Protocol, runtime_checkable
 
 from drsim.core.errors import DrsimError, PlatformError
 from drsim.real.files import blame
+from drsim.real.loopback import bound
 from drsim.real.nbd import Negotiation, Offer, Phase, Refused
 from drsim.real.transmission import Export, Transmission
 
@@ -100,18 +100,7 @@ class Splitter:
 
     def listen_unix(self, path: Path) -> None:
         """Serve on a unix socket that only this user may open. Raises PlatformError when another server has it."""
-        with blame(path):
-            probe = socket.socket(socket.AF_UNIX)
-            with probe:
-                if path.exists() and probe.connect_ex(str(path)) == 0:
-                    raise PlatformError("a server listens here already", place=str(path))
-            path.unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX)
-            before = os.umask(0o077)
-            try:
-                listener.bind(str(path))
-            finally:
-                os.umask(before)
+        listener = bound(path)
         self._paths.append(path)
         self._listen(listener, None)
 

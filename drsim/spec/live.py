@@ -138,8 +138,9 @@ class SiteFile(Spec):
     hosts: Annotated[dict[Name, LiveHost], Field(min_length=1)]
     vms: dict[Name, LiveVm] = {}
     networks: Annotated[dict[Name, LiveNetwork], BeforeValidator(_named)] = {}
-    processes: bool = False
-    """Whether a process of its own serves and taps the disks of each host, or the site's does all of it."""
+    processes: bool | Literal["apart"] = False
+    """Whether a process of its own serves and taps the disks of each host, or the site's does all of it; `apart`: one
+    that somebody else starts (`drsim vra up`)."""
     accel: Annotated[str, StringConstraints(pattern="^(tcg|kvm)$")] = "tcg"
     """How QEMU runs VMs."""
     platform: Access | None = None

@@ -112,6 +112,7 @@ def blocks() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), blocks(), ids=[name for name, _ in blocks()])
 def test_code_blocks_in_the_docs_run(name: str, code: str, tmp_path: Path) -> None:
     if name.endswith("python"):
@@ -142,6 +143,7 @@ def test_linters_and_types_are_clean(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_notebooks_run_top_to_bottom() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbmake", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "notebooks"],

@@ -1,6 +1,7 @@
 """Every platform passes the same suite."""
 
 import asyncio
+from collections.abc import Iterable
 
 import pytest
 from platforms.arms import ARMS
@@ -10,8 +11,13 @@ from drsim.verify.conformance.checks import CHECKS, NEEDS
 from drsim.verify.conformance.operations import OPERATIONS
 
 
-def _all(names: object) -> list[object]:
-    return [pytest.param(arm, name, id=f"{arm.name}-{name}") for arm in ARMS for name in names]  # type: ignore[attr-defined]
+def _all(names: Iterable[str], *, quick: tuple[str, ...]) -> list[object]:
+    """Each with each; those of arms that are not quick are slow."""
+    return [
+        pytest.param(arm, name, id=f"{arm.name}-{name}", marks=() if arm.name in quick else pytest.mark.slow)
+        for arm in ARMS
+        for name in names
+    ]
 
 
 def _skip(arm: Arm, name: str) -> None:
@@ -21,7 +27,7 @@ def _skip(arm: Arm, name: str) -> None:
         pytest.skip(f"{arm.name} has no {NEEDS[name]}")
 
 
-@pytest.mark.parametrize(("arm", "name"), _all(CHECKS))
+@pytest.mark.parametrize(("arm", "name"), _all(CHECKS, quick=tuple(arm.name for arm in ARMS)))
 def test_a_promise_of_the_ports(arm: Arm, name: str) -> None:
     _skip(arm, name)
 
@@ -33,7 +39,7 @@ def test_a_promise_of_the_ports(arm: Arm, name: str) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("arm", "name"), _all(OPERATIONS))
+@pytest.mark.parametrize(("arm", "name"), _all(OPERATIONS, quick=("sim",)))
 def test_an_operation(arm: Arm, name: str) -> None:
     _skip(arm, name)
 

@@ -152,6 +152,7 @@ PAIRS = list(dict.fromkeys(EVERY if os.environ.get("DRSIM_PAIRS") == "all" else 
 """Those that drsim is for; all of them take some minutes, and are asked for with DRSIM_PAIRS=all."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), PAIRS, ids=str)
 def test_a_vm_goes_from_one_platform_to_another(tmp_path: Path, source: str, target: str) -> None:
     run(tmp_path, BY_NAME[source], BY_NAME[target], Kind.MOVE if source == target else Kind.LIVE)
@@ -168,6 +169,7 @@ tweaks: {{peer_timeout: 5 s, frame_delay: 1 ms}}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [name for name in NAMES if name != "local"])
 def test_a_vm_of_this_machine_goes_to_a_platform(tmp_path: Path, target: str) -> None:
     """Its writes are tapped one by one, and it is recovered there."""

@@ -146,6 +146,7 @@ WRONG: dict[str, tuple[Callable[[], type[MemoryBench]], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_a_broken_promise_is_caught(name: str) -> None:
     kind, check = WRONG[name]
@@ -161,6 +162,7 @@ def test_a_broken_promise_is_caught(name: str) -> None:
         asyncio.run(with_bench())
 
 
+@pytest.mark.slow
 def test_the_page_of_platforms_is_up_to_date(rewrite_golden: bool) -> None:
     made, path = page(ARMS), ROOT / "docs/reference/platforms.md"
     if rewrite_golden:

@@ -123,6 +123,7 @@ def database(path: Path) -> sqlite3.Connection:
     return made
 
 
+@pytest.mark.slow
 def test_a_bank_balances_across_two_vms_at_every_checkpoint(tmp_path: Path) -> None:
     """Money leaves an account in one VM's SQLite, committed, before it arrives in the other's, at another host."""
     write_sites(tmp_path, LONDON.replace("SIZE", "24 MiB"))
@@ -207,6 +208,7 @@ class Postgres:
             psql.stdin.close()
 
 
+@pytest.mark.slow
 def test_postgresql_starts_from_every_checkpoint_with_all_that_was_committed(open_folder: Path) -> None:
     if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         program("initdb", "postgresql")

@@ -23,6 +23,7 @@ from drsim.files.traces.reader import read_trace
 from drsim.real import host_words as words
 from drsim.real.chunk import BYTES, Chunk, Piece, Pool, size_of
 from drsim.real.host import HostLink
+from drsim.real.vra import command, own
 
 SIZE = 4 << 20
 VOLUME = VolumeInfo(VolumeId(3), VmId(7), 1 << 20)
@@ -221,14 +222,12 @@ def test_a_process_that_does_not_answer_a_hold_is_killed_and_no_checkpoint_has_i
 
 
 def test_a_second_process_for_the_same_host_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drsim.real.host.LOCKED", 0)
+    monkeypatch.setattr("drsim.real.vra.LOCKED", 0)
 
     async def check(sites: Sites) -> None:
+        begin = command(sites.london.folder, "london-1", 1 << 20)
         with pytest.raises(PlatformError, match="another process serves this host's disks"):
-            HostLink(
-                sites.london.site, Address("london/london-1/vra"), "london-1", pool_bytes=1 << 20,
-                refused=lambda _: None,
-            )  # fmt: skip
+            HostLink(sites.london.site, Address("london/london-1/vra"), lambda: own(begin), lambda _: None)
 
     on_sites(folder, check)
 

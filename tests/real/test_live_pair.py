@@ -96,6 +96,7 @@ def test_a_cut_connection_ends_in_a_bitmap_sync_and_exact_checkpoints(tmp_path: 
     live(tmp_path / "pair", check)
 
 
+@pytest.mark.slow
 def test_many_cuts_at_any_time_with_concurrent_guests(tmp_path: Path) -> None:
     async def check(pair: Pair) -> None:
         rng = random.Random(13)

@@ -41,6 +41,7 @@ def insist(site: SiteProcess, method: str, path: str, body: dict[str, Any] | Non
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_the_demo_loses_a_site_and_says_what_was_measured_and_simulated(tmp_path: Path) -> None:
     done = drsim("live", "demo", "--interval", "1s", "--out", str(tmp_path / "demo"))
     assert done.returncode == 0, done.stderr
@@ -53,6 +54,7 @@ def test_the_demo_loses_a_site_and_says_what_was_measured_and_simulated(tmp_path
     assert "<h2>Measured and simulated</h2>" in (tmp_path / "demo" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_whoever_is_killed_nothing_listed_is_lost_and_protection_returns(tmp_path: Path) -> None:
     """Seeded rounds of kill -9 of either site, or both, while a guest writes."""
     rng = random.Random(7)
@@ -89,6 +91,7 @@ def _until(condition: Any, london: SiteProcess, tag: str = "") -> None:
             insist(london, "POST", "/vpgs/crm/checkpoints", {"tag": tag})
 
 
+@pytest.mark.slow
 def test_real_sites_under_seeded_faults(tmp_path: Path) -> None:
     done = drsim("verify", "--live", "--rounds", "6", "--seed", "5", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -113,6 +116,7 @@ def test_options_of_the_swarm_and_of_real_sites_do_not_mix(words: tuple[str, ...
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_a_site_that_is_not_armed_changes_nothing_and_says_what_it_would(tmp_path: Path) -> None:
     with two_sites(tmp_path, ("db",)) as (london, _):
         transport = httpx.HTTPTransport(uds=str(london.folder / "api.sock"))

@@ -152,6 +152,7 @@ def test_a_clone_and_a_restored_volume_stand_by_themselves(tmp_path: Path) -> No
     run(tmp_path, check)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", range(0, 36, 5))
 def test_a_site_that_dies_at_any_step_ends_the_operation_all_the_same(tmp_path: Path, steps: int) -> None:
     """From some answer on nothing that the workflow asks for is done; the next life goes on with the history."""

@@ -103,6 +103,7 @@ def test_a_volume_in_use_is_not_written_and_a_vm_waits_for_its_volume(tmp_path: 
     on_sites(tmp_path, check)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["leeds", "london"])
 @pytest.mark.parametrize("step", ["keep aside", "put back", "settle aside"])
 def test_a_site_that_dies_goes_on(tmp_path: Path, site: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +141,7 @@ def test_a_site_that_dies_goes_on(tmp_path: Path, site: str, step: str, monkeypa
     on_sites(tmp_path, until_it_dies, after)
 
 
+@pytest.mark.slow
 def test_files_come_out_of_a_volume_that_is_not_copied(tmp_path: Path) -> None:
     """An ext4 volume whose file was overwritten since; debugfs reads the old one through nbdfuse."""
     mkfs, debugfs, nbdfuse = (

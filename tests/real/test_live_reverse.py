@@ -92,6 +92,7 @@ def test_there_and_back_again(tmp_path: Path) -> None:
     on_sites(tmp_path, there, another_life, back, last=power_off)
 
 
+@pytest.mark.slow
 def test_the_old_disks_are_not_trusted_and_only_what_differs_is_sent(tmp_path: Path) -> None:
     """Somebody wrote to the old source's disk meanwhile; half of it is the same on both sides, and stays there."""
     prepare(tmp_path)
@@ -122,6 +123,7 @@ def test_the_old_disks_are_not_trusted_and_only_what_differs_is_sent(tmp_path: P
     on_sites(tmp_path, check, last=power_off)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", ["asked", "deleted", "half"])
 def test_a_site_that_dies_on_the_way_ends_it_all_the_same(tmp_path: Path, dies: str, monkeypatch: Any) -> None:
     """A site stops before the other has heard, after the old VPG is gone, or before the VMs are its own."""

@@ -43,6 +43,7 @@ def test_what_nobody_touched_verifies(kept: Path) -> None:
     assert (done.streams, done.catalogs, done.flaws) == (1, 1, [])
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_found_where_it_lies(kept: Path) -> None:
     """One bit of every seventh byte; of mirrors, of one in five hundred."""
     files = sorted(path for path in kept.rglob("*") if path.is_file())
@@ -102,6 +103,7 @@ def test_a_promotion_under_way_explains_what_it_will_overwrite_and_nothing_else(
 # -- sites ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_site_that_runs_scrubs_itself(tmp_path: Path) -> None:
     write_sites(tmp_path)
 

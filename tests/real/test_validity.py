@@ -13,6 +13,7 @@ from drsim.verify.netns import lacking
 RUN = Path(__file__).parents[2] / "experiments" / "validity" / "run.py"
 
 
+@pytest.mark.slow
 def test_a_short_live_run_is_as_the_simulation_says() -> None:
     """Bands are wide: CI's machines do other things at the same time. The experiment's own are narrow."""
     if why := lacking():

@@ -81,6 +81,7 @@ def digest(disk: bytes | bytearray) -> str:
     return hashlib.sha256(disk).hexdigest()
 
 
+@pytest.mark.slow
 def test_every_checkpoint_is_a_state_that_the_witness_saw(tmp_path: Path) -> None:
     write_sites(tmp_path, LONDON)
     rng = random.Random(3)

@@ -19,6 +19,7 @@ QUANTITY = re.compile(r"\d[\d.,\u202f]* (?:TB|GB|MB|kB|GiB|Mbit/s|%|h|min|s)\b(?
 MODEL = "extends: {one_vm}\nrun: {{until: 1 min}}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_each_of_the_folder_holds_says_so_and_shows_it(name: str, tmp_path: Path) -> None:
     """One test, so that each experiment is run once."""

@@ -86,6 +86,7 @@ def _fingerprint() -> dict[str, int]:
 # -- the kills --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_each_mutant_is_killed_by_its_property_with_assertions_off(group: int) -> None:
     for done in kill_apart(MUTANTS[group::GROUPS], seconds=PATIENCE):
@@ -94,6 +95,7 @@ def test_each_mutant_is_killed_by_its_property_with_assertions_off(group: int) -
         assert done.prop in BY_NAME[done.mutant].properties
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", SEARCHED, ids=lambda m: m.name)
 def test_hypothesis_kills_it_as_well(mutant: Mutant) -> None:
     def seen(program: bytes) -> bool:

@@ -35,6 +35,7 @@ def test_ends_as_it_should_when_nothing_goes_wrong(case: str) -> None:
     assert all(not record.error and record.ended is not None for record in report.steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_all_or_nothing_whatever_dies_fails_or_is_cancelled(case: str) -> None:
     plan, verdict = CASES[case]
@@ -45,6 +46,7 @@ def test_all_or_nothing_whatever_dies_fails_or_is_cancelled(case: str) -> None:
     assert played > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_manager_that_dies_changes_nothing_that_is_done(case: str) -> None:
     """The same end, with the same steps under the same keys."""
