@@ -52,7 +52,7 @@ from drsim.real.host_words import (
     mapped,
     shared,
 )
-from drsim.real.vra import Begin, Life
+from drsim.real.vra import Begin, Found, Life
 
 if TYPE_CHECKING:
     from drsim.real.world import Site
@@ -93,8 +93,8 @@ class HostLink:
 
     def _started(self) -> tuple[Life, Channel]:
         """A process with the disks open. Raises PlatformError. In any thread."""
-        ours, known = self._begin()
-        channel, process = Channel(ours), None
+        ours, process = self._begin()
+        channel = Channel(ours)
         ours.settimeout(_BEGIN)
         try:
             for number, disk in enumerate((None, *self.disks.values())):
@@ -104,9 +104,12 @@ class HostLink:
                 if isinstance(word, Refused):
                     raise word.error
                 if process is None and isinstance(word, Answered):
-                    process = known(word.value)
+                    process = Found(word.value)
         except BaseException as error:
             channel.close()
+            if process is not None:
+                process.kill()
+                process.wait()
             if isinstance(error, OSError | EOFError):
                 raise PlatformError("the host's process does not come up", place=self._vra) from error
             raise

@@ -53,9 +53,9 @@ class Life(Protocol):
         ...
 
 
-Begin = Callable[[], tuple[socket.socket, Callable[[int], Life]]]
-"""Begin or find a process: the site's end of its socket, and what knows the process by the number that it says.
-Raises PlatformError."""
+Begin = Callable[[], tuple[socket.socket, Life | None]]
+"""Begin or find a process: the site's end of its socket, and the process if it is known before it says its number
+(then it is `Found`). Raises PlatformError."""
 
 
 def command(folder: Path, host: str, pool_bytes: int) -> list[str]:
@@ -72,12 +72,11 @@ def begun(words: list[str], theirs: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*words, str(fd)], pass_fds=[fd], stdin=subprocess.DEVNULL)
 
 
-def own(words: list[str]) -> tuple[socket.socket, Callable[[int], Life]]:
+def own(words: list[str]) -> tuple[socket.socket, Life | None]:
     """Begin a process of the site's own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        process = begun(words, theirs)
-    return ours, lambda _: process
+        return ours, begun(words, theirs)
 
 
 class Found:
@@ -107,7 +106,7 @@ def place(folder: Path, host: str) -> Path:
     return folder / "hosts" / f"{host}.sock"
 
 
-def found(folder: Path, host: str, hint: str) -> tuple[socket.socket, Callable[[int], Life]]:
+def found(folder: Path, host: str, hint: str) -> tuple[socket.socket, Life | None]:
     """Find the VRA of a host. Raises PlatformError with this hint."""
     ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -115,7 +114,7 @@ def found(folder: Path, host: str, hint: str) -> tuple[socket.socket, Callable[[
     except OSError as error:
         ours.close()
         raise PlatformError(f"the VRA of host {host} is not up", place=str(place(folder, host)), hint=hint) from error
-    return ours, Found
+    return ours, None
 
 
 class Vra:

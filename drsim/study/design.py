@@ -130,8 +130,10 @@ class Study(Spec):
 
 
 def called(factor: str) -> str:
-    """A model path as people call it: links.wan.bandwidth is "wan bandwidth"."""
+    """A model path as people call it: links.wan.bandwidth is "wan bandwidth", vras.dr "VRAs at dr"."""
     head, *rest = factor.split(".")
+    if head == "vras":
+        return f"VRAs at {'.'.join(rest)}"
     if rest and rest[0].isdigit():
         return " ".join([head.removesuffix("s"), str(int(rest[0]) + 1), *rest[1:]]).replace("_", " ")
     return " ".join(rest).replace("_", " ") or factor

@@ -42,32 +42,38 @@ def chosen(results: Results) -> int | None:
 
 
 def frontier(results: Results) -> Figure:
-    """What each point costs against what the targets are about (else its first measure): the cheapest for each level
-    joined, and of the points that surely meet all targets, which are blue, the cheapest marked.
+    """What each point costs against what the targets are about (else its first measure).
+
+    Joined are the cheapest for each level, of the points that surely meet the other targets. Those that surely meet all
+    are blue, and the cheapest of them has a ring.
     """
-    plan, dear = results.plan, priced(results.plan)
+    plan, dear, met = results.plan, priced(results.plan), meet(results)
     assert dear is not None
-    wanted = {goal(text).measure: goal(text).level for text in plan.study.target}
+    wanted = {goal(text).measure: goal(text).level for text in met}
     shown = list(wanted) or [next(name for name in plan.study.measures if name != dear)]
-    every, best = together(meet(results)), chosen(results)
-    figure_ = Figure(figsize=(11.04, 3.8), layout="constrained")
-    for axes, good in zip(figure_.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
+    every, best = together(met), chosen(results)
+    figure = Figure(figsize=(11.04, 3.8), layout="constrained")
+    for axes, good in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
+        others = together({text: of for text, of in met.items() if goal(text).measure != good})
         at = [(results.interval(n, good)[0], results.interval(n, dear)[0], n) for n in range(len(plan.points))]
-        line = cheapest(at)
+        line = cheapest([each for each in at if others.get(each[2], "yes") == "yes"])
         axes.plot([x for x, _, _ in line], [y for _, y, _ in line], color=style.SERIES[0], drawstyle="steps-post")
         for x, y, n in at:
             axes.plot(x, y, "o", color=style.SERIES[0] if every.get(n, "yes") == "yes" else style.REST, ms=6)
         if good in wanted:
             axes.axvline(wanted[good], color=style.FAINT, ls="--", lw=1)
         for x, y, n in [each for each in at if each[2] == best] or line:
-            axes.annotate(plan.points[n].words, (x, y), (8, -12), textcoords="offset points", fontsize=9)
+            axes.annotate(
+                plan.points[n].words, (x, y), (9, 9), textcoords="offset points", fontsize=9,
+                bbox={"fc": "white", "ec": "none", "pad": 1, "alpha": 0.8},
+            )  # fmt: skip
             if n == best:
                 axes.plot(x, y, "o", mfc="none", mec=style.SERIES[0], ms=13)
         axes.set_xlabel(good)
         axis(axes, plan, good, "x")
         axis(axes, plan, dear, "y")
-    figure_.axes[0].set_ylabel("a month")
-    return figure_
+    figure.axes[0].set_ylabel("a month")
+    return figure
 
 
 def cheapest(at: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, int]]:

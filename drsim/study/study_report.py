@@ -251,7 +251,10 @@ def _frontier(results: Results) -> list[Section]:
         drawn = style.svg(frontier(results), "frontier", "cost against what is wanted")
     said_ = "Points above and right of the line are dearer than needed."
     if results.plan.study.target:
-        said_ += " Blue points surely meet every target (dashed); the ring is the cheapest of them."
+        said_ += (
+            " The line is of those that surely meet the other targets; blue points surely meet every target (dashed), "
+            "and the ring is the cheapest of them."
+        )
     return [Section("The cheapest for each level", (said_,), drawn)]
 
 

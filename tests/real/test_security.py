@@ -242,8 +242,13 @@ def test_a_disk_that_is_no_file_is_named(tmp_path: Path) -> None:
         "vms": {"db": {"host": "london-1", "disks": {"data": {"path": "db.disk", "size": "1 MiB"}}}},
     })  # fmt: skip
     pki.init(tmp_path / "pki", ["london"])
-    with pytest.raises(PlatformError, match=r"db\.disk"):
-        SiteProcess(tmp_path, "london")
+    site = SiteProcess(tmp_path, "london")
+    try:
+        missing = site.manager.ask("GET", "/status")["missing"]
+    finally:
+        site.close()
+    assert set(missing) == {"db/data"}
+    assert "db.disk: Is a directory" in missing["db/data"]
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------

@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from drsim.core.errors import FileError
 from drsim.study.design import Range, Study, between, number, parts, points, read
-from drsim.study.frontier import cheapest
+from drsim.study.frontier import cheapest, chosen, frontier
 from drsim.study.pool import Died, Pool, cluster, processes
 from drsim.study.pool import run as run_all
 from drsim.study.prices import Prices, cost
-from drsim.study.sampling import RUNS, measure, sample
+from drsim.study.sampling import RUNS, Measured, Results, measure, sample
 from drsim.study.sensitivity import effects, rows
 from drsim.study.stats import compare
 from drsim.study.study_report import answer, comparisons, named, page, plain, write_runs
@@ -291,6 +292,56 @@ def test_the_page_says_it_all(tmp_path: Path) -> None:
 
 def test_what_costs_more_and_is_no_better_is_not_on_the_frontier() -> None:
     assert cheapest([(5, 10, 0), (1, 30, 1), (3, 30, 2), (9, 10, 3), (7, 4, 4)]) == [(1, 30, 1), (5, 10, 0), (7, 4, 4)]
+
+
+def made_up(tmp_path: Path, rows: dict[str, tuple[float, float, float]]) -> Results:
+    """A study with two targets whose points gave these RPOs, RTOs and costs, each run the same."""
+    plan = read(written(
+        tmp_path, factors={"links.wan.bandwidth": list(rows)}, prices={"wan": 1.0},
+        measures={"RPO p99": "all.rpo_s.p99", "RTO": "all.rto_s.max", "cost": "cost"},
+        target=["RPO p99 <= 15 s", "RTO <= 10 min"],
+    ))  # fmt: skip
+    names = ("RPO p99", "RTO", "cost")
+    runs = [dict.fromkeys((1, 2), Measured(dict(zip(names, row, strict=True)), {}, 0.1)) for row in rows.values()]
+    return Results(plan, runs)
+
+
+def test_the_cheapest_design_is_the_one_that_meets_every_target(tmp_path: Path) -> None:
+    found = made_up(tmp_path, {
+        "4 Mbit/s": (90, 300, 10), "8 Mbit/s": (10, 900, 20), "10 Mbit/s": (9, 500, 40), "20 Mbit/s": (5, 500, 30),
+    })  # fmt: skip
+    assert chosen(found) == 3
+    told = answer(found)
+    assert "RPO p99 <= 15 s is met with 8 Mbit/s, 10 Mbit/s, 20 Mbit/s, not with 4 Mbit/s" in told
+    assert "RTO <= 10 min is met with 4 Mbit/s, 10 Mbit/s, 20 Mbit/s, not with 8 Mbit/s" in told
+    assert "All of it is met with 10 Mbit/s, 20 Mbit/s, not with 4 Mbit/s, 8 Mbit/s" in told
+    assert "the cheapest of those is 20 Mbit/s, at 30 a month" in told.replace("The cheapest", "the cheapest")
+    one, other = frontier(found).axes
+    assert (one.get_xlabel(), other.get_xlabel()) == ("RPO p99", "RTO")
+    assert [text.get_text() for axes in (one, other) for text in axes.texts] == ["20 Mbit/s"] * 2
+    sections = page(found, "drsim study a-study").sections
+    assert any("blue points surely meet every target" in text for section in sections for text in section.text)
+
+
+def test_where_nothing_meets_every_target_nothing_is_chosen(tmp_path: Path) -> None:
+    found = made_up(tmp_path, {"4 Mbit/s": (90, 300, 10), "8 Mbit/s": (10, 900, 20)})
+    assert chosen(found) is None
+    assert "All of it is surely met by none" in answer(found)
+    labels = [[text.get_text() for text in axes.texts] for axes in frontier(found).axes]
+    assert labels == [["4 Mbit/s"], ["8 Mbit/s"]], "the cheapest of those that meet the other target"
+
+
+def test_a_target_that_is_not_measured_is_named() -> None:
+    with pytest.raises(ValidationError, match="'RTO' is not among the measures"):
+        made(target=["RPO p95 <= 15 s", "RTO <= 1 h"])
+
+
+def test_an_outage_costs_what_the_failovers_took(tmp_path: Path) -> None:
+    model = read(written(tmp_path)).models[0]
+    prices, found = Prices(disasters=12, outage=20, recovery=9), {"all.sla.missed_s": 0.0, "all.rpo_s.mean": 0.0}
+    found["all.journal.peak_bytes"] = 0.0
+    assert cost(prices, model, found) == pytest.approx(20 * 9)
+    assert cost(prices, model, {**found, "all.rto_s.mean": 1800.0}) == pytest.approx(20 * 0.5)
 
 
 def test_a_month_costs_what_the_book_says(tmp_path: Path) -> None:
