@@ -256,10 +256,8 @@ class DirtyBitmap:
 
     def _rows(self, spans: Sequence[Sequence[int]], now: Ns) -> WriteBatch:
         extents = [self._extent(start, stop) for start, stop in spans]
-        return WriteBatch.of(
-            [e.vm for e in extents], [e.volume for e in extents], [e.lba for e in extents],
-            [e.sectors for e in extents], [now] * len(extents),
-        )  # fmt: skip
+        vm, volume, lba, sectors = zip(*extents, strict=True)
+        return WriteBatch.of(vm, volume, lba, sectors, [now] * len(extents))
 
     def _unroll(self, n: int) -> None:
         """The next `n` regions of the runs become keys, in the sweep's order, which goes round from its cursor."""

@@ -154,14 +154,14 @@ class ProtectedVra:
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a protected VRA cannot get."""
         match event:
+            case Received():
+                effects = self._received(event.message)
             case GuestWrote(stream, batch):
                 sender = self.senders[stream]
                 effects, taken = sender.capture(batch, self.limit - self.used)
                 if taken == len(batch) and not sender.syncing:
                     return effects
                 effects += self._overflow(sender, event, taken)
-            case Received():
-                effects = self._received(event.message)
             case Done(_, ReadRegions() | ReadDigests() as asked, _) | Failed(
                 _, ReadRegions() | ReadDigests() as asked, _
             ):

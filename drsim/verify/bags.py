@@ -16,7 +16,7 @@ A subclass performs effects (`perform`) and hears of those that need no answer (
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from operator import attrgetter
 
 from drsim.core.effects import (
     Append,
@@ -48,15 +48,15 @@ from drsim.core.units import Ns
 
 Link = tuple[Address, Address]
 Key = tuple[str, Address, object]
-TARGETS: dict[type, tuple[str, Callable[[Any], object]]] = {
-    Append: ("store", lambda effect: effect.frame.stream),
-    Promote: ("mirror", lambda effect: effect.stream),
-    ReadRegions: ("disk", lambda effect: effect.stream),
-    ReadDigests: ("store", lambda effect: effect.stream),
-    Keep: ("list", lambda effect: effect.checkpoint.vpg),
-    Discard: ("mirror", lambda effect: effect.stream),
-    Forget: ("list", lambda effect: effect.vpg),
-    FreezeGuests: ("guests", lambda effect: effect.vpg),
+TARGETS: dict[type, tuple[str, Callable[[Effect], object]]] = {
+    Append: ("store", attrgetter("frame.stream")),
+    Promote: ("mirror", attrgetter("stream")),
+    ReadRegions: ("disk", attrgetter("stream")),
+    ReadDigests: ("store", attrgetter("stream")),
+    Keep: ("list", attrgetter("checkpoint.vpg")),
+    Discard: ("mirror", attrgetter("stream")),
+    Forget: ("list", attrgetter("vpg")),
+    FreezeGuests: ("guests", attrgetter("vpg")),
 }
 """What an effect that is answered works on: effects on one target are performed in order."""
 Unanswered = HoldGuests | ReleaseGuests | ThawGuests | TapVolumes | UntapVolumes | Publish

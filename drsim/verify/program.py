@@ -59,10 +59,11 @@ def follow(x: Explorer, program: bytes, *, ends: bool = True) -> Explorer:
     """Let an estate suffer a program's operations; then, if it `ends`, heal it."""
     mask = program[6] | program[7] << 8
     without = {fault for n, fault in enumerate(FAULTS) if mask >> n & 1}
+    steps = {code: operation.step for code, operation in enumerate(STEPS) if operation.fault not in without}
     for at in range(HEAD, len(program) - 2, 3):
-        code = program[at]
-        if code < len(STEPS) and STEPS[code].fault not in without:
-            STEPS[code].step(x, program[at + 1], program[at + 2])
+        step = steps.get(program[at])
+        if step is not None:
+            step(x, program[at + 1], program[at + 2])
         if at % SAMPLE == HEAD % SAMPLE:
             x.note_state()
     x.checks.whole()
