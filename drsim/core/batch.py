@@ -180,7 +180,7 @@ class WriteBatch:
         sectors = dict.fromkeys(vms, 0)
         for vm, length in zip(of, self.sectors.tolist(), strict=True):
             sectors[vm] += length
-        return counts, tuple(n * SECTOR for n in sectors.values())
+        return counts, tuple([n * SECTOR for n in sectors.values()])
 
     def ranks(self) -> Int64:
         """For each row, how many rows of the same VM come before it in this batch. int64 of length n."""

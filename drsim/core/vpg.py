@@ -167,17 +167,8 @@ class Vpg:
                 return self._received(now, event.message)
             case Started():
                 return self._started(now)
-            case Fired(timer) if timer == TICK:
-                begun = self._next_tag(now) or (self._begin(now, UNTAGGED) if self._owed else [])
-                return [Arm(TICK, self.interval), *begun, *self._review(now)]
-            case Fired(timer) if timer == DEADLINE:
-                return [*self._void("hold budget"), *self._frozen_tag(now)]
-            case Fired(timer) if timer == FREEZE:
-                self.freeze.timeout()
-                return self._frozen_tag(now)
-            case Fired(timer) if timer == REST:
-                self._resting = False
-                return [*self._tell_pause(self.vras), *self._review(now)]
+            case Fired():
+                return self._fired(now, event.timer)
             case DeleteAsked(keep_disks):
                 return self._delete(now, keep_disks=keep_disks)
             case Reconfigured():
@@ -210,6 +201,20 @@ class Vpg:
                 return []  # a VRA: it says again what it has to say; a hold that it misses runs out
             case _:
                 raise PeerError(f"a VPG manager cannot take {event!r}", place=self.address)
+
+    def _fired(self, now: Ns, timer: str) -> list[Effect]:
+        if timer == TICK:
+            begun = self._next_tag(now) or (self._begin(now, UNTAGGED) if self._owed else [])
+            return [Arm(TICK, self.interval), *begun, *self._review(now)]
+        if timer == DEADLINE:
+            return [*self._void("hold budget"), *self._frozen_tag(now)]
+        if timer == FREEZE:
+            self.freeze.timeout()
+            return self._frozen_tag(now)
+        if timer == REST:
+            self._resting = False
+            return [*self._tell_pause(self.vras), *self._review(now)]
+        raise PeerError(f"a VPG manager has no timer {timer!r}", place=self.address)
 
     def _started(self, now: Ns) -> list[Effect]:
         """For the first time, or again: then the attempt under way is given up, and what was listed still counts."""

@@ -9,7 +9,8 @@ from drsim.core.messages import Frame, Position
 
 def reaches(position: Position, target: Position) -> bool:
     """Whether every VM of `position` is at or past `target`."""
-    assert len(position) == len(target), "positions of one stream"
+    if len(position) != len(target):
+        raise ValueError("one position is longer than the other")
     return all(map(ge, position, target))
 
 

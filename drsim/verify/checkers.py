@@ -99,8 +99,8 @@ class Checkers:
             if stream is None:
                 for superset in streams.values():
                     superset.check()
-            elif (superset := streams.get(stream)) is not None:
-                superset.check()
+            elif (mine := streams.get(stream)) is not None:
+                mine.check()
         elif address in self._managers:
             honest(self.x, self._managers[address])
         elif type(about) is Lineage:

@@ -241,7 +241,8 @@ class Explorer(Bags):
 
     def told(self, address: Address, effect: Unanswered) -> None:
         match effect:
-            case Publish(fact):
+            case Publish():
+                fact = effect.fact
                 self.facts.append(fact)
                 if isinstance(fact, SyncEnded):
                     self.joined.add(fact.stream)
@@ -262,7 +263,8 @@ class Explorer(Bags):
 
     def perform(self, address: Address, effect: Effect) -> object:
         match effect:
-            case Append(frame):
+            case Append():
+                frame = effect.frame
                 if (frame.stream.target, frame.stream.vpg) in self.full:
                     return StoreFull("no room")
                 if not self.disks[frame.stream].continues(frame):
@@ -272,8 +274,8 @@ class Explorer(Bags):
                 self.checks.appended(frame)
             case ReadRegions():
                 return self._read(effect)
-            case ReadDigests(stream, _, extent):
-                return self._digest(stream, extent, here=address == stream.source)
+            case ReadDigests():
+                return self._digest(effect.stream, effect.extent, here=address == effect.stream.source)
             case Discard(stream, vms, keep_disks):
                 self.probes.add("journals were discarded")
                 self.checks.discarding(stream, vms)

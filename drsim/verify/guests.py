@@ -20,7 +20,6 @@ from drsim.core.units import SECTOR
 
 NEVER = 1 << 60
 ROOM = 12  # rows of one block of columns: few, so that frames are joined from several
-PAD = bytes(SECTOR - 2)
 
 
 @dataclass(slots=True, eq=False)
@@ -156,10 +155,14 @@ def digests(content: bytes | bytearray, sectors: int) -> bytes:
 
 def sector_bytes(content: bytes) -> bytes:
     """Two bytes a sector as whole sectors, for a payload that the core carries."""
-    return b"".join(content[at : at + 2] + PAD for at in range(0, len(content), 2))
+    whole = bytearray(len(content) // 2 * SECTOR)
+    whole[0::SECTOR], whole[1::SECTOR] = content[0::2], content[1::2]
+    return bytes(whole)
 
 
 def sector_stamps(payload: bytes | bytearray | memoryview) -> bytes:
     """The two bytes of each sector of a payload."""
-    whole = bytes(payload)
-    return b"".join(whole[at : at + 2] for at in range(0, len(whole), SECTOR))
+    whole = memoryview(payload)
+    stamps = bytearray(len(whole) // SECTOR * 2)
+    stamps[0::2], stamps[1::2] = whole[0::SECTOR], whole[1::SECTOR]
+    return bytes(stamps)
