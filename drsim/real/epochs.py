@@ -27,7 +27,7 @@ instant. RPO is never better than the time between two epochs.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,7 @@ class MarksFile:
             replace_file(self._path, json.dumps(said).encode())
 
 
-async def _together(work: Sequence[Awaitable[Epoch]]) -> list[Epoch | BaseException]:
+async def _together(work: Sequence[Coroutine[Any, Any, Epoch]]) -> list[Epoch | BaseException]:
     return await asyncio.gather(*work, return_exceptions=True)
 
 
@@ -131,7 +131,7 @@ class Process:
 
     clock: Callable[[], int] = now_ns
     aside: Callable[..., Awaitable[Any]] = asyncio.to_thread
-    together: Callable[[Sequence[Awaitable[Epoch]]], Awaitable[list[Epoch | BaseException]]] = _together
+    together: Callable[[Sequence[Coroutine[Any, Any, Epoch]]], Awaitable[list[Epoch | BaseException]]] = _together
     piece: int = _PIECE
     same: int = 4096
     at_once: int = 16 << 20

@@ -191,6 +191,15 @@ class Explorer(Bags):
             for disks in (d.vms[vm] for d in self.disks.values() if vm in d.vms):
                 disks.mirror[:] = disks.tip[:] = mirror
 
+    # -- what another world adds ------------------------------------------------------------------------------
+
+    def pauses(self, vpg: str) -> bool:
+        """Whether a VPG is to be paused for the time being, whatever an operator wants."""
+        return False
+
+    def routine(self) -> None:
+        """What the installation does again and again of its own accord, besides its timers."""
+
     # -- looking in -------------------------------------------------------------------------------------------
 
     def sender(self, stream: StreamId) -> Sender:
@@ -442,7 +451,7 @@ class Explorer(Bags):
             self.now += 1
             (self.paused.add if paused else self.paused.discard)(vpg)
             self.checks.asked_for(vpg, linear.Pause(paused))
-            self.post(address, PauseAsked(paused))
+            self.post(address, PauseAsked(paused or self.pauses(vpg)))
 
     def force(self, vpg: str, *, full: bool = False, volumes: tuple[VolumeId, ...] = ()) -> None:
         """An operator distrusts the other side."""
@@ -608,7 +617,7 @@ class Explorer(Bags):
                   for id_ in self.estate.streams}  # fmt: skip
         kept = tuple(checkpoint for _, checkpoint in sorted(self.kept[vpg.name].items())) if vpg else ()
         pins = tuple(sorted(self.pins[vpg.name])) if vpg else ()
-        paused = vpg is not None and vpg.name in self.paused
+        paused = vpg is not None and (vpg.name in self.paused or self.pauses(vpg.name))
         earlier = Earlier(self.lives[address], stored, starts, kept, pins, paused=paused)
         self.kernel.replace(address, self.estate.build(address, earlier))
         self.checks.buried(address)

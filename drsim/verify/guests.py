@@ -92,12 +92,16 @@ class Guest:
         return Write(self, volume.id, lba, sectors, start, start + sectors, now, discard, mask=bits(start, sectors))
 
     def land(self, write: Write) -> None:
-        """The local disk has it, over whatever landed before. Its stamp is its place in the landing order."""
+        """The local disk has it, over whatever landed before. Its stamp is its place in the landing order.
+
+        A write that brings its content keeps it.
+        """
         self.issued.append(write.issued)
         self.acked.append(NEVER)
         self.writes.append(write)
         write.index = len(self.writes)
-        write.data = (0 if write.discard else write.index).to_bytes(2, "little") * write.sectors
+        if not write.data:
+            write.data = (0 if write.discard else write.index).to_bytes(2, "little") * write.sectors
         self.disk[2 * write.start : 2 * write.stop] = write.data
 
     def capture(self, write: Write) -> None:

@@ -20,7 +20,6 @@ from drsim.verify.conformance.bench import Bench
 from drsim.verify.conformance.claims import OWNER, SIZE, a_disk, a_vm
 from drsim.verify.conformance.memory import MemoryBench, MemoryChanges
 
-
 PROCESS = Process()
 
 
