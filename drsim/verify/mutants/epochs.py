@@ -101,18 +101,3 @@ def tag_before_the_first_epoch() -> Patch:
         return following(self, now)
 
     return patched(Vpg, "_next_tag", mutated)
-
-
-@mutant(by=("P20",), hunter="epochs")
-def pause_of_a_failed_epoch_stays() -> Patch:
-    """An epoch that failed before its first write leaves the VPG paused, and the next one knows nothing of it."""
-    take = Epochs.take
-
-    async def mutated(self: Epochs) -> Taken:
-        try:
-            return await take(self)
-        except PlatformError:
-            self.paused = self.unfinished
-            raise
-
-    return patched(Epochs, "take", mutated)
