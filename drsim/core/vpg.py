@@ -240,15 +240,10 @@ class Vpg:
             case Frozen():
                 self.freeze.frozen(message)
                 return self._frozen_tag(now)
-            case SyncChanged(stream=stream) | StoreState(stream=stream) if not self._has(stream):
-                return []  # of a configuration that is over
-            case SyncChanged(stream=stream):
-                if message.sync is Sync.IN_SYNC:
-                    self._syncing.pop(stream, None)
-                else:
-                    self._syncing[stream] = message
-                self._rested = self._rested and bool(self._syncing)
-                return [*self._rest(), *self._review(now)]
+            case SyncChanged() | StoreState():
+                if not self._has(message.stream):
+                    return []  # of a configuration that is over
+                return [*self._changed(message), *self._review(now)]
             case Deleted():
                 gone, self._deleting = self._deleting is not None, None
                 return [Publish(VpgDeleted(self.name))] if gone else []
@@ -269,14 +264,24 @@ class Vpg:
                 self.newest = self._oldest = self._left = None
                 self._withdrawn = True
                 return self._review(now)
-            case StoreState(stream=stream):
-                if message.ok:
-                    self._stores.pop(stream, None)
-                else:
-                    self._stores[stream] = message.reason
-                return self._review(now)
             case _:
                 raise PeerError(f"a VPG manager cannot take {message!r}", place=self.address)
+
+    def _changed(self, message: SyncChanged | StoreState) -> list[Effect]:
+        """A stream began to synchronize or is in sync again, or its store takes data, or no longer."""
+        stream = message.stream
+        if isinstance(message, StoreState):
+            if message.ok:
+                self._stores.pop(stream, None)
+            else:
+                self._stores[stream] = message.reason
+            return []
+        if message.sync is Sync.IN_SYNC:
+            self._syncing.pop(stream, None)
+        else:
+            self._syncing[stream] = message
+        self._rested = self._rested and bool(self._syncing)
+        return self._rest()
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 

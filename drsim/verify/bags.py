@@ -75,9 +75,12 @@ class Bags:
         self.timers: dict[tuple[Address, str], int] = {}
         self.down: set[Address] = set()
         self.cut: set[Link] = set()  # connections that both ends know to be lost; both directions
+        self.half_open: set[Link] = set()  # connections that swallow everything, unnoticed; one direction of each
         self.skew: dict[Address, int] = {}  # how far a machine's clock is from ours
         self.stepped: Callable[[Address, Event], None] | None = None
         """Told of each step of a machine, when its effects are in the bags."""
+        self.watched: frozenset[type] = frozenset()
+        """Of which messages `sent` is told, before they go on their way."""
 
     # -- what a subclass does ---------------------------------------------------------------------------------
 
@@ -87,6 +90,12 @@ class Bags:
 
     def told(self, address: Address, effect: Unanswered) -> None:
         """An effect that needs no answer."""
+
+    def sent(self, sender: Address, message: Message) -> None:
+        """A machine sends."""
+
+    def swallowed(self) -> None:
+        """A message vanished on a connection that is half open."""
 
     # -- one step ---------------------------------------------------------------------------------------------
 
@@ -109,7 +118,12 @@ class Bags:
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
         """A message goes on its way, if there is one."""
+        if type(message) in self.watched:
+            self.sent(sender, message)
         link = sender, to
+        if self.half_open and (link in self.half_open or (to, sender) in self.half_open):
+            self.swallowed()
+            return
         if self.cut and (link in self.cut or (to, sender) in self.cut):
             return
         if to in self.down:

@@ -119,10 +119,10 @@ class Checkers:
     def sent(self, sender: Address, message: Message) -> None:
         """A machine sends."""
         match message:
-            case Ack(stream=stream, epoch=epoch, durable=durable):
-                disks = self.x.disks[stream]
-                if self.enabled and epoch == disks.epoch and not reaches(disks.end, durable):
-                    said = f"{stream}: acknowledged up to {durable}, durable up to {disks.end}"
+            case Ack():
+                stream, disks = message.stream, self.x.disks[message.stream]
+                if self.enabled and message.epoch == disks.epoch and not reaches(disks.end, message.durable):
+                    said = f"{stream}: acknowledged up to {message.durable}, durable up to {disks.end}"
                     raise Violation("P8", said, stream=stream)
             case Frame():
                 if message.sync:

@@ -166,7 +166,6 @@ class Explorer(Bags):
         self.links = [*estate.wan, *estate.lan]
         self.full: set[tuple[Address, str]] = set()  # recovery VRAs, and VPGs whose store there takes nothing
         self.clogged: set[Link] = set()  # directions that carry nothing for the time being
-        self.half_open: set[Link] = set()  # connections that swallow everything, unnoticed
         self.holed: set[Link] = set()  # connections on which data was lost: they must be renewed some day
         self.held: set[tuple[Address, str]] = set()
         self.unacked: dict[tuple[Address, str], list[Write]] = {}
@@ -178,7 +177,7 @@ class Explorer(Bags):
         self.states: set[int] = set()  # coarse, for counting how many different ones were seen
         self.freezer = Freezer(self)
         self.checks = Checkers(self, enabled=checking)
-        self.stepped = self.checks.stepped
+        self.stepped, self.watched = self.checks.stepped, WATCHED
         for address in estate.addresses:
             self.post(address, Started())
 
@@ -239,14 +238,11 @@ class Explorer(Bags):
 
     # -- the bags' effects ------------------------------------------------------------------------------------
 
-    def send(self, sender: Address, to: Address, message: Message) -> None:
-        """A message goes on its way, or into nothing on a connection that is half open."""
-        if type(message) in WATCHED:
-            self.checks.sent(sender, message)
-        if self.half_open and ((sender, to) in self.half_open or (to, sender) in self.half_open):
-            self.probes.add("half-open: a message vanished")
-            return
-        super().send(sender, to, message)
+    def sent(self, sender: Address, message: Message) -> None:
+        self.checks.sent(sender, message)
+
+    def swallowed(self) -> None:
+        self.probes.add("half-open: a message vanished")
 
     def told(self, address: Address, effect: Unanswered) -> None:
         match effect:
@@ -386,10 +382,8 @@ class Explorer(Bags):
     def arrive(self, link: Link, count: int = 1) -> None:
         """The next messages from one address to another arrive."""
         self.now += 1
-        queue = self.queues.get(link)
-        for _ in range(count):
-            if not queue:
-                return
+        queue = self.queues.get(link, ())
+        for _ in range(min(count, len(queue))):
             if type(queue[0]) is Frame:
                 self.frames.append(queue[0])
             self.deliver(link)

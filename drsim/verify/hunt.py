@@ -11,8 +11,8 @@ from hashlib import sha256
 
 from drsim.core.kernel import Sink
 from drsim.core.trace import TraceDigest, text
-from drsim.verify.epochs import LENGTH as EPOCHS_LENGTH
-from drsim.verify.epochs import random_epochs, run_epochs, weighed_epochs
+from drsim.verify.epoch_programs import LENGTH as EPOCHS_LENGTH
+from drsim.verify.epoch_programs import random_epochs, run_epochs, weighed_epochs
 from drsim.verify.figures import LENGTH as FIGURES_LENGTH
 from drsim.verify.figures import play as play_figures
 from drsim.verify.figures import random_figures

@@ -7,7 +7,7 @@ from drsim.core.effects import Perform
 from drsim.core.events import Decided, Done, Failed, Started
 from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.window import reaches
-from drsim.verify import epochs
+from drsim.verify import epoch_programs
 from drsim.verify.complaint import demand
 from drsim.verify.guests import Guest, Write
 from drsim.verify.hunt import HUNTERS, judge
@@ -153,7 +153,7 @@ def _operations(program: bytes) -> list[str]:
 
 def _epochs(program: bytes) -> list[str]:
     """What a program of epochs was to do, by the names of its operations."""
-    names = [operation.name for operation in epochs.operations_of(program)]
+    names = [operation.name for operation in epoch_programs.operations_of(program)]
     return [f"{name[0].upper()}{name[1:]}." for name in names]
 
 

@@ -8,19 +8,8 @@ from drsim.core.errors import PlatformError
 from drsim.core.messages import Checkpoint
 from drsim.core.names import CheckpointId, StreamId
 from drsim.core.units import Ns
-from drsim.verify.epochs import (
-    FAULTS,
-    OPERATIONS,
-    PATIENCE,
-    SOURCE,
-    EpochWorld,
-    Snapshots,
-    exact,
-    operations_of,
-    random_epochs,
-    run_epochs,
-    shape_of,
-)  # fmt: skip
+from drsim.verify.epoch_programs import FAULTS, OPERATIONS, operations_of, random_epochs, run_epochs, shape_of
+from drsim.verify.epochs import PATIENCE, SOURCE, EpochWorld, Snapshots, exact
 from drsim.verify.hunt import HUNTERS, judge
 from drsim.verify.mutants import BY_NAME
 from drsim.verify.probes import EPOCH_PROBES
