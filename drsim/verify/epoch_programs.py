@@ -137,4 +137,5 @@ def run_epochs(program: bytes, *, trace: Sink | None = None) -> EpochWorld:
     """Play a program: faults, then healing. Raises Violation when a property does not hold."""
     x = EpochWorld(shape_of(program), trace=trace)
     with closing(x):
-        return follow(x, program, operations=OPERATIONS)
+        follow(x, program, operations=OPERATIONS)
+    return x

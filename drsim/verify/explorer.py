@@ -382,7 +382,9 @@ class Explorer(Bags):
     def arrive(self, link: Link, count: int = 1) -> None:
         """The next messages from one address to another arrive."""
         self.now += 1
-        queue = self.queues.get(link, ())
+        queue = self.queues.get(link)
+        if not queue:
+            return
         for _ in range(min(count, len(queue))):
             if type(queue[0]) is Frame:
                 self.frames.append(queue[0])
