@@ -23,16 +23,20 @@ from drsim.core.errors import FileError, PlatformError
 from drsim.core.trace import TraceLines
 from drsim.verify.complaint import complaint, demand
 from drsim.verify.hunt import HUNTERS, watch
-from drsim.verify.probes import PROBES
+from drsim.verify.probes import EPOCH_PROBES, PROBES
 from drsim.verify.properties import PROPERTIES
 from drsim.verify.store_programs import StoreProbes
 from drsim.verify.swarm import Tally, operations, swarm
 from drsim.verify.token import decode
 from drsim.verify.violation import Violation
 
-ENOUGH = {"explorer": 5000, "store": 500}
+ENOUGH = {"explorer": 5000, "epochs": 1000, "store": 500}
 """Programs after which every probe of their kind should have been hit."""
-ALL_PROBES = {**dict.fromkeys(PROBES, "explorer"), **{probe.value: "store" for probe in StoreProbes}}
+ALL_PROBES = {
+    **dict.fromkeys(PROBES, "explorer"),
+    **dict.fromkeys(EPOCH_PROBES, "epochs"),
+    **{probe.value: "store" for probe in StoreProbes},
+}
 console = Console(soft_wrap=True)
 
 

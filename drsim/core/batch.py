@@ -9,7 +9,7 @@ write, which is that write's (vm, log sequence number). Live, it is one bytes-li
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -67,10 +67,8 @@ class WriteBatch:
         n = len(vm)
         if not n == len(volume) == len(lba) == len(sectors) == len(issued):
             raise CoreError("columns of a batch have different lengths")
-        end = np.zeros(n + 1, np.int64)
         lengths = np.asarray(sectors, np.int32)
-        lengths.cumsum(out=end[1:], dtype=np.int64)
-        end *= SECTOR
+        end = _ends(lengths)
         columns = Columns(
             np.asarray(vm, np.int32),
             np.asarray(volume, np.int32),
@@ -182,7 +180,7 @@ class WriteBatch:
         sectors = dict.fromkeys(vms, 0)
         for vm, length in zip(of, self.sectors.tolist(), strict=True):
             sectors[vm] += length
-        return counts, tuple(n * SECTOR for n in sectors.values())
+        return counts, tuple([n * SECTOR for n in sectors.values()])
 
     def ranks(self) -> Int64:
         """For each row, how many rows of the same VM come before it in this batch. int64 of length n."""
@@ -228,6 +226,16 @@ class WriteBatch:
 
     def __repr__(self) -> str:
         return f"WriteBatch({len(self)} writes, {self.nbytes} bytes)"
+
+
+def _ends(sectors: Int32) -> Int64:
+    """Bytes before each of these rows, and of all."""
+    if len(sectors) <= FEW:
+        return np.array([0, *accumulate([n * SECTOR for n in sectors.tolist()])], np.int64)
+    end = np.zeros(len(sectors) + 1, np.int64)
+    sectors.cumsum(out=end[1:], dtype=np.int64)
+    end *= SECTOR
+    return end
 
 
 class OpenFrame:

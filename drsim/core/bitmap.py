@@ -132,7 +132,8 @@ class DirtyBitmap:
         """Nothing in these spans is marked any more. Another span lies wholly in one of them, or not at all."""
         self._merge()
         for start, stop in spans:
-            self._keys = self._keys[(self._keys < start) | (self._keys >= stop)]
+            if len(self._keys):
+                self._keys = self._keys[(self._keys < start) | (self._keys >= stop)]
             for others in (self._runs, self._unsure):
                 kept = [span for span in others if not start <= span[0] < stop]
                 others.clear()
@@ -204,7 +205,8 @@ class DirtyBitmap:
         at = int(self._keys.searchsorted(self._cursor))
         at = 0 if at == len(self._keys) else at
         taken = self._keys[at : at + n].tolist()
-        self._keys = np.concatenate([self._keys[:at], self._keys[at + n :]])
+        after = self._keys[at + n :]
+        self._keys = np.concatenate([self._keys[:at], after]) if at else after
         self._cursor = taken[-1] + 1
         spans: list[list[int]] = []
         for key in taken:
@@ -256,10 +258,8 @@ class DirtyBitmap:
 
     def _rows(self, spans: Sequence[Sequence[int]], now: Ns) -> WriteBatch:
         extents = [self._extent(start, stop) for start, stop in spans]
-        return WriteBatch.of(
-            [e.vm for e in extents], [e.volume for e in extents], [e.lba for e in extents],
-            [e.sectors for e in extents], [now] * len(extents),
-        )  # fmt: skip
+        vm, volume, lba, sectors = zip(*extents, strict=True)
+        return WriteBatch.of(vm, volume, lba, sectors, [now] * len(extents))
 
     def _unroll(self, n: int) -> None:
         """The next `n` regions of the runs become keys, in the sweep's order, which goes round from its cursor."""
@@ -269,7 +269,7 @@ class DirtyBitmap:
             start, stop = self._runs.popleft()
             keys = np.arange(start, min(stop, start + n), dtype=np.int64)
             at = int(self._keys.searchsorted(start))
-            self._keys = np.concatenate([self._keys[:at], keys, self._keys[at:]])
+            self._keys = np.concatenate([self._keys[:at], keys, self._keys[at:]]) if len(self._keys) else keys
             n -= len(keys)
             if start + len(keys) < stop:
                 self._runs.appendleft((start + len(keys), stop))

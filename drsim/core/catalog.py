@@ -71,6 +71,7 @@ from drsim.core.messages import (
     Listed,
     Marks,
     Members,
+    Message,
     Missed,
     Reached,
     Retention,
@@ -147,14 +148,8 @@ class Catalog:
                 return [Arm(AGE, Ns(self.tweaks.age_interval)), *resumed]
             case Fired(timer) if timer == AGE:
                 return [Arm(AGE, Ns(self.tweaks.age_interval)), *self._forget_again(), *self._retire_old()]
-            case Received(_, Sealed(checkpoint)):
-                return self._sealed(checkpoint)
-            case Received(_, Reached() as reached):
-                return self._reached(reached)
-            case Received(_, Missed() as missed):
-                if self._arriving.pop(missed.checkpoint, None) is None:
-                    return []
-                return [Publish(CheckpointSkipped(self.vpg, missed.checkpoint, "synchronizing")), *self._shrink()]
+            case Received():
+                return self._received(event.message)
             case Done(_, Keep(checkpoint), _):
                 return self._list(checkpoint)
             case Done(_, Forget(_, before), _):
@@ -165,28 +160,10 @@ class Catalog:
             case Failed(_, Forget(), _):
                 self._forgetting = False  # asked again at the next age interval
                 return []
-            case Received(_, JournalLimit() as limit):
-                self._limits[limit.stream] = limit
-                return self._shrink()
-            case Received(_, StoreState() as state):
-                met = self._meet(state.stream)
-                if state.stream not in self.streams:
-                    return met
-                self._stores[state.stream] = state
-                return [*met, Send(self.manager, state)]
             case FenceAsked(generation, fenced):
                 return self._fence(Lineage(self.vpg, generation, fenced))
             case PinAsked(checkpoint, pinned):
                 return self._pin(CheckpointId(checkpoint), pinned)
-            case Received(_, Members(_, streams, retention)):
-                self._members = streams
-                self.retention = retention or self.retention
-                return self._shrink()
-            case Received(_, Delete(_, keep_disks)):
-                return self._delete(keep_disks=keep_disks)
-            case Received(_, Closed(_, stream)):
-                self._closing.discard(stream)
-                return self._deleted()
             case Connected(peer):
                 self._connected = self._connected or peer == self.manager
                 return self._tell_again() if peer == self.manager else self._ask_again(peer)
@@ -197,6 +174,37 @@ class Catalog:
                 return []
             case _:
                 raise PeerError(f"a catalogue cannot take {event!r}", place=self.address)
+
+    def _received(self, message: Message) -> list[Effect]:
+        match message:
+            case Sealed():
+                return self._sealed(message.checkpoint)
+            case Reached():
+                return self._reached(message)
+            case Missed():
+                if self._arriving.pop(message.checkpoint, None) is None:
+                    return []
+                return [Publish(CheckpointSkipped(self.vpg, message.checkpoint, "synchronizing")), *self._shrink()]
+            case JournalLimit():
+                self._limits[message.stream] = message
+                return self._shrink()
+            case StoreState():
+                met = self._meet(message.stream)
+                if message.stream not in self.streams:
+                    return met
+                self._stores[message.stream] = message
+                return [*met, Send(self.manager, message)]
+            case Members():
+                self._members = message.streams
+                self.retention = message.retention or self.retention
+                return self._shrink()
+            case Delete():
+                return self._delete(keep_disks=message.keep_disks)
+            case Closed():
+                self._closing.discard(message.stream)
+                return self._deleted()
+            case _:
+                raise PeerError(f"a catalogue cannot take {message!r}", place=self.address)
 
     def _forgotten(self, before: CheckpointId | None) -> list[Effect]:
         """What was listed before this one (None: all) is not any more, for ever; its data can age."""

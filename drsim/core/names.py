@@ -94,8 +94,7 @@ class VolumeInfo:
     sectors: int
 
 
-@value
-class Extent:
+class Extent(NamedTuple):
     """A stretch of a volume, in sectors."""
 
     vm: VmId

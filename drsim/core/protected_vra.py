@@ -90,7 +90,7 @@ from drsim.core.messages import (
     Trigger,
 )  # fmt: skip
 from drsim.core.names import Address, CheckpointId, Directory, StreamId, StreamSpec, VmId
-from drsim.core.sender import TRIGGER_OF, Sender
+from drsim.core.sender import IN_SYNC, TRIGGER_OF, Sender
 from drsim.core.status import Sync
 from drsim.core.units import Ns
 from drsim.spec.tweaks import Tweaks
@@ -154,24 +154,18 @@ class ProtectedVra:
     def handle(self, now: Ns, event: Event) -> list[Effect]:
         """See the module. Raises PeerError for a message that a protected VRA cannot get."""
         match event:
-            case GuestWrote(stream, batch):
-                sender = self.senders[stream]
+            case Received():
+                effects = self._received(event.message)
+            case GuestWrote():
+                sender, batch = self.senders[event.stream], event.batch
                 effects, taken = sender.capture(batch, self.limit - self.used)
                 if taken == len(batch) and not sender.syncing:
                     return effects
                 effects += self._overflow(sender, event, taken)
-            case Received():
-                effects = self._received(event.message)
-            case Done(_, ReadRegions() | ReadDigests() as asked, _) | Failed(
-                _, ReadRegions() | ReadDigests() as asked, _
-            ):
-                effects = self._read(asked, event) if asked.stream in self.senders else []
+            case Done() | Failed():
+                effects = self._performed(event)
             case Fired(timer):
                 effects = self._fired(timer)
-            case Done(_, FreezeGuests() as asked, frozen):
-                effects = self._froze(asked, frozen)  # type: ignore[arg-type]
-            case Failed(_, FreezeGuests() as asked, _):
-                effects = self._froze(asked, ())
             case VmLeft(vm):
                 effects = self._left(vm)
             case VmArrived(vm):
@@ -195,8 +189,18 @@ class ProtectedVra:
                 raise PeerError(f"a protected VRA cannot take {event!r}", place=self.address)
         return effects + self._tell()
 
-    def _read(self, asked: ReadRegions | ReadDigests, event: Done | Failed) -> list[Effect]:
-        sender = self.senders[asked.stream]
+    def _performed(self, event: Done | Failed) -> list[Effect]:
+        asked = event.effect
+        match asked:
+            case ReadRegions() | ReadDigests():
+                sender = self.senders.get(asked.stream)
+                return [] if sender is None else self._read(sender, asked, event)
+            case FreezeGuests():
+                return self._froze(asked, event.value if isinstance(event, Done) else ())  # type: ignore[arg-type]
+            case _:
+                raise PeerError(f"a protected VRA did not ask for {asked!r}", place=self.address)
+
+    def _read(self, sender: Sender, asked: ReadRegions | ReadDigests, event: Done | Failed) -> list[Effect]:
         if isinstance(event, Failed):
             return sender.read_failed(asked)
         if isinstance(asked, ReadRegions):
@@ -410,7 +414,7 @@ class ProtectedVra:
         """Tell the managers which streams entered or left synchronization."""
         effects: list[Effect] = []
         for id_, sender in self.senders.items():
-            told, syncing = self._told[id_], sender.syncing
+            told, syncing = self._told[id_], sender.state is not IN_SYNC
             if told is SETTLED and not syncing:
                 continue
             now = (sender.sync, sender.refused is not None, sender.trigger, bool(sender.missing))

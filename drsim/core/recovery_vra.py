@@ -16,7 +16,7 @@ of its checkpoints back, and is told again about the store and the journals' lim
 from collections.abc import Mapping
 
 from drsim.core.effects import Append, Arm, Discard, Effect, Promote, Publish, ReadDigests, Send
-from drsim.core.errors import PeerError
+from drsim.core.errors import DrsimError, PeerError
 from drsim.core.events import Connected, Done, Event, Failed, Fired, Lost, Received, Started, Stopped
 from drsim.core.facts import StoreChanged
 from drsim.core.journal import Stored
@@ -50,12 +50,14 @@ def stream_of(event: Event) -> StreamId | None:
     match event:
         case Received():
             return getattr(event.message, "stream", None)
-        case Done(_, Append(frame)) | Failed(_, Append(frame)):
-            return frame.stream
-        case Done(_, Promote() | ReadDigests() as effect) | Failed(_, Promote() | ReadDigests() as effect):
-            return effect.stream
-        case _:
-            return None
+        case Done() | Failed():
+            effect = event.effect
+            match effect:
+                case Append():
+                    return effect.frame.stream
+                case Promote() | ReadDigests():
+                    return effect.stream
+    return None
 
 
 class RecoveryVra:
@@ -111,27 +113,10 @@ class RecoveryVra:
         match event:
             case Received():
                 return self._received(event.message)
-            case Done(_, Append(frame), _):
-                effects = self.receivers[frame.stream].appended(frame) + self._store(frame.stream)
-                return effects + self._ask_again()
-            case Failed(_, Append(frame), error):
-                effects = self.receivers[frame.stream].append_failed(frame)
-                effects += self._store(frame.stream, error.message) + self._retry_later()
-                return effects + self._ask_again()
-            case Done(_, Promote() as promote, _):
-                return self.receivers[promote.stream].promoted() + self._made_room(promote.stream)
-            case Failed(_, Promote() as promote, _):
-                self.receivers[promote.stream].promote_failed()
-                return self._retry_later()
-            case Done(_, ReadDigests() as asked, digests):
-                return self.receivers[asked.stream].digested(asked, digests)  # type: ignore[arg-type]
-            case Failed(_, ReadDigests() as asked, _):
-                return self.receivers[asked.stream].digested(asked, None)
-            case Done(_, Discard(stream=gone), _):
-                self._discarding.pop(gone, None)
-                return self._closed(gone)
-            case Failed(_, Discard(), _):
-                return self._retry_later()
+            case Done():
+                return self._done(event.effect, event.value)
+            case Failed():
+                return self._failed(event.effect, event.error)
             case Fired(timer) if timer == RETRY:
                 self._retrying = False
                 discards = [discard for stream, discard in self._discarding.items() if stream not in self._landing]
@@ -178,6 +163,38 @@ class RecoveryVra:
                 return self.receivers[message.stream].age(message)
             case _:
                 raise PeerError(f"a recovery VRA cannot take {message!r}", place=self.address)
+
+    def _done(self, effect: Effect, value: object) -> list[Effect]:
+        match effect:
+            case Append():
+                frame = effect.frame
+                effects = self.receivers[frame.stream].appended(frame) + self._store(frame.stream)
+                return effects + self._ask_again()
+            case Promote():
+                return self.receivers[effect.stream].promoted() + self._made_room(effect.stream)
+            case ReadDigests():
+                return self.receivers[effect.stream].digested(effect, value)  # type: ignore[arg-type]
+            case Discard():
+                self._discarding.pop(effect.stream, None)
+                return self._closed(effect.stream)
+            case _:
+                raise PeerError(f"a recovery VRA did not ask for {effect!r}", place=self.address)
+
+    def _failed(self, effect: Effect, error: DrsimError) -> list[Effect]:
+        match effect:
+            case Append(frame):
+                effects = self.receivers[frame.stream].append_failed(frame)
+                effects += self._store(frame.stream, error.message) + self._retry_later()
+                return effects + self._ask_again()
+            case Promote(stream):
+                self.receivers[stream].promote_failed()
+                return self._retry_later()
+            case ReadDigests(stream):
+                return self.receivers[stream].digested(effect, None)
+            case Discard():
+                return self._retry_later()
+            case _:
+                raise PeerError(f"a recovery VRA did not ask for {effect!r}", place=self.address)
 
     def _made_room(self, stream: StreamId) -> list[Effect]:
         """A promotion is done: journals that others of the VPG share with this stream have room as well."""

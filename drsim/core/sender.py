@@ -96,8 +96,9 @@ class SendState(StrEnum):
     TAIL = "tail"
 
 
-NUMBERING = (SendState.IN_SYNC, SendState.TAIL)
-SWEEPING = (SendState.SWEEP, SendState.TAIL)
+IN_SYNC, ASKING, WAITING, HANDSHAKE, SWEEP, TAIL = SendState  # found ten times as fast, and asked for at every step
+NUMBERING = (IN_SYNC, TAIL)
+SWEEPING = (SWEEP, TAIL)
 
 TRIGGER_OF = {
     Refusal.GAP: Trigger.NETWORK_CONGESTION,
@@ -122,7 +123,7 @@ class Sender:
         self, spec: StreamSpec, tweaks: Tweaks, *, tail_bytes: int, generation: int = 1, start: Start = Start.EQUAL
     ) -> None:
         self.spec, self.tweaks, self.generation = spec, tweaks, generation
-        self.state = SendState.IN_SYNC
+        self.state = IN_SYNC
         self.sync = Sync.IN_SYNC  # which kind is under way
         self._begun = start is Start.EQUAL  # an epoch has, in this life
         self.joining = start in JOINING  # no checkpoint has this stream before it is in sync for the first time
@@ -150,7 +151,7 @@ class Sender:
         self._flush_timer = f"flush {spec.id}"
         self._pause_timer = f"pause {spec.id}"
         if start is not Start.EQUAL:
-            self.state, self.epoch = SendState.ASKING, 0
+            self.state, self.epoch = ASKING, 0
             self.sync = STARTS[start]
             self.trigger = Trigger.PROTECTED_VRA if start is Start.CRASHED else Trigger.CONFIGURATION
             (self.bitmap.fill if start in EMPTY else self.bitmap.distrust)()
@@ -164,7 +165,7 @@ class Sender:
 
     @property
     def syncing(self) -> bool:
-        return self.state is not SendState.IN_SYNC
+        return self.state is not IN_SYNC
 
     @property
     def waiting(self) -> bool:
@@ -173,7 +174,7 @@ class Sender:
 
     def cut(self) -> Cut:
         """All that is captured, as a stream's part of a checkpoint. Call after `flush`, in sync."""
-        assert self.state is SendState.IN_SYNC
+        assert self.state is IN_SYNC
         assert not self._open.rows
         return Cut(self.epoch, self.numbered, tuple(volume.id for volume in self.spec.left))
 
@@ -262,7 +263,7 @@ class Sender:
     ) -> list[Effect]:
         """Nobody knows what the other side holds of these volumes (None: of all), or it holds nothing (`empty`)."""
         restart: list[Effect] = []
-        if self.state not in (SendState.ASKING, SendState.WAITING, SendState.HANDSHAKE):
+        if self.state not in (ASKING, WAITING, HANDSHAKE):
             self._end_epoch()  # no region may be compared in an epoch in which it was sent
             restart = self._restart()
         (self.bitmap.fill if empty else self.bitmap.distrust)(volumes)
@@ -295,7 +296,7 @@ class Sender:
         """
         if spec == self.spec:
             return []
-        if self.state not in (SendState.WAITING, SendState.ASKING):
+        if self.state not in (WAITING, ASKING):
             self._end_epoch()
         known = {volume.id for volume in self.spec.volumes}
         new = any(volume.id not in known for volume in spec.volumes)
@@ -314,9 +315,9 @@ class Sender:
         if generation <= self.generation:
             return []
         self.generation, self.fenced, self.refused = generation, fenced, None
-        if self.state is SendState.ASKING:
+        if self.state is ASKING:
             return self._ask() if self.connected else []
-        return self._restart() if self.state is SendState.WAITING else self.fold(Trigger.CONFIGURATION)
+        return self._restart() if self.state is WAITING else self.fold(Trigger.CONFIGURATION)
 
     def pause(self, paused: bool) -> list[Effect]:
         """Send nothing until told otherwise."""
@@ -343,10 +344,10 @@ class Sender:
         return [*self.distrust(Sync.VOLUME_DELTA, Trigger.CONFIGURATION, volumes), *self._go_on()]
 
     def _rest(self, trigger: Trigger) -> list[Effect]:
-        return [] if self.state in (SendState.WAITING, SendState.ASKING) else self.fold(trigger)
+        return [] if self.state in (WAITING, ASKING) else self.fold(trigger)
 
     def _go_on(self) -> list[Effect]:
-        return self._restart() if self.state is SendState.WAITING else []
+        return self._restart() if self.state is WAITING else []
 
     def _end_epoch(self) -> None:
         self._reading = None
@@ -362,11 +363,11 @@ class Sender:
             self._open.cut()  # never numbered: the numbers of a stream belong to frames that were cut
         self.epoch += 1
         self._sync_upto = None
-        self.state = SendState.WAITING
+        self.state = WAITING
 
     def started(self) -> list[Effect]:
         """The VRA is up: go on after a stop or a crash."""
-        if self.state is SendState.ASKING:
+        if self.state is ASKING:
             begun = SyncStarted(self.spec.id, self.sync, self.trigger, self.bitmap.nbytes)
             return [Publish(begun), *self._ask()]
         return [] if self.connected else self.reconnected()
@@ -376,11 +377,11 @@ class Sender:
 
     def standing(self, message: Standing) -> list[Effect]:
         """The peer tells what it may know of our earlier lives."""
-        if self.state is not SendState.ASKING or message.generation != self.generation:
+        if self.state is not ASKING or message.generation != self.generation:
             return []
         self.epoch = message.epoch + 1
         self.numbered = self.durable = self._swept = message.position
-        self.state = SendState.WAITING
+        self.state = WAITING
         return self._restart()
 
     def _restart(self) -> list[Effect]:
@@ -389,7 +390,7 @@ class Sender:
         if held_up or self.refused not in (None, Refusal.LIMIT):
             return []
         self.refused = None
-        self.state = SendState.HANDSHAKE
+        self.state = HANDSHAKE
         return [Send(self.spec.id.target, Resync(self.spec.id, self.generation, self.epoch, self.numbered, self.spec))]
 
     def _sweep(self) -> list[Effect]:
@@ -399,8 +400,8 @@ class Sender:
         if self._reading is not None or (self._queue and not reaches(self._queue[0].after, self._swept)):
             return []  # one sync frame at a time waits for the window, so that live frames get their turn
         effects = self._compare()
-        if self.state is SendState.SWEEP and self._comparing is None and self.bitmap.nbytes <= self._tail_bytes:
-            self.state = SendState.TAIL
+        if self.state is SWEEP and self._comparing is None and self.bitmap.nbytes <= self._tail_bytes:
+            self.state = TAIL
         if self.bitmap.known:
             if self._open.rows:
                 self._enqueue(self._open.cut(), sync=False)
@@ -464,7 +465,7 @@ class Sender:
         if self._sync_upto is None or not reaches(self.durable, self._sync_upto):
             return []
         ended = SyncEnded(self.spec.id, self.sync, self._sync_sent, self._sync_compared)
-        self.state, self.sync, self.trigger, self._sync_upto = SendState.IN_SYNC, Sync.IN_SYNC, Trigger.NONE, None
+        self.state, self.sync, self.trigger, self._sync_upto = IN_SYNC, Sync.IN_SYNC, Trigger.NONE, None
         self.joining = False
         return [Publish(ended)]
 
@@ -476,9 +477,9 @@ class Sender:
             return []
         if self.refused is not None:
             self.refused = None
-            if self.state is SendState.WAITING:
+            if self.state is WAITING:
                 return self._restart()
-        if ack.epoch != self.epoch or self.state is SendState.HANDSHAKE:
+        if ack.epoch != self.epoch or self.state is HANDSHAKE:
             return []
         self.durable = tuple(map(max, self.durable, ack.durable))
         self.window.acknowledge(self.durable)
@@ -487,7 +488,7 @@ class Sender:
 
     def refuse(self, nack: Nack) -> list[Effect]:
         """The peer did not take a frame: go back to what it expects. If it has no room, wait for its next word."""
-        if nack.generation != self.generation or nack.epoch != self.epoch or self.state is SendState.HANDSHAKE:
+        if nack.generation != self.generation or nack.epoch != self.epoch or self.state is HANDSHAKE:
             return []
         again = self.window.clear()
         self._queue.extendleft(reversed(again))
@@ -503,9 +504,9 @@ class Sender:
 
     def resynced(self, message: Resynced) -> list[Effect]:
         """The peer entered our epoch."""
-        if self.state is not SendState.HANDSHAKE or message.epoch != self.epoch:
+        if self.state is not HANDSHAKE or message.epoch != self.epoch:
             return []
-        self.state, self._begun = SendState.SWEEP, True
+        self.state, self._begun = SWEEP, True
         self.durable = self.numbered
         return self._pump()
 
@@ -519,16 +520,16 @@ class Sender:
         self.connected = False
         self.refused = None
         if not self._begun:
-            self.state = SendState.ASKING
+            self.state = ASKING
         return self._rest(trigger)
 
     def reconnected(self) -> list[Effect]:
         """The peer can be reached again. Whatever was under way before is in the bitmap."""
         self.connected = True
         self.refused = None
-        if self.state is SendState.ASKING:
+        if self.state is ASKING:
             return self._ask()
-        if self.state is not SendState.WAITING:
+        if self.state is not WAITING:
             return self.fold(Trigger.COMMUNICATION)
         return self._restart()
 
@@ -537,6 +538,6 @@ class Sender:
         if timer == self._flush_timer:
             self._flushing = False
             return self.flush()
-        if timer == self._pause_timer and self.state is SendState.WAITING:
+        if timer == self._pause_timer and self.state is WAITING:
             return self._restart()
         return []

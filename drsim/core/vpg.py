@@ -167,17 +167,8 @@ class Vpg:
                 return self._received(now, event.message)
             case Started():
                 return self._started(now)
-            case Fired(timer) if timer == TICK:
-                begun = self._next_tag(now) or (self._begin(now, UNTAGGED) if self._owed else [])
-                return [Arm(TICK, self.interval), *begun, *self._review(now)]
-            case Fired(timer) if timer == DEADLINE:
-                return [*self._void("hold budget"), *self._frozen_tag(now)]
-            case Fired(timer) if timer == FREEZE:
-                self.freeze.timeout()
-                return self._frozen_tag(now)
-            case Fired(timer) if timer == REST:
-                self._resting = False
-                return [*self._tell_pause(self.vras), *self._review(now)]
+            case Fired():
+                return self._fired(now, event.timer)
             case DeleteAsked(keep_disks):
                 return self._delete(now, keep_disks=keep_disks)
             case Reconfigured():
@@ -211,6 +202,20 @@ class Vpg:
             case _:
                 raise PeerError(f"a VPG manager cannot take {event!r}", place=self.address)
 
+    def _fired(self, now: Ns, timer: str) -> list[Effect]:
+        if timer == TICK:
+            begun = self._next_tag(now) or (self._begin(now, UNTAGGED) if self._owed else [])
+            return [Arm(TICK, self.interval), *begun, *self._review(now)]
+        if timer == DEADLINE:
+            return [*self._void("hold budget"), *self._frozen_tag(now)]
+        if timer == FREEZE:
+            self.freeze.timeout()
+            return self._frozen_tag(now)
+        if timer == REST:
+            self._resting = False
+            return [*self._tell_pause(self.vras), *self._review(now)]
+        raise PeerError(f"a VPG manager has no timer {timer!r}", place=self.address)
+
     def _started(self, now: Ns) -> list[Effect]:
         """For the first time, or again: then the attempt under way is given up, and what was listed still counts."""
         if self._since is None and not self._heir:
@@ -235,15 +240,10 @@ class Vpg:
             case Frozen():
                 self.freeze.frozen(message)
                 return self._frozen_tag(now)
-            case SyncChanged(stream=stream) | StoreState(stream=stream) if not self._has(stream):
-                return []  # of a configuration that is over
-            case SyncChanged(stream=stream):
-                if message.sync is Sync.IN_SYNC:
-                    self._syncing.pop(stream, None)
-                else:
-                    self._syncing[stream] = message
-                self._rested = self._rested and bool(self._syncing)
-                return [*self._rest(), *self._review(now)]
+            case SyncChanged() | StoreState():
+                if not self._has(message.stream):
+                    return []  # of a configuration that is over
+                return [*self._changed(message), *self._review(now)]
             case Deleted():
                 gone, self._deleting = self._deleting is not None, None
                 return [Publish(VpgDeleted(self.name))] if gone else []
@@ -264,14 +264,24 @@ class Vpg:
                 self.newest = self._oldest = self._left = None
                 self._withdrawn = True
                 return self._review(now)
-            case StoreState(stream=stream):
-                if message.ok:
-                    self._stores.pop(stream, None)
-                else:
-                    self._stores[stream] = message.reason
-                return self._review(now)
             case _:
                 raise PeerError(f"a VPG manager cannot take {message!r}", place=self.address)
+
+    def _changed(self, message: SyncChanged | StoreState) -> list[Effect]:
+        """A stream began to synchronize or is in sync again, or its store takes data, or no longer."""
+        stream = message.stream
+        if isinstance(message, StoreState):
+            if message.ok:
+                self._stores.pop(stream, None)
+            else:
+                self._stores[stream] = message.reason
+            return []
+        if message.sync is Sync.IN_SYNC:
+            self._syncing.pop(stream, None)
+        else:
+            self._syncing[stream] = message
+        self._rested = self._rested and bool(self._syncing)
+        return self._rest()
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from drsim.core.recovery import actions as do
 from drsim.core.units import SECOND, SECTOR
 from drsim.core.vpg import Vpg
 from drsim.real.disk import Disk
-from drsim.real.epochs import Epochs, Taken
+from drsim.real.epochs import Epochs, MarksFile, Taken
 from drsim.real.files import blame, make_directory, read_exactly, replace_file, write_all
 from drsim.real.journal_copy import JournalCopy
 from drsim.real.journal_view import JournalView
@@ -85,9 +85,9 @@ class Elsewhere:
             vms[name] = vm.model_copy(update=found)
         return spec.model_copy(update={"vms": vms})
 
-    def unfinished(self, known: VpgState) -> bool:
-        """Whether a VPG must not have a checkpoint before its next epoch."""
-        return known.vpg.source == self._site.spec.site and self._of(known.vpg.name).unfinished
+    def pauses(self, known: VpgState) -> bool:
+        """Whether a VPG must not have a checkpoint before its next epoch, whatever an operator wants."""
+        return known.vpg.source == self._site.spec.site and self._of(known.vpg.name).paused
 
     def _of(self, vpg: str) -> Epochs:
         if vpg not in self._epochs:
@@ -100,7 +100,7 @@ class Elsewhere:
                 await self._pause(vpg, on=on)
 
             owner, marks = f"{known.source}/{vpg}", folder / "epochs" / f"{vpg}-{known.number}.json"
-            self._epochs[vpg] = Epochs(source, self._shadows(known.vms), owner, marks, pause)
+            self._epochs[vpg] = Epochs(source, self._shadows(known.vms), owner, MarksFile(marks), pause)
         return self._epochs[vpg]
 
     def _shadows(self, vms: Iterable[ProtectedVm]) -> dict[str, dict[DiskId, Disk]]:

@@ -222,7 +222,7 @@ class Installation:
             vras = sorted({s.id.source for s in streams_of(vpg)})
             first = CheckpointId(1 if fresh else 1 + LIFE * (self.state.state.lives - 1))
             configured = None if fresh else Reconfigured(vpg.version, tuple(streams_of(vpg)), {})
-            paused = known.paused or (self.elsewhere is not None and self.elsewhere.unfinished(known))
+            paused = known.paused or (self.elsewhere is not None and self.elsewhere.pauses(known))
             self.add(
                 manager, Vpg, manager, vpg.name, vras, catalog, interval=Ns(vpg.interval), rpo_alert=Ns(vpg.rpo_alert),
                 history=Ns(vpg.history), tweaks=tweaks, first=first, creating=known.creating, paused=paused,
@@ -320,7 +320,8 @@ class Installation:
         """Pause replication, or let it go on; at the source."""
         address = self._at_source(vpg)
         self.state.vpg(vpg, lambda known: known.model_copy(update={"paused": paused}))
-        self.site.post(address, PauseAsked(paused))
+        waits = self.elsewhere is not None and self.elsewhere.pauses(self.known(vpg))
+        self.site.post(address, PauseAsked(paused or waits))
 
     def force_sync(self, vpg: str) -> None:
         """Compare everything with the other side; at the source."""

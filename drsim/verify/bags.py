@@ -16,7 +16,7 @@ A subclass performs effects (`perform`) and hears of those that need no answer (
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from operator import attrgetter
 
 from drsim.core.effects import (
     Append,
@@ -48,15 +48,15 @@ from drsim.core.units import Ns
 
 Link = tuple[Address, Address]
 Key = tuple[str, Address, object]
-TARGETS: dict[type, tuple[str, Callable[[Any], object]]] = {
-    Append: ("store", lambda effect: effect.frame.stream),
-    Promote: ("mirror", lambda effect: effect.stream),
-    ReadRegions: ("disk", lambda effect: effect.stream),
-    ReadDigests: ("store", lambda effect: effect.stream),
-    Keep: ("list", lambda effect: effect.checkpoint.vpg),
-    Discard: ("mirror", lambda effect: effect.stream),
-    Forget: ("list", lambda effect: effect.vpg),
-    FreezeGuests: ("guests", lambda effect: effect.vpg),
+TARGETS: dict[type, tuple[str, Callable[[Effect], object]]] = {
+    Append: ("store", attrgetter("frame.stream")),
+    Promote: ("mirror", attrgetter("stream")),
+    ReadRegions: ("disk", attrgetter("stream")),
+    ReadDigests: ("store", attrgetter("stream")),
+    Keep: ("list", attrgetter("checkpoint.vpg")),
+    Discard: ("mirror", attrgetter("stream")),
+    Forget: ("list", attrgetter("vpg")),
+    FreezeGuests: ("guests", attrgetter("vpg")),
 }
 """What an effect that is answered works on: effects on one target are performed in order."""
 Unanswered = HoldGuests | ReleaseGuests | ThawGuests | TapVolumes | UntapVolumes | Publish
@@ -75,9 +75,12 @@ class Bags:
         self.timers: dict[tuple[Address, str], int] = {}
         self.down: set[Address] = set()
         self.cut: set[Link] = set()  # connections that both ends know to be lost; both directions
+        self.half_open: set[Link] = set()  # connections that swallow everything, unnoticed; one direction of each
         self.skew: dict[Address, int] = {}  # how far a machine's clock is from ours
         self.stepped: Callable[[Address, Event], None] | None = None
         """Told of each step of a machine, when its effects are in the bags."""
+        self.watched: frozenset[type] = frozenset()
+        """Of which messages `sent` is told, before they go on their way."""
 
     # -- what a subclass does ---------------------------------------------------------------------------------
 
@@ -87,6 +90,12 @@ class Bags:
 
     def told(self, address: Address, effect: Unanswered) -> None:
         """An effect that needs no answer."""
+
+    def sent(self, sender: Address, message: Message) -> None:
+        """A machine sends."""
+
+    def swallowed(self) -> None:
+        """A message vanished on a connection that is half open."""
 
     # -- one step ---------------------------------------------------------------------------------------------
 
@@ -109,7 +118,12 @@ class Bags:
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
         """A message goes on its way, if there is one."""
+        if type(message) in self.watched:
+            self.sent(sender, message)
         link = sender, to
+        if self.half_open and (link in self.half_open or (to, sender) in self.half_open):
+            self.swallowed()
+            return
         if self.cut and (link in self.cut or (to, sender) in self.cut):
             return
         if to in self.down:

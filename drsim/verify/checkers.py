@@ -99,8 +99,8 @@ class Checkers:
             if stream is None:
                 for superset in streams.values():
                     superset.check()
-            elif stream in streams:
-                streams[stream].check()
+            elif (mine := streams.get(stream)) is not None:
+                mine.check()
         elif address in self._managers:
             honest(self.x, self._managers[address])
         elif type(about) is Lineage:
@@ -119,10 +119,10 @@ class Checkers:
     def sent(self, sender: Address, message: Message) -> None:
         """A machine sends."""
         match message:
-            case Ack(stream=stream, epoch=epoch, durable=durable):
-                disks = self.x.disks[stream]
-                if self.enabled and epoch == disks.epoch and not reaches(disks.end, durable):
-                    said = f"{stream}: acknowledged up to {durable}, durable up to {disks.end}"
+            case Ack():
+                stream, disks = message.stream, self.x.disks[message.stream]
+                if self.enabled and message.epoch == disks.epoch and not reaches(disks.end, message.durable):
+                    said = f"{stream}: acknowledged up to {message.durable}, durable up to {disks.end}"
                     raise Violation("P8", said, stream=stream)
             case Frame():
                 if message.sync:

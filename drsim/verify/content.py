@@ -58,7 +58,7 @@ def fidelity(x: "Explorer", frame: Frame) -> None:
         raise Violation("P2", f"a frame's rows are not those between its positions ({frame.stream})")
     if sizes != frame.sizes:
         raise Violation("P22", f"a frame says {frame.sizes} bytes, its rows have {sizes} ({frame.stream})")
-    if frame.batch.payload is not None:
+    if frame.batch.columns.payload is not None:
         return
     writes = x.rows[frame.stream].writes
     for row in frame.batch.issued.tolist():

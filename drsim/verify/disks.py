@@ -70,7 +70,7 @@ class StreamDisks:
                 disks.parts.append((upto, nbytes))
         lsn = dict(zip(self.vms, frame.after, strict=True))
         batch = frame.batch
-        if batch.payload is not None:
+        if batch.columns.payload is not None:
             self._append_read(frame, lsn)
             return
         for row, lba, sectors in zip(batch.issued.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True):

@@ -60,6 +60,7 @@ class Shape:
     history: int = 10_000
     start: Start = Start.EQUAL
     spares: int = 0  # VMs that may be added
+    epochs: bool = False  # VMs are captured by epochs
     room: int = 0  # sectors by which the first volume of a VM may grow; with any, it may get another volume as well
     tweaks: Tweaks = field(default=TINY, hash=False)
 
@@ -215,7 +216,7 @@ class Estate:
             return Vpg(address, vpg.name, list(vpg.sources), vpg.catalog, interval=INTERVAL, rpo_alert=RPO_ALERT,
                        history=history, tweaks=tweaks, first=first, creating=shape.start is not Start.EQUAL,
                        paused=earlier is not None and earlier.paused, configured=vpg.configured,
-                       deleting=vpg.deleting)  # fmt: skip
+                       deleting=vpg.deleting, epochs=shape.epochs)  # fmt: skip
         kept, pins = (earlier.kept, earlier.pins) if earlier else (None, ())
         streams = [s.id for s in (earlier.stored if earlier and vpg.deleting is not None else vpg.streams)]
         retention = vpg.retention or Retention(history)

@@ -166,7 +166,6 @@ class Explorer(Bags):
         self.links = [*estate.wan, *estate.lan]
         self.full: set[tuple[Address, str]] = set()  # recovery VRAs, and VPGs whose store there takes nothing
         self.clogged: set[Link] = set()  # directions that carry nothing for the time being
-        self.half_open: set[Link] = set()  # connections that swallow everything, unnoticed
         self.holed: set[Link] = set()  # connections on which data was lost: they must be renewed some day
         self.held: set[tuple[Address, str]] = set()
         self.unacked: dict[tuple[Address, str], list[Write]] = {}
@@ -178,7 +177,7 @@ class Explorer(Bags):
         self.states: set[int] = set()  # coarse, for counting how many different ones were seen
         self.freezer = Freezer(self)
         self.checks = Checkers(self, enabled=checking)
-        self.stepped = self.checks.stepped
+        self.stepped, self.watched = self.checks.stepped, WATCHED
         for address in estate.addresses:
             self.post(address, Started())
 
@@ -190,6 +189,15 @@ class Explorer(Bags):
             guest.images[0] = disk
             for disks in (d.vms[vm] for d in self.disks.values() if vm in d.vms):
                 disks.mirror[:] = disks.tip[:] = mirror
+
+    # -- what another world adds ------------------------------------------------------------------------------
+
+    def pauses(self, vpg: str) -> bool:
+        """Whether a VPG is to be paused for the time being, whatever an operator wants."""
+        return False
+
+    def routine(self) -> None:
+        """What the installation does again and again of its own accord, besides its timers."""
 
     # -- looking in -------------------------------------------------------------------------------------------
 
@@ -230,18 +238,16 @@ class Explorer(Bags):
 
     # -- the bags' effects ------------------------------------------------------------------------------------
 
-    def send(self, sender: Address, to: Address, message: Message) -> None:
-        """A message goes on its way, or into nothing on a connection that is half open."""
-        if type(message) in WATCHED:
-            self.checks.sent(sender, message)
-        if self.half_open and ((sender, to) in self.half_open or (to, sender) in self.half_open):
-            self.probes.add("half-open: a message vanished")
-            return
-        super().send(sender, to, message)
+    def sent(self, sender: Address, message: Message) -> None:
+        self.checks.sent(sender, message)
+
+    def swallowed(self) -> None:
+        self.probes.add("half-open: a message vanished")
 
     def told(self, address: Address, effect: Unanswered) -> None:
         match effect:
-            case Publish(fact):
+            case Publish():
+                fact = effect.fact
                 self.facts.append(fact)
                 if isinstance(fact, SyncEnded):
                     self.joined.add(fact.stream)
@@ -262,7 +268,8 @@ class Explorer(Bags):
 
     def perform(self, address: Address, effect: Effect) -> object:
         match effect:
-            case Append(frame):
+            case Append():
+                frame = effect.frame
                 if (frame.stream.target, frame.stream.vpg) in self.full:
                     return StoreFull("no room")
                 if not self.disks[frame.stream].continues(frame):
@@ -272,8 +279,8 @@ class Explorer(Bags):
                 self.checks.appended(frame)
             case ReadRegions():
                 return self._read(effect)
-            case ReadDigests(stream, _, extent):
-                return self._digest(stream, extent, here=address == stream.source)
+            case ReadDigests():
+                return self._digest(effect.stream, effect.extent, here=address == effect.stream.source)
             case Discard(stream, vms, keep_disks):
                 self.probes.add("journals were discarded")
                 self.checks.discarding(stream, vms)
@@ -376,9 +383,9 @@ class Explorer(Bags):
         """The next messages from one address to another arrive."""
         self.now += 1
         queue = self.queues.get(link)
-        for _ in range(count):
-            if not queue:
-                return
+        if not queue:
+            return
+        for _ in range(min(count, len(queue))):
             if type(queue[0]) is Frame:
                 self.frames.append(queue[0])
             self.deliver(link)
@@ -440,7 +447,7 @@ class Explorer(Bags):
             self.now += 1
             (self.paused.add if paused else self.paused.discard)(vpg)
             self.checks.asked_for(vpg, linear.Pause(paused))
-            self.post(address, PauseAsked(paused))
+            self.post(address, PauseAsked(paused or self.pauses(vpg)))
 
     def force(self, vpg: str, *, full: bool = False, volumes: tuple[VolumeId, ...] = ()) -> None:
         """An operator distrusts the other side."""
@@ -606,7 +613,7 @@ class Explorer(Bags):
                   for id_ in self.estate.streams}  # fmt: skip
         kept = tuple(checkpoint for _, checkpoint in sorted(self.kept[vpg.name].items())) if vpg else ()
         pins = tuple(sorted(self.pins[vpg.name])) if vpg else ()
-        paused = vpg is not None and vpg.name in self.paused
+        paused = vpg is not None and (vpg.name in self.paused or self.pauses(vpg.name))
         earlier = Earlier(self.lives[address], stored, starts, kept, pins, paused=paused)
         self.kernel.replace(address, self.estate.build(address, earlier))
         self.checks.buried(address)

@@ -20,7 +20,6 @@ from drsim.core.units import SECTOR
 
 NEVER = 1 << 60
 ROOM = 12  # rows of one block of columns: few, so that frames are joined from several
-PAD = bytes(SECTOR - 2)
 
 
 @dataclass(slots=True, eq=False)
@@ -93,12 +92,16 @@ class Guest:
         return Write(self, volume.id, lba, sectors, start, start + sectors, now, discard, mask=bits(start, sectors))
 
     def land(self, write: Write) -> None:
-        """The local disk has it, over whatever landed before. Its stamp is its place in the landing order."""
+        """The local disk has it, over whatever landed before. Its stamp is its place in the landing order.
+
+        A write that brings its content keeps it.
+        """
         self.issued.append(write.issued)
         self.acked.append(NEVER)
         self.writes.append(write)
         write.index = len(self.writes)
-        write.data = (0 if write.discard else write.index).to_bytes(2, "little") * write.sectors
+        if not write.data:
+            write.data = (0 if write.discard else write.index).to_bytes(2, "little") * write.sectors
         self.disk[2 * write.start : 2 * write.stop] = write.data
 
     def capture(self, write: Write) -> None:
@@ -156,10 +159,14 @@ def digests(content: bytes | bytearray, sectors: int) -> bytes:
 
 def sector_bytes(content: bytes) -> bytes:
     """Two bytes a sector as whole sectors, for a payload that the core carries."""
-    return b"".join(content[at : at + 2] + PAD for at in range(0, len(content), 2))
+    whole = bytearray(len(content) // 2 * SECTOR)
+    whole[0::SECTOR], whole[1::SECTOR] = content[0::2], content[1::2]
+    return bytes(whole)
 
 
 def sector_stamps(payload: bytes | bytearray | memoryview) -> bytes:
     """The two bytes of each sector of a payload."""
-    whole = bytes(payload)
-    return b"".join(whole[at : at + 2] for at in range(0, len(whole), SECTOR))
+    whole = memoryview(payload)
+    stamps = bytearray(len(whole) // SECTOR * 2)
+    stamps[0::2], stamps[1::2] = whole[0::SECTOR], whole[1::SECTOR]
+    return bytes(stamps)

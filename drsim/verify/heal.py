@@ -32,6 +32,7 @@ def heal(x: Explorer, choice: int = 0) -> None:
     everyone = x.estate.vpgs
     began = x.now
     for _ in range(ROUNDS):
+        x.routine()
         x.drain()
         for address, timer in list(x.timers):
             if (address, timer) in x.timers:

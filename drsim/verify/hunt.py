@@ -11,6 +11,8 @@ from hashlib import sha256
 
 from drsim.core.kernel import Sink
 from drsim.core.trace import TraceDigest, text
+from drsim.verify.epoch_programs import LENGTH as EPOCHS_LENGTH
+from drsim.verify.epoch_programs import random_epochs, run_epochs, weighed_epochs
 from drsim.verify.figures import LENGTH as FIGURES_LENGTH
 from drsim.verify.figures import play as play_figures
 from drsim.verify.figures import random_figures
@@ -103,6 +105,22 @@ def _figured(program: bytes) -> str:
     return play_figures(program).trace_digest
 
 
+def _epochs(program: bytes) -> Played:
+    x = run_epochs(program)
+    return Played(x.kernel.steps, frozenset(x.probes | reached(x)), frozenset(x.states))
+
+
+def _trace_epochs(program: bytes, sink: Sink) -> None:
+    with suppress(Exception):
+        run_epochs(program, trace=sink)
+
+
+def _of_epochs(program: bytes) -> str:
+    digest = TraceDigest()
+    _trace_epochs(program, digest)
+    return digest.hexdigest
+
+
 def _recovery(program: bytes) -> Played:
     rehearsal = rehearsal_of(program)
     report = rehearsal.play()
@@ -147,6 +165,10 @@ HUNTERS = {
     "reverse": Hunter(
         "reverse", REVERSE_LENGTH, HEAD, 3, random_reverse, _reverse, _reversed, share=1, batch=25,
         trace=_trace_reverse, weighed=weighed
+    ),
+    "epochs": Hunter(
+        "epochs", EPOCHS_LENGTH, HEAD, 3, random_epochs, _epochs, _of_epochs, share=1, batch=50, trace=_trace_epochs,
+        weighed=weighed_epochs
     ),
     "recovery": Hunter(
         "recovery", RECOVERY_LENGTH, RECOVERY_LENGTH, 1, random_recovery, _recovery, _recovered, share=1, batch=50

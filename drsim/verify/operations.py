@@ -9,7 +9,7 @@ A class of faults has a bit in the swarm mask: a program that does without it lo
 4.5: 6 to 22 times faster on deep bugs).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from drsim.core.catalog import AGE
@@ -497,7 +497,20 @@ OPERATIONS = (
     Operation("write compared", 2, write_compared),
 )
 """An operation's place is its code in programs, and so in tokens: append only, never reorder, never remove."""
-TABLE = tuple(code for code, op in enumerate(OPERATIONS) for _ in range(op.weight))
-FAULTS = tuple(dict.fromkeys(op.fault for op in OPERATIONS if op.fault))
-assert len(FAULTS) <= 16, "the swarm mask has 16 bits"
-assert len(TABLE) <= 256, "a byte picks by weight"
+
+
+def codes(operations: Sequence[Operation]) -> tuple[int, ...]:
+    """A table from which a byte picks an operation's code by weight."""
+    table = tuple(code for code, op in enumerate(operations) for _ in range(op.weight))
+    assert len(table) <= 256, "a byte picks by weight"
+    return table
+
+
+def faults(operations: Sequence[Operation]) -> tuple[str, ...]:
+    """The classes of faults that a program may do without, by the bits of its swarm mask."""
+    classes = tuple(dict.fromkeys(op.fault for op in operations if op.fault))
+    assert len(classes) <= 16, "the swarm mask has 16 bits"
+    return classes
+
+
+TABLE, FAULTS = codes(OPERATIONS), faults(OPERATIONS)

@@ -106,6 +106,18 @@ PROBES = {
     "a stream overtook another": "messages of one VPG went before those of another that were sent earlier",
     "a clock jumped": "the clocks of a site jumped ahead",
 }
+EPOCH_PROBES = {
+    "an epoch mattered": "a checkpoint of an epoch was listed, and its VMs had written more since",
+    "a VM wrote between its snapshot and the end of the epoch": "which must not be in it",
+    "an epoch was written in several steps": "it was too large for one, and its VPG was paused",
+    "an operator let a VPG go on during an epoch": "which must wait until the epoch is whole",
+    "an epoch failed between its first write and its mark": "its shadows were of two epochs",
+    "a process died with shadows of two epochs": "and was built again from what it had kept",
+    "a change source had forgotten its mark": "everything had to be read",
+    "the marks of an epoch could not be written": "so the next one began where the one before had",
+}
+"""Those that only capture by epochs can reach (`epochs.py`)."""
+PROBES |= EPOCH_PROBES
 """Every name, and what it means that it was reached."""
 
 

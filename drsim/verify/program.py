@@ -9,14 +9,15 @@ bytes      what
 """
 
 import random
+from collections.abc import Sequence
 
 from drsim.core.kernel import Sink
 from drsim.core.messages import Start
 from drsim.verify.estate import TIGHT, TINY, Shape
 from drsim.verify.explorer import Explorer
 from drsim.verify.heal import heal
-from drsim.verify.operations import FAULTS, TABLE
 from drsim.verify.operations import OPERATIONS as STEPS
+from drsim.verify.operations import TABLE, Operation, faults
 
 HEAD = 10
 OPERATIONS = 120
@@ -24,11 +25,11 @@ LENGTH = HEAD + 3 * OPERATIONS
 SAMPLE = 3 * 20  # bytes between two looks at the state
 
 
-def weighed(raw: bytes) -> bytes:
+def weighed(raw: bytes, table: Sequence[int] = TABLE) -> bytes:
     """A program of random bytes: each operation's first byte becomes the code that it picks by weight."""
     program = bytearray(raw)
     for at in range(HEAD, len(raw) - 2, 3):
-        program[at] = TABLE[raw[at] * len(TABLE) // 256]
+        program[at] = table[raw[at] * len(table) // 256]
     return bytes(program)
 
 
@@ -55,14 +56,15 @@ def run(program: bytes, *, trace: Sink | None = None, explorer: type[Explorer] =
     return follow(explorer(shape_of(program), trace=trace), program)
 
 
-def follow(x: Explorer, program: bytes, *, ends: bool = True) -> Explorer:
+def follow(x: Explorer, program: bytes, *, ends: bool = True, operations: Sequence[Operation] = STEPS) -> Explorer:
     """Let an estate suffer a program's operations; then, if it `ends`, heal it."""
     mask = program[6] | program[7] << 8
-    without = {fault for n, fault in enumerate(FAULTS) if mask >> n & 1}
+    without = {fault for n, fault in enumerate(faults(operations)) if mask >> n & 1}
+    steps = {code: operation.step for code, operation in enumerate(operations) if operation.fault not in without}
     for at in range(HEAD, len(program) - 2, 3):
-        code = program[at]
-        if code < len(STEPS) and STEPS[code].fault not in without:
-            STEPS[code].step(x, program[at + 1], program[at + 2])
+        step = steps.get(program[at])
+        if step is not None:
+            step(x, program[at + 1], program[at + 2])
         if at % SAMPLE == HEAD % SAMPLE:
             x.note_state()
     x.checks.whole()

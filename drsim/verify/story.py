@@ -7,6 +7,7 @@ from drsim.core.effects import Perform
 from drsim.core.events import Decided, Done, Failed, Started
 from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.window import reaches
+from drsim.verify import epoch_programs
 from drsim.verify.complaint import demand
 from drsim.verify.guests import Guest, Write
 from drsim.verify.hunt import HUNTERS, judge
@@ -94,6 +95,8 @@ def tell(kind: str, program: bytes) -> Tale:
         cast, lines = _rehearsed(program)
     elif kind == "reverse":
         cast, lines = _both_ways(program)
+    elif kind == "epochs":
+        cast, lines = "VMs that are captured by epochs.", _epochs(program)
     else:
         story = record(program)
         cast, lines, said = story.cast, story.lines(), story.verdict
@@ -146,6 +149,12 @@ def _operations(program: bytes) -> list[str]:
     without = {kind for n, kind in enumerate(MASKED) if (program[2] | program[3] << 8) >> n & 1}
     names = [TABLE[program[at] % len(TABLE)] for at in range(HEAD, len(program) - 2, 3)]
     return [name[0].upper() + name[1:] for name in names if name not in without]
+
+
+def _epochs(program: bytes) -> list[str]:
+    """What a program of epochs was to do, by the names of its operations."""
+    names = [operation.name for operation in epoch_programs.operations_of(program)]
+    return [f"{name[0].upper()}{name[1:]}." for name in names]
 
 
 def host(address: Address) -> str:

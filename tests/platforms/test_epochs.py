@@ -13,13 +13,14 @@ from platforms.arms import open_memory
 from drsim.core.errors import PlatformError
 from drsim.core.names import VmId, VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
-from drsim.real import epochs as module
 from drsim.real.disk import Disk
-from drsim.real.epochs import Epochs
+from drsim.real.epochs import Epochs, MarksFile, Process
 from drsim.real.ports import Area, DiskId, Epoch
 from drsim.verify.conformance.bench import Bench
 from drsim.verify.conformance.claims import OWNER, SIZE, a_disk, a_vm
 from drsim.verify.conformance.memory import MemoryBench, MemoryChanges
+
+PROCESS = Process()
 
 
 class _Flaky(MemoryChanges):
@@ -42,8 +43,8 @@ class _FlakyBench(MemoryBench):
 class Site:
     """Two VMs with two disks each, their shadows, and what a VPG would see."""
 
-    def __init__(self, bench: Bench, folder: Path) -> None:
-        self.bench, self.folder = bench, folder
+    def __init__(self, bench: Bench, folder: Path, process: Process = PROCESS) -> None:
+        self.bench, self.folder, self.process = bench, folder, process
         self.paused = False
         self.shadows: dict[str, dict[DiskId, Disk]] = {}
         self.lives = 0
@@ -65,8 +66,9 @@ class Site:
         """A life begins: the VPG is paused first if the shadows may be a mixture."""
         changes = self.bench.platform.changes
         assert changes is not None
-        self.epochs = Epochs(changes, self.shadows, OWNER, self.folder / "marks.json", self.pause)
-        self.paused = self.epochs.unfinished
+        marks = MarksFile(self.folder / "marks.json")
+        self.epochs = Epochs(changes, self.shadows, OWNER, marks, self.pause, self.process)
+        self.paused = self.epochs.paused
 
     async def pause(self, on: bool) -> None:
         self.paused = on
@@ -98,7 +100,8 @@ def test_shadows_are_at_an_epoch_or_the_vpg_is_paused(
 ) -> None:
     async def run() -> None:
         async with open_memory(_FlakyBench) as bench:
-            site, rng = Site(bench, tmp_path_factory.mktemp("epochs")), random.Random(seed)
+            folder = tmp_path_factory.mktemp("epochs")
+            site, rng = Site(bench, folder, Process(at_once=at_once)), random.Random(seed)
             await site.make()
             past = [site.shadowed()]
             for step in (*steps, "take"):
@@ -125,9 +128,7 @@ def test_shadows_are_at_an_epoch_or_the_vpg_is_paused(
                 for shadow in disks.values():
                     shadow.close()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "AT_ONCE", at_once)
-        asyncio.run(run())
+    asyncio.run(run())
 
 
 def test_what_the_platform_tells_too_much_is_not_captured(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ Two sites in one process, each the appliance of its platform, over loopback TCP:
 
 import asyncio
 import os
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from nbd_client import connected
 from platforms.arms import ARMS, BY_NAME
 
 from drsim.core.recovery.plan import Commit, Kind, Shutdown
+from drsim.core.vpg import Vpg
 from drsim.files.sites import load_site
 from drsim.real import elsewhere
 from drsim.real.installation import Installation
@@ -61,8 +63,9 @@ class Estate:
         await self.source.fill(self.disks[1], text.encode().ljust(512, b".") * (SIZE // 512))
 
 
-async def play(folder: Path, estate: Estate, kind: Kind) -> None:
-    """Protect, change, recover."""
+@asynccontextmanager
+async def protected(folder: Path, estate: Estate) -> AsyncIterator[tuple[Installation, Installation]]:
+    """The source's site and the target's, with a VPG of which a checkpoint is listed."""
     port, source, target = free_port(), estate.source, estate.target
     (folder / "london.yaml").write_text(SITE.format(
         site="london", peer="leeds", how="connect", port=port, host=source.host,
@@ -86,6 +89,13 @@ async def play(folder: Path, estate: Estate, kind: Kind) -> None:
         )  # fmt: skip
         await london.protect(vpg)
         await _until(lambda: bool(leeds.listed("crm")), london, leeds)
+        yield london, leeds
+
+
+async def play(folder: Path, estate: Estate, kind: Kind) -> None:
+    """Protect, change, recover."""
+    source, target = estate.source, estate.target
+    async with protected(folder, estate) as (london, leeds):
         await estate.write("after protection")
         if kind is Kind.MOVE:
             wish = Wish(kind=kind, vpg="crm", shutdown=Shutdown.FORCE, commit=Commit.COMMIT)
@@ -139,6 +149,27 @@ def _copied_often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [Kind.LIVE, Kind.MOVE], ids=["failover", "move"])
 def test_within_the_model(tmp_path: Path, kind: Kind) -> None:
     run(tmp_path, BY_NAME["sim"], BY_NAME["sim"], kind)
+
+
+def test_whoever_resumes_a_vpg_waits_for_the_epoch_under_way(tmp_path: Path) -> None:
+    """A large epoch pauses its VPG for itself, and an operator does not end that (docs/background/bugs-found.md)."""
+
+    async def work() -> None:
+        arm = BY_NAME["sim"]
+        async with asyncio.timeout(SECONDS), arm.bench() as there, arm.bench() as here:
+            estate = Estate(there, here)
+            await estate.make()
+            async with protected(tmp_path, estate) as (london, leeds):
+                assert london.elsewhere is not None
+                epochs, manager = london.elsewhere._of("crm"), london.site.kernel.machines[london.manager("crm")]
+                assert isinstance(manager, Vpg)
+                for paused in (True, False):
+                    epochs.paused = paused
+                    london.pause("crm", paused=False)
+                    await asyncio.sleep(0)
+                    await _until(lambda: manager.paused is paused, london, leeds)  # noqa: B023
+
+    asyncio.run(work())
 
 
 NAMES = [arm.name for arm in ARMS if arm.name != "sim"]

@@ -10,6 +10,7 @@ from drsim.verify.mutants import (
     capture,
     checkpoints,
     edits,
+    epochs,
     fences,
     journals,
     membership,
@@ -24,7 +25,7 @@ from drsim.verify.mutants import (
 from drsim.verify.mutants.base import Mutant
 
 MODULES: tuple[ModuleType, ...] = (
-    capture, stream, syncs, checkpoints, quiesce, journals, membership, edits, fences, status, stores, system,
+    capture, stream, syncs, checkpoints, quiesce, journals, membership, edits, fences, epochs, status, stores, system,
     recovery,
 )  # fmt: skip
 MUTANTS: tuple[Mutant, ...] = tuple(m for module in MODULES for m in vars(module).values() if isinstance(m, Mutant))
