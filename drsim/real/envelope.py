@@ -12,13 +12,13 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from drsim.core.batch import Payload, WriteBatch
 from drsim.core.units import SECTOR
+from drsim.real.checksum import crc32
 
 VERSION = 1
 _FIXED = struct.Struct("<4sHHIII")

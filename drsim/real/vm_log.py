@@ -27,11 +27,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from zlib import crc32
 
 from drsim.core.batch import Payload, WriteBatch
 from drsim.core.errors import PlatformError
 from drsim.core.names import StreamId
+from drsim.real.checksum import crc32
 from drsim.real.codec import build, plain
 from drsim.real.envelope import (
     PRELUDE,
