@@ -19,7 +19,7 @@ from drsim.core.errors import PlatformError
 from drsim.core.names import VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.real.clock import now_ns
-from drsim.real.files import blame, create_sparse, make_directory, read_exactly, write_run
+from drsim.real.files import blame, create_sparse, make_directory, read_exactly, read_into, write_run
 
 MAX_WRITE = 32 << 20
 """Most bytes of one guest write; real disks take 1 to 4 MiB at a time."""
@@ -106,6 +106,11 @@ class Disk:
         """Content. Raises PlatformError."""
         with blame(self.path):
             return read_exactly(self._fd, length, offset, self.path)
+
+    def read_into(self, offset: int, memory: memoryview) -> None:
+        """Fill the memory with what lies from a byte offset on. Raises PlatformError."""
+        with blame(self.path):
+            read_into(self._fd, memory, offset, self.path)
 
     def flush(self) -> None:
         """Make what was written durable. Raises PlatformError."""

@@ -47,6 +47,15 @@ def write_run(fd: int, writes: Sequence[tuple[int, Payload]]) -> None:
             write_all(fd, memoryview(data)[n:], offset + n)
 
 
+def read_into(fd: int, memory: memoryview, offset: int, place: Path | str) -> None:
+    """Fill the memory with what lies at an offset. Raises OSError, and PlatformError when the file ends before."""
+    while memory:
+        n = os.preadv(fd, [memory], offset)
+        if not n:
+            raise PlatformError(f"the file ends at byte {offset}, {len(memory)} bytes are missing", place=str(place))
+        memory, offset = memory[n:], offset + n
+
+
 def read_exactly(fd: int, size: int, offset: int, place: Path | str) -> bytes:
     """Read `size` bytes at an offset. Raises PlatformError when the file ends before."""
     parts: list[bytes] = []
