@@ -15,9 +15,9 @@ Invariant: a row of a window never changes; what lies beyond all windows is not 
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from mmap import mmap
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,8 +47,7 @@ def columns_on(memory: bytearray | mmap, content: int) -> Columns:
     return Columns(**made, payload=memoryview(memory)[:content])  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Consecutive writes to one volume, in bytes, and the chunk that their content is in."""
 
     chunk: "Chunk"

@@ -16,10 +16,14 @@ def blame(place: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "free or add space; replication then goes on"
-            raise StoreFull("no room left", place=str(place), hint=hint) from error
-        raise PlatformError(error.strerror or str(error), place=str(place)) from error
+        raise blamed(error, place) from error
+
+
+def blamed(error: OSError, place: Path | str) -> PlatformError:
+    """That error as ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreFull("no room left", place=str(place), hint="free or add space; replication then goes on")
+    return PlatformError(error.strerror or str(error), place=str(place))
 
 
 @contextmanager

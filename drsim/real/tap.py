@@ -130,20 +130,18 @@ class Tap:
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
         with self._drained:  # disks of a stream are written at the same time
-            done = 0
-            while done < len(run.parts):
-                n, nbytes = self._chunk.put(run.parts[done:] if done else run.parts)
+            volume, offsets, parts, issued = run
+            while True:
+                n, nbytes = self._chunk.put(parts)
                 if n:
-                    offsets, lengths = run.offsets, run.lengths
-                    if n < len(run.parts):
-                        offsets, lengths = offsets[done : done + n], lengths[done : done + n]
-                    piece = Piece(self._chunk, run.volume, offsets, lengths, run.issued, nbytes)
+                    lengths = list(map(len, parts[:n]))
+                    self._queue.append(Piece(self._chunk, volume, offsets[:n], lengths, issued, nbytes))
                     self._pending += nbytes
-                    self._queue.append(piece)
-                    done += n
-                if done < len(run.parts):
-                    self._pool.rest(self._chunk)
-                    self._chunk = self._pool.chunk(len(run.parts[done]))
+                    if n == len(parts):
+                        break
+                    offsets, parts = offsets[n:], parts[n:]
+                self._pool.rest(self._chunk)
+                self._chunk = self._pool.chunk(len(parts[0]))
         if not self._told or (self._pending > MUCH and not self._urged):
             self._tell(urgent=self._pending > MUCH)
 
