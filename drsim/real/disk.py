@@ -88,7 +88,8 @@ class Disk:
                     raise
                 finally:
                     if self.listeners:
-                        run = Run(self.info, *zip(*writes, strict=True), issued)
+                        offsets, parts = zip(*writes, strict=True)
+                        run = Run(self.info, offsets, parts, issued)
                         for listener in self.listeners:
                             listener.capture(run)
             except OSError as error:

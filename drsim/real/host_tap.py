@@ -80,7 +80,7 @@ class HostTap:
 
     def answer(self, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
         """See `Tap.answer`. From any thread."""
-        disks: dict[int, HostDisk] = {**self._link.disks}
+        disks = {int(volume): disk for volume, disk in self._link.disks.items()}
         found = answer_of(id_, effect, disks, region_bytes)
         self._link.soon(lambda: self._link.settle(self, found))
 

@@ -256,7 +256,7 @@ class VmLog:
         for part in data:
             write_all(self._fd, part, end)
             end += len(part)
-        last, nbytes = first + len(batch) - 1, len(batch.payload or b"")
+        last, nbytes = first + len(batch) - 1, batch.nbytes
         self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, end - offset, crc, nbytes, own))
         self.tail = (segment, end)
 
