@@ -80,7 +80,8 @@ class HostTap:
 
     def answer(self, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
         """See `Tap.answer`. From any thread."""
-        disks = {int(volume): disk for volume, disk in self._link.disks.items()}
+        known = self._link.disks.copy()  # others may be opened meanwhile
+        disks = {int(volume): disk for volume, disk in known.items()}
         found = answer_of(id_, effect, disks, region_bytes)
         self._link.soon(lambda: self._link.settle(self, found))
 
