@@ -4,8 +4,8 @@ A batch is a window `[lo, hi)` on shared columns, so that cutting and rejoining 
 code path serves a single write and a slice of thousands. A batch is applied all or not at all.
 
 The payload belongs to the world. In simulation there is none: the content of a sector is the *stamp* of its last
-write, which is that write's (vm, log sequence number). Live, it is one bytes-like object in which row `i` is
-`payload[end[i]:end[i + 1]]`. The core passes it on unread.
+write, which is that write's (vm, log sequence number). Live, it is bytes in which row `i` is
+`payload[end[i]:end[i + 1]]`, in one piece of memory or in several. The core passes it on unread.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Columns:
     sectors: Int32
     issued: Int64
     end: Int64
-    payload: Payload | None = None
+    payload: Payload | tuple[Payload, ...] | None = None
 
 
 @bulk
@@ -61,7 +61,7 @@ class WriteBatch:
         lba: Sequence[int] | NDArray[Any],
         sectors: Sequence[int] | NDArray[Any],
         issued: Sequence[int] | NDArray[Any],
-        payload: Payload | None = None,
+        payload: Payload | tuple[Payload, ...] | None = None,
     ) -> "WriteBatch":
         """A batch from columns of equal length. Raises CoreError when they disagree."""
         n = len(vm)
@@ -78,13 +78,15 @@ class WriteBatch:
             end,
             payload,
         )
-        if payload is not None and len(payload) != end[-1]:
-            raise CoreError(f"payload has {len(payload)} bytes, the extents say {end[-1]}")
+        if payload is not None:
+            nbytes = sum(map(len, payload)) if isinstance(payload, tuple) else len(payload)
+            if nbytes != end[-1]:
+                raise CoreError(f"payload has {nbytes} bytes, the extents say {end[-1]}")
         return WriteBatch(columns, 0, n)
 
     @staticmethod
     def join(parts: Sequence["WriteBatch"]) -> "WriteBatch":
-        """One batch of all rows in order; free when the parts are neighbours on the same columns."""
+        """One batch of all rows in order, their payload where it was; free for neighbours on the same columns."""
         if len(parts) == 1:
             return parts[0]
         first = parts[0]
@@ -92,7 +94,7 @@ class WriteBatch:
             return WriteBatch(first.columns, first.lo, parts[-1].hi)
         payload = None
         if first.columns.payload is not None:
-            payload = b"".join(p.payload or b"" for p in parts)
+            payload = tuple(piece for p in parts for piece in p.pieces)
         return WriteBatch.of(
             np.concatenate([p.vm for p in parts]),
             np.concatenate([p.volume for p in parts]),
@@ -135,7 +137,24 @@ class WriteBatch:
     def payload(self) -> Payload | None:
         """The bytes of these rows, or None in simulation."""
         data, end = self.columns.payload, self.columns.end
+        if isinstance(data, tuple):
+            return b"".join(self.pieces)
         return None if data is None else memoryview(data)[int(end[self.lo]) : int(end[self.hi])]
+
+    @property
+    def pieces(self) -> list[Payload]:
+        """The payload as it lies in memory, in order; nothing in simulation."""
+        data, end = self.columns.payload, self.columns.end
+        if data is None:
+            return []
+        start, stop, at = int(end[self.lo]), int(end[self.hi]), 0
+        made: list[Payload] = []
+        for piece in data if isinstance(data, tuple) else (data,):
+            first, last = max(start - at, 0), min(stop - at, len(piece))
+            if first < last:
+                made.append(memoryview(piece)[first:last])
+            at += len(piece)
+        return made
 
     def rows(self, start: int, stop: int) -> "WriteBatch":
         """Rows `start` up to `stop` of this batch, as a batch; free."""
@@ -145,9 +164,10 @@ class WriteBatch:
         """The rows where `mask` is true, copied."""
         at = np.flatnonzero(mask)
         payload = None
-        if self.columns.payload is not None:
-            data, end = memoryview(self.columns.payload), self.columns.end
-            payload = b"".join(data[int(end[self.lo + i]) : int(end[self.lo + i + 1])] for i in at)
+        whole = self.payload
+        if whole is not None:
+            data, end = memoryview(whole), self.columns.end[self.lo :] - self.columns.end[self.lo]
+            payload = b"".join(data[int(end[i]) : int(end[i + 1])] for i in at)
         return WriteBatch.of(self.vm[at], self.volume[at], self.lba[at], self.sectors[at], self.issued[at], payload)
 
     def rows_within(self, nbytes: int) -> int:

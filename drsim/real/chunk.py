@@ -7,23 +7,22 @@ which another process may share:
 
     content | lba | issued | end | vm | volume | sectors
 
-Memory that has been used costs far less than fresh one, which the kernel has to fill with zeros; so a `Pool` uses a
-chunk's again when nobody looks at it any more. Python itself knows: it cannot be resized while somebody does.
+A `Pool` uses a chunk's memory again when nobody looks at it any more (`spares.py`).
 
 Invariant: a row of a window never changes; what lies beyond all windows is not looked at.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from mmap import mmap
+from typing import NamedTuple
 
 import numpy as np
 
 from drsim.core.batch import Columns, Payload, WriteBatch
 from drsim.core.names import VolumeInfo
 from drsim.core.units import SECTOR
+from drsim.real.spares import Spares
 
 BYTES = 2 << 20
 """Of a chunk's content: a frame. A longer write has a chunk of its own."""
@@ -47,8 +46,7 @@ def columns_on(memory: bytearray | mmap, content: int) -> Columns:
     return Columns(**made, payload=memoryview(memory)[:content])  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Consecutive writes to one volume, in bytes, and the chunk that their content is in."""
 
     chunk: "Chunk"
@@ -110,7 +108,7 @@ class Pool:
     """Memory of chunks that are full, for new ones. One thread at a time."""
 
     def __init__(self, most: int) -> None:
-        self._resting: deque[bytearray] = deque(maxlen=most)
+        self._spares = Spares(most)
 
     @property
     def crowded(self) -> bool:
@@ -119,21 +117,11 @@ class Pool:
 
     def chunk(self, least: int) -> Chunk:
         """A chunk with room for a part of `least` bytes."""
-        if least > BYTES:
-            return Chunk(bytearray(size_of(least)), least)
-        for _ in range(min(2, len(self._resting))):
-            memory = self._resting.pop()
-            try:
-                memory.pop()
-            except BufferError:  # a frame is still in it
-                self._resting.appendleft(memory)
-            else:
-                memory.append(0)
-                return Chunk(memory, BYTES)
-        return Chunk(bytearray(size_of(BYTES)), BYTES)
+        content = max(least, BYTES)
+        return Chunk(self._spares.take(size_of(content)), content)
 
     def rest(self, chunk: Chunk) -> None:
         """The chunk is full."""
         assert isinstance(chunk.memory, bytearray)
         if len(chunk.memory) == size_of(BYTES):
-            self._resting.append(chunk.memory)
+            self._spares.rest(chunk.memory)

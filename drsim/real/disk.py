@@ -10,30 +10,27 @@ a replica never differs from the source outside of what is known to differ; the 
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from drsim.core.batch import Payload
 from drsim.core.errors import PlatformError
 from drsim.core.names import VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.real.clock import now_ns
-from drsim.real.files import blame, create_sparse, make_directory, read_exactly, write_run
+from drsim.real.files import blame, blamed, create_sparse, make_directory, read_exactly, read_into, write_run
 
 MAX_WRITE = 32 << 20
 """Most bytes of one guest write; real disks take 1 to 4 MiB at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Consecutive writes to one volume, as they were captured, in bytes. The memory of `parts` is the writer's."""
 
     volume: VolumeInfo
     offsets: tuple[int, ...]
-    lengths: list[int]
-    issued: int
     parts: tuple[Payload, ...]
+    issued: int
 
 
 class Listener(Protocol):
@@ -82,20 +79,21 @@ class Disk:
         issued = now_ns()
         for listener in self.listeners:
             listener.make_room()
-        with self.lock, blame(self.path):
-            if not self.listeners:
-                write_run(self._fd, writes)
-                return
+        with self.lock:
             try:
-                write_run(self._fd, writes)
-            except OSError:
-                writes = [(at, read_exactly(self._fd, len(data), at, self.path)) for at, data in writes]
-                raise
-            finally:
-                offsets, parts = zip(*writes, strict=True)
-                run = Run(self.info, offsets, list(map(len, parts)), issued, parts)
-                for listener in self.listeners:
-                    listener.capture(run)
+                try:
+                    write_run(self._fd, writes)
+                except OSError:
+                    writes = [(at, read_exactly(self._fd, len(data), at, self.path)) for at, data in writes]
+                    raise
+                finally:
+                    if self.listeners:
+                        offsets, parts = zip(*writes, strict=True)
+                        run = Run(self.info, offsets, parts, issued)
+                        for listener in self.listeners:
+                            listener.capture(run)
+            except OSError as error:
+                raise blamed(error, self.path) from error
 
     def pass_gate(self) -> None:
         """Return when what was written may be acknowledged. Raises PlatformError when it never will be."""
@@ -106,6 +104,11 @@ class Disk:
         """Content. Raises PlatformError."""
         with blame(self.path):
             return read_exactly(self._fd, length, offset, self.path)
+
+    def read_into(self, offset: int, memory: memoryview) -> None:
+        """Fill the memory with what lies from a byte offset on. Raises PlatformError."""
+        with blame(self.path):
+            read_into(self._fd, memory, offset, self.path)
 
     def flush(self) -> None:
         """Make what was written durable. Raises PlatformError."""

@@ -12,13 +12,13 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from drsim.core.batch import Payload, WriteBatch
 from drsim.core.units import SECTOR
+from drsim.real.checksum import crc32
 
 VERSION = 1
 _FIXED = struct.Struct("<4sHHIII")
@@ -101,12 +101,9 @@ def opened(start: Prelude, rest: Payload) -> tuple[bytes, memoryview]:
 
 
 def columns(batch: WriteBatch) -> list[Payload]:
-    """The rows of a batch as raw bytes: column after column, then the payload if there is one."""
+    """The rows of a batch as raw bytes: column after column, then the payload as it lies in memory."""
     rows = b"".join([np.ascontiguousarray(getattr(batch, name), kind).tobytes() for name, kind in _COLUMNS])
-    parts: list[Payload] = [rows]
-    if batch.payload is not None:
-        parts.append(batch.payload)
-    return parts
+    return [rows, *batch.pieces]
 
 
 def batch_of(rows: int, payload: bool, body: memoryview) -> WriteBatch:

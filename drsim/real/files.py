@@ -16,10 +16,14 @@ def blame(place: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "free or add space; replication then goes on"
-            raise StoreFull("no room left", place=str(place), hint=hint) from error
-        raise PlatformError(error.strerror or str(error), place=str(place)) from error
+        raise blamed(error, place) from error
+
+
+def blamed(error: OSError, place: Path | str) -> PlatformError:
+    """That error as ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreFull("no room left", place=str(place), hint="free or add space; replication then goes on")
+    return PlatformError(error.strerror or str(error), place=str(place))
 
 
 @contextmanager
@@ -45,6 +49,15 @@ def write_run(fd: int, writes: Sequence[tuple[int, Payload]]) -> None:
     for offset, data in writes:
         if (n := pwrite(fd, data, offset)) != len(data):
             write_all(fd, memoryview(data)[n:], offset + n)
+
+
+def read_into(fd: int, memory: memoryview, offset: int, place: Path | str) -> None:
+    """Fill the memory with what lies at an offset. Raises OSError, and PlatformError when the file ends before."""
+    while memory:
+        n = os.preadv(fd, [memory], offset)
+        if not n:
+            raise PlatformError(f"the file ends at byte {offset}, {len(memory)} bytes are missing", place=str(place))
+        memory, offset = memory[n:], offset + n
 
 
 def read_exactly(fd: int, size: int, offset: int, place: Path | str) -> bytes:

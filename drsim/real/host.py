@@ -14,7 +14,6 @@ Invariant: a chunk stays mapped while anybody looks at it; then the process is t
 """
 
 import asyncio
-import os
 import select
 import socket
 import subprocess
@@ -25,32 +24,27 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from drsim.core.effects import EffectId, ReadDigests, ReadRegions
 from drsim.core.errors import DrsimError, PlatformError
-from drsim.core.events import Failed, VolumeFound, VolumeLost
+from drsim.core.events import Done, Failed, VolumeFound, VolumeLost
 from drsim.core.names import Address, StreamSpec, VolumeId, VolumeInfo
 from drsim.real.chunk import columns_on, size_of
-from drsim.real.host_tap import HostDisk, HostTap, answer_of
+from drsim.real.host_tap import HostDisk, HostTap
 from drsim.real.host_words import (
     Answered,
     Channel,
     Chunked,
-    Digest,
     Freed,
     Open,
-    Read,
     Record,
     Refused,
     Serve,
+    Settle,
     TurnedAway,
     Unwatch,
     Watch,
     Word,
     Wrote,
     mapped,
-    shared,
 )
 from drsim.real.vra import Begin, Found, Life
 
@@ -78,7 +72,7 @@ class HostLink:
         self._lock = Lock()  # of the channel's life
         self._asked = self._tapped = 0
         self._taps: dict[int, HostTap] = {}
-        self._reading: dict[int, tuple[HostTap, EffectId, ReadRegions | ReadDigests]] = {}
+        self._found: dict[int, tuple[HostTap, Done | Failed]] = {}  # what was read, by the ask for its place
         self._answers: dict[int, Answered | Refused] = {}
         self._closed = False
         self._again: asyncio.Task[None] | None = None
@@ -133,10 +127,9 @@ class HostLink:
         self._loop.remove_reader(channel.socket)
         channel.close()
         process.kill()
-        error = PlatformError("the process that serves the disk has died", place=self._vra)
-        for tap, id_, effect in self._reading.values():
-            tap.heard.append(Failed(id_, effect, error))
-        self._reading.clear()
+        for tap, found in self._found.values():
+            tap.heard.append(_in_vain(found, self._vra))
+        self._found.clear()
         for volume in self.disks:
             self._site.disks.pop(volume, None)
         for tap in self._taps.values():
@@ -252,9 +245,9 @@ class HostLink:
             case Wrote(number) if (tap := self._taps.get(number)) is not None:
                 tap.wrote(word)
                 return tap
-            case Answered(number) | Refused(number) if number in self._reading:
-                tap, id_, effect = self._reading.pop(number)
-                tap.heard.append(answer_of(id_, effect, word, fd))
+            case Answered(number) if number in self._found:
+                tap, found = self._found.pop(number)
+                tap.heard.append(found)
                 return tap
             case Answered(number) | Refused(number):
                 self._answers[number] = word
@@ -311,33 +304,28 @@ class HostLink:
         """Tap them no more. What is being read is not answered: its sender is gone, or reads anew."""
         if self._taps.pop(tap.number, None) is not None:
             self.say(Unwatch(tap.number))
-            self._reading = {n: reading for n, reading in self._reading.items() if reading[0] is not tap}
+            self._found = {n: found for n, found in self._found.items() if found[0] is not tap}
 
-    def read(self, tap: HostTap, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
-        """Ask for what a tap's disks hold; the answer comes in its place among what is heard of the tap."""
+    def settle(self, tap: HostTap, found: Done | Failed) -> None:
+        """What was read of a tap's disks takes its place among what is heard of it: behind all that it may have of."""
         self._asked += 1
         number = self._asked
-        if tap.number not in self._taps:
-            error = PlatformError("the process that serves the disk has died", place=self._vra)
-            tap.heard.append(Failed(id_, effect, error))
+        if tap.number in self._taps:
+            self._found[number] = tap, found
+            self.say(Settle(number, tap.number))
+        else:
+            tap.heard.append(_in_vain(found, self._vra))
             tap.captured(True)
-            return
-        self._reading[number] = tap, id_, effect
-        if isinstance(effect, ReadDigests):
-            self.say(Digest(number, tap.number, effect.extent, region_bytes))
-            return
-        batch = effect.batch
-        rows = np.stack([batch.volume.astype(np.int64), batch.lba, batch.sectors.astype(np.int64)])
-        fd = shared(rows.nbytes, rows.tobytes())
-        try:
-            self.say(Read(number, tap.number, len(batch)), fd)
-        finally:
-            os.close(fd)
 
     def record(self, vm: str, volumes: tuple[int, ...], *, on: bool) -> tuple[Path, int]:
         """Record what is written to these volumes, or end that. See `recorder.Recorders`."""
         answer = self._answered(lambda number: Record(number, vm, volumes, on))
         return self._site.directory / "recordings" / f"{vm}.csv", answer.value
+
+
+def _in_vain(found: Done | Failed, vra: Address) -> Failed:
+    """What was read counts for nothing."""
+    return Failed(found.id, found.effect, PlatformError("the process that serves the disk has died", place=vra))
 
 
 def _end(process: Life, channel: Channel) -> None:

@@ -7,7 +7,7 @@ Theory of operation. The site (`host.py`) starts it with one end of a socket and
     main                hears words; opens disks, taps them, holds their guests
     one per connection  serves a client (`splitter.py`), after the site has negotiated
     teller              tells what was captured, and answers, in the order of each tap
-    reader              reads what the site asks for, one ask after another
+    settler             waits until the writes under way have been captured, for what the site has read
 
 Captured content lies in chunks that the site can see (`chunk.py`): it is never sent. A chunk is used again when the
 site says that nobody looks at it; when too many are in use, guests wait for the site, as they do in one process.
@@ -30,12 +30,9 @@ from mmap import mmap
 from pathlib import Path
 from time import sleep
 
-import numpy as np
-
 from drsim.core.batch import WriteBatch
-from drsim.core.effects import EffectId, ReadDigests, ReadRegions
 from drsim.core.errors import DrsimError, PlatformError
-from drsim.core.events import Done, Failed, GuestWrote
+from drsim.core.events import GuestWrote
 from drsim.real.chunk import BYTES, Chunk, size_of
 from drsim.real.disk import Disk
 from drsim.real.files import blame, make_directory
@@ -43,20 +40,18 @@ from drsim.real.host_words import (
     Answered,
     Channel,
     Chunked,
-    Digest,
     Freed,
     HoldOn,
     LetGo,
     Open,
-    Read,
     Record,
     Serve,
+    Settle,
     TurnedAway,
     Unwatch,
     Watch,
     Word,
     Wrote,
-    mapped,
     refusal,
     shared,
 )
@@ -140,12 +135,12 @@ class HostProcess:
         self._taps: dict[int, tuple[Tap, SharedPool]] = {}
         self._told, self._urgent = threading.Event(), False
         self._telling = threading.Lock()
-        self._asks: queue.SimpleQueue[tuple[Read | Digest, int]] = queue.SimpleQueue()
+        self._asks: queue.SimpleQueue[Settle] = queue.SimpleQueue()
         self._recorders = Recorders(folder)
 
     def run(self) -> None:
         """Do what the site says, until it goes away. Raises EOFError, OSError."""
-        for work in (self._tell_on, self._read_on):
+        for work in (self._tell_on, self._settle_on):
             threading.Thread(target=self._or_die, args=(work,), daemon=True).start()
         while True:
             word, fd = self._channel.hear()
@@ -167,8 +162,8 @@ class HostProcess:
                 self._taps[tap][0].roomier()
             case Freed():
                 pass  # of one that is closed
-            case Read() | Digest():
-                self._asks.put((word, fd))
+            case Settle():
+                self._asks.put(word)
             case HoldOn(number, tap):
                 self._taps[tap][0].hold()
                 self._tell()
@@ -209,7 +204,7 @@ class HostProcess:
         except DrsimError as error:
             self._channel.say(refusal(number, error))
         else:
-            self._channel.say(Answered(number, 0, value))
+            self._channel.say(Answered(number, value))
 
     def _open(self, word: Open) -> int:
         self._disks[word.volume.id] = Disk(word.volume, Path(word.path), must_exist=word.must_exist)
@@ -239,42 +234,17 @@ class HostProcess:
         with self._telling:
             for number, (tap, pool) in tuple(self._taps.items()):
                 for heard in tap.pull():
-                    match heard:
-                        case GuestWrote(_, batch):
-                            self._channel.say(Wrote(number, pool.number_of(batch), batch.lo, batch.hi))
-                        case Done(EffectId(_, ask), _, value):
-                            data = value.payload if isinstance(value, WriteBatch) else value
-                            assert isinstance(data, bytes | memoryview)
-                            self._give(ask, bytes(data))
-                        case Failed(EffectId(_, ask), _, error):
-                            self._channel.say(refusal(ask, error))
+                    assert isinstance(heard, GuestWrote), "the site reads for itself"
+                    batch = heard.batch
+                    self._channel.say(Wrote(number, pool.number_of(batch), batch.lo, batch.hi))
 
-    def _give(self, ask: int, data: bytes) -> None:
-        fd = shared(len(data), data)
-        try:
-            self._channel.say(Answered(ask, len(data)), fd)
-        finally:
-            os.close(fd)
-
-    # -- reading ----------------------------------------------------------------------------------------------
-
-    def _read_on(self) -> None:
+    def _settle_on(self) -> None:
         while True:
-            ask, fd = self._asks.get()
-            tap, _ = self._taps.get(ask.tap, (None, None))
-            if isinstance(ask, Read):
-                with mapped(fd, ask.rows * 24) as memory:
-                    volume, lba, sectors = np.frombuffer(memory[:], np.int64).reshape(3, ask.rows)
-            if tap is None:
-                self._channel.say(refusal(ask.number, PlatformError("the disks are not tapped any more")))
-                continue
-            id_ = EffectId(tap.spec.id.source, ask.number)
-            if isinstance(ask, Read):
-                zeros = np.zeros(ask.rows, np.int64)
-                batch = WriteBatch.of(zeros, volume, lba, sectors, zeros)
-                tap.answer(id_, ReadRegions(tap.spec.id, batch), 0)
-            else:
-                tap.answer(id_, ReadDigests(tap.spec.id, 0, ask.extent), ask.region_bytes)
+            ask = self._asks.get()
+            if (known := self._taps.get(ask.tap)) is not None:
+                known[0].settle()
+                self._tell()
+            self._channel.say(Answered(ask.number))
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """HostTap: what a site has of disks that a host's own process serves and taps (`host.py`)."""
 
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,9 @@ from drsim.core.effects import EffectId, ReadDigests, ReadRegions
 from drsim.core.events import Done, Failed, GuestWrote, VolumeLost
 from drsim.core.names import StreamSpec, VolumeInfo
 from drsim.core.units import SECTOR
-from drsim.real.host_words import Answered, HoldOn, LetGo, Refused, Wrote, mapped
+from drsim.real.files import blame, read_into
+from drsim.real.host_words import HoldOn, LetGo, Wrote
+from drsim.real.sweep import answer_of
 
 if TYPE_CHECKING:
     from drsim.real.host import HostLink
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
 HostHeard = GuestWrote | Done | Failed | VolumeLost
 
 
-@dataclass(frozen=True, slots=True)
 class HostDisk:
-    """A disk that the process serves."""
+    """A disk that the process serves; the site reads it for itself, so that no guest waits for a synchronization."""
 
-    link: "HostLink"
-    info: VolumeInfo
-    path: Path
     read_only = False
+
+    def __init__(self, link: "HostLink", info: VolumeInfo, path: Path) -> None:
+        self.link, self.info, self.path = link, info, path
+        self._fd = -1
 
     @property
     def size(self) -> int:
@@ -38,8 +40,19 @@ class HostDisk:
         """See `splitter.Elsewhere`."""
         self.link.serve(self.info.id, connection, rest)
 
+    def read_into(self, offset: int, memory: memoryview) -> None:
+        """See `sweep.Readable`."""
+        with blame(self.path):
+            if self._fd < 0:
+                self._fd = os.open(self.path, os.O_RDONLY)
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)  # as in `disk.py`
+            read_into(self._fd, memory, offset, self.path)
+
     def close(self) -> None:
-        """The process closes it."""
+        """Read it no more; the process closes it for itself."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class HostTap:
@@ -67,7 +80,10 @@ class HostTap:
 
     def answer(self, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
         """See `Tap.answer`. From any thread."""
-        self._link.soon(lambda: self._link.read(self, id_, effect, region_bytes))
+        known = self._link.disks.copy()  # others may be opened meanwhile
+        disks = {int(volume): disk for volume, disk in known.items()}
+        found = answer_of(id_, effect, disks, region_bytes)
+        self._link.soon(lambda: self._link.settle(self, found))
 
     def wrote(self, word: Wrote) -> None:
         """Rows were written."""
@@ -78,14 +94,3 @@ class HostTap:
     def close(self) -> None:
         """See `Tap.close`."""
         self._link.untap(self)
-
-
-def answer_of(id_: EffectId, effect: ReadRegions | ReadDigests, word: Answered | Refused, fd: int) -> Done | Failed:
-    """What a read comes to, from the word and the memory that came with it."""
-    if isinstance(word, Refused):
-        return Failed(id_, effect, word.error)
-    memory = memoryview(mapped(fd, word.nbytes))[: word.nbytes]
-    if isinstance(effect, ReadDigests):
-        return Done(id_, effect, bytes(memory))
-    batch = effect.batch
-    return Done(id_, effect, WriteBatch.of(batch.vm, batch.volume, batch.lba, batch.sectors, batch.issued, memory))

@@ -1,8 +1,8 @@
 """Words: what a site and the process of one of its hosts tell each other, over a socket that keeps messages whole.
 
-A word is a small value as JSON (`codec.py`). What is large lies in memory that both can see: the word comes with its
+A word is a small value as JSON (`codec.py`). What is captured lies in memory that both can see: the word comes with its
 descriptor. Every `Ask` is answered by `Answered` or `Refused` with its number, in no promised order among asks; but
-what is heard of one tap (`Wrote`, and answers to reads) comes in the order in which it happened to its disks.
+what is heard of one tap (`Wrote`, and answers to `HoldOn` and `Settle`) comes in the order in which it happened.
 """
 
 import json
@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any, get_args
 
 from drsim.core.errors import CoreError, DrsimError, FileError, PeerError, PlatformError, StoreFull
-from drsim.core.names import Extent, StreamSpec, VolumeInfo
+from drsim.core.names import StreamSpec, VolumeInfo
 from drsim.real.codec import build, hints, plain
 
 MOST = 64 << 10
@@ -73,22 +73,11 @@ class LetGo:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """Ask: the content of stretches of a tap's disks, one after another. With them in memory: volume, lba, sectors."""
+class Settle:
+    """Ask: answered when all writes to a tap's disks that were under way have been captured and told."""
 
     number: int
     tap: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """Ask: the digests of a stretch's regions."""
-
-    number: int
-    tap: int
-    extent: Extent
-    region_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +100,9 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An ask was carried out; with `nbytes` of memory, if there are any."""
+    """An ask was carried out."""
 
     number: int
-    nbytes: int = 0
     value: int = 0
 
 
@@ -160,7 +148,7 @@ class TurnedAway:
     why: str
 
 
-Ask = Open | HoldOn | Read | Digest | Record
+Ask = Open | HoldOn | Settle | Record
 Word = Ask | Serve | Watch | Unwatch | LetGo | Freed | Answered | Refused | Chunked | Wrote | TurnedAway
 _WORDS: dict[str, type] = {cls.__name__: cls for cls in get_args(Word)}
 
@@ -170,14 +158,11 @@ def refusal(number: int, error: DrsimError) -> Refused:
     return Refused(number, type(error).__name__, error.message, error.place, error.hint)
 
 
-def shared(size: int, data: bytes = b"") -> int:
-    """The descriptor of new memory; with `data` at its beginning. Raises OSError."""
+def shared(size: int) -> int:
+    """The descriptor of new memory. Raises OSError."""
     fd = os.memfd_create("drsim", os.MFD_CLOEXEC)
     try:
-        os.ftruncate(fd, max(size, 1))
-        if data:
-            with mmap(fd, size) as memory:
-                memory[: len(data)] = data
+        os.ftruncate(fd, size)
     except BaseException:
         os.close(fd)
         raise
@@ -187,7 +172,7 @@ def shared(size: int, data: bytes = b"") -> int:
 def mapped(fd: int, size: int) -> mmap:
     """That memory; the descriptor is closed. Raises OSError."""
     try:
-        return mmap(fd, max(size, 1))
+        return mmap(fd, size)
     finally:
         os.close(fd)
 

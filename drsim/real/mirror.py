@@ -11,13 +11,13 @@ What does not verify and is not covered by a later row has rotted, was lost, or 
 
 import os
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 
 from drsim.core.batch import Payload
 from drsim.core.errors import PlatformError
 from drsim.core.units import SECTOR
+from drsim.real.checksum import crc32
 from drsim.real.files import create_sparse, read_exactly, sync_directory, write_all
 
 _SUM = np.dtype("<u4")

@@ -2,7 +2,8 @@
 
 Theory of operation. Bytes are received into a small buffer until the fixed part of a frame is there. If the rest of the
 frame is not, memory for it is made, and the connection receives directly into that. Whole frames wait in a queue; while
-more than `MOST` bytes do, nothing is received, so that a peer that is too fast waits.
+more than `MOST` bytes do, nothing is received, so that a peer that is too fast waits. The memory of a frame is used
+again when nobody looks at it any more (`spares.py`).
 """
 
 import asyncio
@@ -14,11 +15,16 @@ from typing import cast
 from drsim.core.batch import Payload
 from drsim.core.errors import PeerError
 from drsim.real.envelope import PRELUDE, Prelude
+from drsim.real.spares import Spares
 from drsim.real.wire import expect
 
 MOST = 8 << 20
 """Bytes of frames that wait to be taken; one that is larger is received when none waits."""
 _BUFFER = 64 << 10
+_GRAIN = 64 << 10
+"""Frames have memory of whole grains, so that one's fits another."""
+_KEPT = 8
+"""Frames whose memory is kept, at most."""
 
 Received = tuple[Prelude, Payload]
 Begun = Callable[["Pipe"], None]
@@ -36,6 +42,7 @@ class Pipe(asyncio.BufferedProtocol):
         self._filled = 0
         self._start: Prelude | None = None  # of the frame that is received into `_frame`
         self._frame, self._at = memoryview(b""), 0
+        self._spares = Spares(_KEPT)
         self._queue: deque[Received] = deque()
         self._waiting = 0  # bytes in the queue
         self._paused = False
@@ -116,7 +123,9 @@ class Pipe(asyncio.BufferedProtocol):
             start = expect(view[at : at + PRELUDE], place=self._place)
             at += PRELUDE
             if filled - at < start.rest:
-                self._start, self._frame, self._at = start, memoryview(bytearray(start.rest)), filled - at
+                memory = self._spares.take(-(-start.rest // _GRAIN) * _GRAIN)
+                self._start, self._frame, self._at = start, memoryview(memory)[: start.rest], filled - at
+                self._spares.rest(memory)
                 self._frame[: filled - at] = view[at:filled]
                 at = filled
             else:

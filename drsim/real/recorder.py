@@ -36,8 +36,8 @@ class Recorder:
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
         at, id_ = (run.issued - self._began) // 1000, self._ids[run.volume.id]
-        rows = zip(run.offsets, run.lengths, strict=True)
-        text = "".join(f"{id_},W,{offset},{length},{at}\n" for offset, length in rows)
+        rows = zip(run.offsets, run.parts, strict=True)
+        text = "".join(f"{id_},W,{offset},{len(part)},{at}\n" for offset, part in rows)
         with self._lock:
             self._file.write(text)
             self.writes += len(run.offsets)

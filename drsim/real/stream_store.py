@@ -161,7 +161,7 @@ class StreamStore:
         place = str(self.directory)
         if frame.stream != self.spec.id or {len(frame.after), len(frame.upto)} != {len(self._logs)}:
             raise PeerError(f"a frame of stream {frame.stream}", place=place)
-        if frame.batch.payload is None:
+        if frame.batch.columns.payload is None:
             raise PeerError("a frame without payload", place=place)
         if frame.epoch < epoch:
             raise PlatformError(f"the frame is of epoch {frame.epoch}, the journal in {epoch}", place=place)

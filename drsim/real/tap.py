@@ -4,11 +4,11 @@ Theory of operation. Guests write from the threads of the splitter, or from the 
 the VRA hears of a disk goes through the tap's queue, in the order in which it happened to the disk:
 
     writer's thread    lock the disk: write, then queue; unlock; pass the gate; acknowledge
-    VRA's reads        lock the disks: read, then queue the answer; unlock
+    VRA's reads        read (`sweep.py`); lock the disks: queue the answer; unlock
     event loop         `pull` the queue before the VRA hears of anything else
 
 So overlapping writes are captured in the order in which the disk ends up holding them, and a read for a sync has seen
-exactly the writes that come before its answer. A write is captured before it passes the gate: if the gate is closed
+nothing of a write that comes after its answer. A write is captured before it passes the gate: if the gate is closed
 first and the queue pulled then, all that was ever acknowledged has been captured (a *hold*, PROTOCOL 3).
 
 Content is copied once, into a chunk that batches and frames are windows on (`chunk.py`). The event loop is woken at
@@ -23,19 +23,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Protocol
 
-from drsim.core.batch import WriteBatch
 from drsim.core.effects import EffectId, ReadDigests, ReadRegions
-from drsim.core.errors import DrsimError, PlatformError
+from drsim.core.errors import PlatformError
 from drsim.core.events import Done, Failed, GuestWrote
 from drsim.core.names import StreamSpec
-from drsim.core.units import SECTOR
 from drsim.real.chunk import Chunk, Piece, Pool
-from drsim.real.digests import of_regions
 from drsim.real.disk import Disk, Run
 from drsim.real.lane import Lane
+from drsim.real.sweep import answer_of
 
 MOST_PENDING = 32 << 20
 MUCH = 1 << 20
@@ -132,20 +130,18 @@ class Tap:
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
         with self._drained:  # disks of a stream are written at the same time
-            done = 0
-            while done < len(run.parts):
-                n, nbytes = self._chunk.put(run.parts[done:] if done else run.parts)
+            volume, offsets, parts, issued = run
+            while True:
+                n, nbytes = self._chunk.put(parts)
                 if n:
-                    offsets, lengths = run.offsets, run.lengths
-                    if n < len(run.parts):
-                        offsets, lengths = offsets[done : done + n], lengths[done : done + n]
-                    piece = Piece(self._chunk, run.volume, offsets, lengths, run.issued, nbytes)
+                    lengths = list(map(len, parts[:n]))
+                    self._queue.append(Piece(self._chunk, volume, offsets[:n], lengths, issued, nbytes))
                     self._pending += nbytes
-                    self._queue.append(piece)
-                    done += n
-                if done < len(run.parts):
-                    self._pool.rest(self._chunk)
-                    self._chunk = self._pool.chunk(len(run.parts[done]))
+                    if n == len(parts):
+                        break
+                    offsets, parts = offsets[n:], parts[n:]
+                self._pool.rest(self._chunk)
+                self._chunk = self._pool.chunk(len(parts[0]))
         if not self._told or (self._pending > MUCH and not self._urged):
             self._tell(urgent=self._pending > MUCH)
 
@@ -203,36 +199,16 @@ class Tap:
 
     def answer(self, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
         """Read what the VRA asked for, and put the answer into the queue. Call in the lane."""
-        volumes = {effect.extent.volume} if isinstance(effect, ReadDigests) else set(effect.batch.volume.tolist())
-        try:
-            with ExitStack() as locked:
-                for disk in [self._disk(volume) for volume in sorted(volumes)]:
-                    locked.enter_context(disk.lock)
-                if isinstance(effect, ReadRegions):
-                    self._put(Done(id_, effect, self._read(effect.batch)))
-                else:
-                    self._put(Done(id_, effect, self._digests(effect, region_bytes)))
-        except DrsimError as error:
-            self._put(Failed(id_, effect, error))
-
-    def _disk(self, volume: int) -> Disk:
-        disk = self.disks.get(volume)
-        if disk is None:
-            raise PlatformError(f"volume {volume} is not there", place=self.spec.id.source)
-        return disk
-
-    def _read(self, batch: WriteBatch) -> WriteBatch:
-        rows = zip(batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True)
-        parts = [self.disks[volume].read(lba * SECTOR, sectors * SECTOR) for volume, lba, sectors in rows]
-        return WriteBatch.of(batch.vm, batch.volume, batch.lba, batch.sectors, batch.issued, b"".join(parts))
-
-    def _digests(self, asked: ReadDigests, region_bytes: int) -> bytes:
-        extent = asked.extent
-        return of_regions(self.disks[extent.volume].read(extent.lba * SECTOR, extent.sectors * SECTOR), region_bytes)
-
-    def _put(self, item: Done | Failed) -> None:
-        self._queue.append(item)
+        found = answer_of(id_, effect, self.disks, region_bytes)
+        self.settle()
+        self._queue.append(found)
         self._tell(urgent=True)
+
+    def settle(self) -> None:
+        """Return when every write that is under way has been captured."""
+        for disk in self.disks.values():
+            with disk.lock:
+                pass
 
     def _tell(self, *, urgent: bool) -> None:
         if not self._urged:

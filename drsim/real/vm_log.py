@@ -27,11 +27,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from zlib import crc32
 
 from drsim.core.batch import Payload, WriteBatch
 from drsim.core.errors import PlatformError
 from drsim.core.names import StreamId
+from drsim.real.checksum import crc32
 from drsim.real.codec import build, plain
 from drsim.real.envelope import (
     PRELUDE,
@@ -256,7 +256,7 @@ class VmLog:
         for part in data:
             write_all(self._fd, part, end)
             end += len(part)
-        last, nbytes = first + len(batch) - 1, len(batch.payload or b"")
+        last, nbytes = first + len(batch) - 1, batch.nbytes
         self.entries.append(Entry(first, last, epoch, before, commit, segment, offset, end - offset, crc, nbytes, own))
         self.tail = (segment, end)
 

@@ -85,7 +85,7 @@ def encode(wired: Wired, *, compress: bool = False) -> bytes:
 
 
 def pieces(wired: Wired, *, compress: bool = False) -> list[Payload]:
-    """The same in pieces, the last of which is a payload as it was, so that it need not be copied."""
+    """The same in pieces; those of a payload are as they were, so that they need not be copied."""
     value = wired.message if isinstance(wired, Letter) else wired
     cls: type = type(value)
     carried = batch_fields(cls)
@@ -96,7 +96,7 @@ def pieces(wired: Wired, *, compress: bool = False) -> list[Payload]:
         header |= {"from": wired.sender, "to": wired.to}
     for name in carried:
         batch: WriteBatch = getattr(value, name)
-        header |= {"rows": len(batch), "payload": batch.payload is not None}
+        header |= {"rows": len(batch), "payload": batch.columns.payload is not None}
         body = columns(batch)
     raw = json.dumps(header, separators=(",", ":")).encode()
     if len(raw) > MAX_HEADER:

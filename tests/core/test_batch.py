@@ -63,7 +63,13 @@ def test_cut_and_joined_a_batch_is_the_same(rows: list[tuple[int, int, int, int]
     assert WriteBatch.join(parts) == batch
     assert WriteBatch.join(parts).columns is batch.columns, "neighbours are joined without a copy"
     copies = [p.take(np.ones(len(p), bool)) for p in parts if len(p)]
-    assert WriteBatch.join(copies) == batch
+    joined = WriteBatch.join(copies)
+    assert joined == batch
+    if len(copies) > 1:
+        assert joined.columns.payload == tuple(c.payload for c in copies), "joined without a copy"
+    for a, b in itertools.combinations(edges, 2):
+        assert joined.rows(a, b) == batch.rows(a, b)
+        assert joined.rows(a, b).take(np.ones(b - a, bool)) == batch.rows(a, b)
     assert sum(len(p) for p in parts) == len(batch)
     assert sum(p.nbytes for p in parts) == batch.nbytes
     opened = OpenFrame()

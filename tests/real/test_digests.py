@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
@@ -12,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live import SPEC, STREAM, VOLUMES, contents, dying_disk, frame, frames_of, full_disk, some_rows
 
-from drsim.core.effects import Append, Effect, EffectId, ReadDigests
+from drsim.core.batch import WriteBatch
+from drsim.core.effects import Append, Effect, EffectId, ReadDigests, ReadRegions
 from drsim.core.errors import PeerError, PlatformError
-from drsim.core.events import Done, Event, Failed, Started
+from drsim.core.events import Done, Event, Failed, GuestWrote, Started
 from drsim.core.messages import Frame
 from drsim.core.names import Address, Extent, StreamId, VmId, VolumeId
 from drsim.core.units import SECTOR, Ns
 from drsim.real.digests import DIGEST_BYTES, digest, of_regions
-from drsim.real.disk import Disk, open_disks
+from drsim.real.disk import Disk, Run, open_disks
 from drsim.real.journal_store import JournalStore
 from drsim.real.lane import Lane
 from drsim.real.stream_store import StreamStore
@@ -231,6 +233,41 @@ def test_the_tap_digests_what_its_files_hold(tmp_path: Path) -> None:
             disk.close()
 
     asyncio.run(run())
+
+
+class Late:
+    """Hears of a write before the tap does: it is captured when an answer is there, or after a while."""
+
+    def __init__(self) -> None:
+        self.written, self.answered = threading.Event(), threading.Event()
+
+    def make_room(self) -> None:
+        pass
+
+    def capture(self, run: Run) -> None:
+        self.written.set()
+        self.answered.wait(0.3)
+
+    def pass_gate(self) -> None:
+        pass
+
+
+def test_what_was_read_of_a_write_under_way_is_answered_behind_it(tmp_path: Path) -> None:
+    disk, late = Disk(VOLUMES[0], tmp_path / "disk"), Late()
+    disk.listeners = (late,)
+    tap = Tap(SPEC, {VOLUMES[0].id: disk}, None, lambda urgent: late.answered.set() if urgent else None)
+    rows = WriteBatch.of([VOLUMES[0].vm], [VOLUMES[0].id], [8], [2], [0])
+    writer = threading.Thread(target=disk.write, args=([(8 * SECTOR, b"a" * SECTOR)],))
+    writer.start()
+    late.written.wait()
+    tap.answer(EffectId(STREAM.source, 1), ReadRegions(STREAM, rows), REGION)
+    writer.join()
+    wrote, read = tap.pull()
+    assert isinstance(wrote, GuestWrote)
+    assert isinstance(read, Done)
+    assert isinstance(read.value, WriteBatch)
+    assert read.value.payload == b"a" * SECTOR + bytes(SECTOR)
+    disk.close()
 
 
 class Asking:

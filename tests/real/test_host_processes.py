@@ -17,7 +17,7 @@ from nbd_client import connected
 
 from drsim.core.batch import WriteBatch
 from drsim.core.errors import FileError, PeerError, PlatformError
-from drsim.core.names import Address, Extent, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
+from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.files.traces.reader import read_trace
 from drsim.real import host_words as words
@@ -55,16 +55,17 @@ def test_every_word_is_heard_as_it_was_said_with_its_memory() -> None:
     spec = StreamSpec(stream, (VOLUME.vm,), (VOLUME,))
     said: list[words.Word] = [
         words.Open(1, VOLUME, "db.disk", must_exist=True), words.Serve(3, b"\x00rest"), words.Watch(1, spec),
-        words.Unwatch(1), words.HoldOn(2, 1), words.LetGo(1, failed=True), words.Read(3, 1, 4), words.Freed(1, 9),
-        words.Digest(4, 1, Extent(VOLUME.vm, VOLUME.id, 0, 8), 4096), words.Record(5, "db", (3,), on=True),
-        words.Answered(1, 2, 3), words.Refused(1, "StoreFull", "no room", "disk", "add some"),
+        words.Unwatch(1), words.HoldOn(2, 1), words.LetGo(1, failed=True), words.Settle(3, 1), words.Freed(1, 9),
+        words.Record(5, "db", (3,), on=True), words.Answered(1, 2),
+        words.Refused(1, "StoreFull", "no room", "disk", "add some"),
         words.Chunked(1, 2, BYTES), words.Wrote(1, 2, 3, 4), words.TurnedAway("no request"),
     ]  # fmt: skip
     assert {type(word) for word in said} == set(words.Word.__args__), "all of them"
     one, other = (words.Channel(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     with closing(one), closing(other):
         for word in said:
-            fd = words.shared(8, b"memory")
+            fd = words.shared(8)
+            os.pwrite(fd, b"memory", 0)
             one.say(word, fd)
             os.close(fd)
             heard, theirs = other.hear()

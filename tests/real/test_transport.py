@@ -14,8 +14,9 @@ from drsim.core.messages import Frame, Message, Release
 from drsim.core.names import Address, CheckpointId, StreamId
 from drsim.core.units import SECTOR
 from drsim.real import pki
+from drsim.real.pipe import Pipe
 from drsim.real.transport import Connector, Listener, Terms
-from drsim.real.wire import Hello, KeepAlive, Letter, encode
+from drsim.real.wire import Hello, KeepAlive, Letter, encode, finish
 
 A, B = Address("london/vpg/crm"), Address("leeds/catalog/crm")
 
@@ -318,6 +319,38 @@ class Order(Box):
     def arrived(self, sender: Address, to: Address, message: Message) -> None:
         assert isinstance(message, Frame | Release)
         self.seen.append(f"data {message.epoch}" if isinstance(message, Frame) else f"note {message.checkpoint}")
+
+
+def test_a_frames_memory_is_used_again_when_nobody_looks_at_it_and_not_before() -> None:
+    async def run() -> None:
+        pipe = Pipe("here")
+
+        async def receive(n: int) -> WriteBatch:
+            """One frame, in pieces, with a payload of its own."""
+            left = encode(Letter(Address("a/one"), Address("b/two"), data(n, bytes([n]) * (512 << 10))))
+            while left:
+                room = pipe.get_buffer(-1)[: 100 << 10]
+                now, left = left[: len(room)], left[len(room) :]
+                room[: len(now)] = now
+                pipe.buffer_updated(len(now))
+            wired = finish(*await pipe.next(), place="here")
+            assert isinstance(wired, Letter)
+            assert isinstance(wired.message, Frame)
+            return wired.message.batch
+
+        def memory(batch: WriteBatch) -> object:
+            assert isinstance(batch.columns.payload, memoryview)
+            return batch.columns.payload.obj
+
+        kept = [await receive(n) for n in range(1, 4)]
+        assert len({id(memory(batch)) for batch in kept}) == 3
+        assert [batch.payload for batch in kept] == [bytes([n]) * (512 << 10) for n in range(1, 4)]
+        was = id(memory(kept.pop()))
+        again = await receive(4)
+        assert id(memory(again)) == was
+        assert again.payload == bytes([4]) * (512 << 10)
+
+    asyncio.run(run())
 
 
 def over(terms: Terms, check: Callable[[Ends], Awaitable[None]], *, far_terms: Terms | None = None) -> None:

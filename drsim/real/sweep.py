@@ -1,0 +1,71 @@
+"""Sweep: what a VRA reads of its disks for a synchronization, while guests write to them.
+
+Theory of operation. Nobody is kept from writing. What is read of a region may be older than a write that comes
+meanwhile, or have a part of it; every such write is heard before the answer, and after the question. The core takes
+such writes for newer than what was read (`core/sender.py`), so all that is owed is the order:
+
+    read, without a lock
+    wait until the writes under way have been captured: who writes holds the disk's lock until then
+    put the answer behind them
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from drsim.core.batch import WriteBatch
+from drsim.core.effects import EffectId, ReadDigests, ReadRegions
+from drsim.core.errors import DrsimError, PlatformError
+from drsim.core.events import Done, Failed
+from drsim.core.names import Extent
+from drsim.core.units import SECTOR
+from drsim.real.digests import of_regions
+
+PIECE = 1 << 20
+"""Bytes that are read at once to be digested, about."""
+
+
+class Readable(Protocol):
+    """A disk."""
+
+    def read_into(self, offset: int, memory: memoryview) -> None:
+        """Fill the memory with what lies from a byte offset on. Raises PlatformError."""
+        ...
+
+
+def answer_of(
+    id_: EffectId, effect: ReadRegions | ReadDigests, disks: Mapping[int, Readable], region_bytes: int
+) -> Done | Failed:
+    """What reading comes to; `disks` by volume."""
+    try:
+        if isinstance(effect, ReadRegions):
+            return Done(id_, effect, _content(effect.batch, disks))
+        return Done(id_, effect, _digests(effect.extent, disks, region_bytes))
+    except DrsimError as error:
+        return Failed(id_, effect, error)
+
+
+def _digests(extent: Extent, disks: Mapping[int, Readable], region_bytes: int) -> bytes:
+    disk, made = _disk(disks, extent.volume), list[bytes]()
+    end, piece = (extent.lba + extent.sectors) * SECTOR, max(region_bytes, PIECE // region_bytes * region_bytes)
+    for at in range(extent.lba * SECTOR, end, piece):
+        memory = memoryview(bytearray(min(piece, end - at)))
+        disk.read_into(at, memory)
+        made.append(of_regions(memory, region_bytes))
+    return b"".join(made)
+
+
+def _content(batch: WriteBatch, disks: Mapping[int, Readable]) -> WriteBatch:
+    data = bytearray(batch.nbytes)
+    memory, at = memoryview(data), 0
+    rows = zip(batch.volume.tolist(), batch.lba.tolist(), batch.sectors.tolist(), strict=True)
+    for volume, lba, sectors in rows:
+        end = at + sectors * SECTOR
+        _disk(disks, volume).read_into(lba * SECTOR, memory[at:end])
+        at = end
+    return WriteBatch.of(batch.vm, batch.volume, batch.lba, batch.sectors, batch.issued, data)
+
+
+def _disk(disks: Mapping[int, Readable], volume: int) -> Readable:
+    if volume not in disks:
+        raise PlatformError(f"volume {volume} is not there")
+    return disks[volume]
