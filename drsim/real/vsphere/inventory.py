@@ -175,7 +175,7 @@ class VsphereInventory:
                 if judge(error) is Verdict.GIVE_UP:
                     raise blamed(error, "be told of changes", self.session.place) from error
                 if judge(error) is Verdict.LOG_IN:
-                    await self.session.log_in(self.session.logins)
+                    await self.session.login.renew(self.session.login.number)
             await asyncio.sleep(self.session.limits.first)
 
     async def _updates(self) -> AsyncGenerator[Any, None]:

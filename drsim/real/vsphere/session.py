@@ -1,9 +1,8 @@
-"""Session: one login to a vCenter, over TLS; calls it from threads, waits for its tasks, and says its faults in words.
+"""Session: one login to a vCenter, over TLS; calls it, waits for its tasks, and says its faults in words.
 
-Theory of operation. pyvmomi blocks, so every call runs in one of a few threads of the session's own; its stub keeps a
-pool of connections and can be used by all of them. `patient` is the one way in for everything that changes something
-or looks: it repeats a whole piece of work (look, change, wait for the task) as `patiently` says, so such a piece looks
-first. A session that the vCenter has forgotten is renewed by whoever notices first.
+Theory of operation. pyvmomi writes and reads the calls, the wire sends them. `patient` is the one way in for everything
+that changes something or looks: it repeats a whole piece of work (look, change, wait for the task) as `patiently` says,
+so such a piece looks first. A session that the vCenter has forgotten is renewed by whoever notices first.
 
 A task's outcome is read by the property collector, never by `task.info`: that reads what it does not need, and cannot
 read tasks of disks at all. Most tasks have ended when they are looked at; for the others a collector of their own waits
@@ -15,18 +14,17 @@ TLS is always verified against an explicit context: without one pyvmomi stops ve
 import asyncio
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from xml.parsers.expat import ExpatError
 
-from pyVmomi import SoapStubAdapter, vim, vmodl
+from pyVmomi import vim, vmodl
 
 from drsim.core.errors import PlatformError
-from drsim.real.patience import Verdict, patiently
+from drsim.real.patience import Login, Verdict
 from drsim.real.ports import (
     Limits,
     LoginRefused,
@@ -37,6 +35,7 @@ from drsim.real.ports import (
     Unavailable,
     Unsupported,
 )
+from drsim.real.vsphere.wire import Wire
 from drsim.spec.vsphere import Vsphere
 
 T = TypeVar("T")
@@ -45,8 +44,6 @@ OLDEST, _VERSION = (6, 5), "vim.version.version11"
 """The oldest API that has all that is used, and that is spoken; every later vCenter speaks it too."""
 _POLL = 20
 """Seconds that one wait for updates lasts at most."""
-_WAITS = 64
-"""How many of them there may be at once."""
 
 _AGAIN = (
     vim.fault.TaskInProgress, vim.fault.ConcurrentAccess, vim.fault.Timedout, vmodl.fault.HostCommunication,
@@ -140,91 +137,52 @@ class Session:
     def __init__(self, spec: Vsphere, base: Path, password: str, context: ssl.SSLContext, limits: Limits) -> None:
         self.spec, self.base, self.limits, self.calls = spec, base, limits, 0
         self.place = f"vCenter {spec.address}"
-        self._password, self._context = password, context
-        self._threads = ThreadPoolExecutor(spec.connections, thread_name_prefix="vsphere")
-        self._waits = ThreadPoolExecutor(_WAITS, thread_name_prefix="vsphere-wait")
-        self._log_in, self.logins = asyncio.Lock(), 0
-        self._stub: Any = None
-        self.root: Any = None
+        self._password = password
+        self._wire = Wire(spec.address, spec.port, _VERSION, context, spec.connections, limits.call + _POLL)
+        self.login = Login(self._come_in, judge, blamed, TROUBLE, self.place, limits)
+        self.patient = self.login.patient
+        self.root = vim.ServiceInstance("ServiceInstance", self._wire.stub)
         self.content: Any = None
         self.fresh: list[Callable[[], None]] = []
         """Called after a login: what belonged to the old session is gone."""
 
     async def call(self, method: Callable[..., T], *args: Any, **options: Any) -> T:
         """One call. Raises Refused, OSError, HTTPException, ExpatError."""
-        return await self._in(self._threads, method, *args, **options)
+        return await self._send(method, args, options)
 
     async def wait(self, method: Callable[..., T], *args: Any) -> T:
         """One call that may last: it takes no other call's place."""
-        return await self._in(self._waits, method, *args)
+        return await self._send(method, args, {}, lasts=True)
 
-    async def _in(self, threads: ThreadPoolExecutor, method: Callable[..., T], *args: Any, **options: Any) -> T:
-        def work() -> T:
-            try:
-                return method(*args, **options)
-            except (vmodl.MethodFault, vmodl.RuntimeFault) as fault:
-                raise Refused(fault) from None
-
+    async def _send(
+        self, method: Callable[..., T], args: Sequence[Any], options: Mapping[str, Any], *, lasts: bool = False
+    ) -> T:
         self.calls += 1
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
-
-    async def patient(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do a piece of work that looks first, within the limits. Raises PlatformError."""
-        seen = self.logins
-
-        async def attempt() -> T:
-            nonlocal seen
-            seen = self.logins
-            return await work()
-
-        async def renew() -> None:
-            await self.log_in(seen)
-
         try:
-            return await patiently(attempt, judge, what=what, place=self.place, limits=self.limits, log_in=renew)
-        except TROUBLE as error:
-            raise blamed(error, what, self.place) from error
+            request: Any = method(*args, **options)
+            return cast(T, await self._wire.send(request, lasts=lasts))
+        except (vmodl.MethodFault, vmodl.RuntimeFault) as fault:
+            raise Refused(fault) from None
 
-    async def log_in(self, seen: int = 0) -> None:
-        """Log in, unless somebody has since `seen`. Raises LoginRefused, Unavailable, PlatformError."""
-        async with self._log_in:
-            if self.logins != seen:
-                return
-
-            async def work() -> None:
-                if self._stub is None:
-                    self._stub = SoapStubAdapter(
-                        self.spec.address, self.spec.port, version=_VERSION, sslContext=self._context,
-                        poolSize=self.spec.connections, httpConnectionTimeout=self.limits.call + _POLL,
-                    )  # fmt: skip
-                self._stub.SetSessionId("")  # a login within a login is refused
-                self.root = vim.ServiceInstance("ServiceInstance", self._stub)
-                self.content = await self.call(self.root.RetrieveContent)
-                version = self.content.about.apiVersion
-                if tuple(map(int, version.split(".")[:2])) < OLDEST:
-                    oldest = ".".join(map(str, OLDEST))
-                    raise PlatformError(f"its API is {version}; {oldest} is the oldest that will do", place=self.place)
-                await self.call(self.content.sessionManager.Login, self.spec.user, self._password)
-
-            try:
-                await patiently(work, judge, what="log in", place=self.place, limits=self.limits)
-            except TROUBLE as error:
-                raise blamed(error, "log in", self.place) from error
-            self.logins += 1
-            for forget in self.fresh:
-                forget()
+    async def _come_in(self) -> None:
+        self._wire.cookie = ""  # a login within a login is refused
+        self.content = await self.call(self.root.RetrieveContent)
+        version = self.content.about.apiVersion
+        if tuple(map(int, version.split(".")[:2])) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise PlatformError(f"its API is {version}; {oldest} is the oldest that will do", place=self.place)
+        await self.call(self.content.sessionManager.Login, self.spec.user, self._password)
+        for forget in self.fresh:
+            forget()
 
     async def close(self) -> None:
-        """Log out and let the threads go."""
-        logins, self.logins = self.logins, 0
-        if logins:
+        """Log out and let the connections go."""
+        inside, self.login.number = self.login.number, 0
+        if inside:
             with suppress(*TROUBLE):
                 async with asyncio.timeout(self.limits.call):
                     await self.call(self.content.sessionManager.Logout)
-        if self._stub is not None:
-            self._stub.DropConnections()
-        for threads in (self._threads, self._waits):
-            threads.shutdown(wait=False, cancel_futures=True)
+        await self._wire.close()
 
     # -- the property collector --------------------------------------------------------------------------------------
 
