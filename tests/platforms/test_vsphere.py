@@ -221,9 +221,8 @@ def test_a_task_that_takes_its_time_is_told_not_polled(center: VCenter) -> None:
         rewrite(center, "RetrievePropertiesEx", ">success<", ">running<")
         before = len(center.proxy.calls)
         await here.hypervisor.create(a_vm())
-        assert "WaitForUpdatesEx" in center.proxy.calls[before:]
-        assert center.proxy.calls[-1] == "DestroyPropertyCollector"
         assert (await here.inventory.vm("web")).owner == ME
+        assert {"WaitForUpdatesEx", "DestroyPropertyCollector"} <= set(center.proxy.calls[before:])
 
     run(center, work)
 

@@ -5,8 +5,9 @@ that changes something or looks: it repeats a whole piece of work (look, change,
 so such a piece looks first. A session that the vCenter has forgotten is renewed by whoever notices first.
 
 A task's outcome is read by the property collector, never by `task.info`: that reads what it does not need, and cannot
-read tasks of disks at all. Most tasks have ended when they are looked at; for the others a collector of their own waits
-(WaitForUpdatesEx), so nothing is polled.
+read tasks of disks at all. Some tasks have ended when they are looked at; for the others a collector of their own waits
+(WaitForUpdatesEx), so nothing is polled. As many calls are under way at once as the site's file allows; what is to be
+read meanwhile is read in one call, and tasks that are found to go on are waited for in one call.
 
 TLS is always verified against an explicit context: without one pyvmomi stops verifying by itself for this machine.
 """
@@ -14,7 +15,7 @@ TLS is always verified against an explicit context: without one pyvmomi stops ve
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -39,11 +40,13 @@ from drsim.real.vsphere.wire import Wire
 from drsim.spec.vsphere import Vsphere
 
 T = TypeVar("T")
+_Found = dict[Any, dict[str, Any]]
 
 OLDEST, _VERSION = (6, 5), "vim.version.version11"
 """The oldest API that has all that is used, and that is spoken; every later vCenter speaks it too."""
 _POLL = 20
 """Seconds that one wait for updates lasts at most."""
+_TASK, _ENDED = ("info.state", "info.result", "info.error"), ("success", "error")
 
 _AGAIN = (
     vim.fault.TaskInProgress, vim.fault.ConcurrentAccess, vim.fault.Timedout, vmodl.fault.HostCommunication,
@@ -131,6 +134,14 @@ def suppress_fault(*kinds: type) -> Iterator[None]:
             raise
 
 
+class _Together:
+    """Reads that go as one call. `wanted`: of each kind the properties, the same for all of its things."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[type, tuple[tuple[str, ...], list[Any]]] = {}
+        self.found: asyncio.Future[_Found | None]
+
+
 class Session:
     """A login. `calls` have been made so far."""
 
@@ -139,6 +150,10 @@ class Session:
         self.place = f"vCenter {spec.address}"
         self._password = password
         self._wire = Wire(spec.address, spec.port, _VERSION, context, spec.connections, limits.call + _POLL)
+        self._places = asyncio.Semaphore(spec.connections)
+        self._reading = list[_Together]()
+        self._ending: dict[Any, asyncio.Future[dict[str, Any]]] | None = None
+        self._telling = set[asyncio.Task[None]]()
         self.login = Login(self._come_in, judge, blamed, TROUBLE, self.place, limits)
         self.patient = self.login.patient
         self.root = vim.ServiceInstance("ServiceInstance", self._wire.stub)
@@ -148,19 +163,15 @@ class Session:
 
     async def call(self, method: Callable[..., T], *args: Any, **options: Any) -> T:
         """One call. Raises Refused, OSError, HTTPException, ExpatError."""
-        return await self._send(method, args, options)
+        async with self._places:
+            return await self.wait(method, *args, **options)
 
-    async def wait(self, method: Callable[..., T], *args: Any) -> T:
+    async def wait(self, method: Callable[..., T], *args: Any, **options: Any) -> T:
         """One call that may last: it takes no other call's place."""
-        return await self._send(method, args, {}, lasts=True)
-
-    async def _send(
-        self, method: Callable[..., T], args: Sequence[Any], options: Mapping[str, Any], *, lasts: bool = False
-    ) -> T:
         self.calls += 1
         try:
             request: Any = method(*args, **options)
-            return cast(T, await self._wire.send(request, lasts=lasts))
+            return cast(T, await self._wire.send(request))
         except (vmodl.MethodFault, vmodl.RuntimeFault) as fault:
             raise Refused(fault) from None
 
@@ -182,44 +193,101 @@ class Session:
             with suppress(*TROUBLE):
                 async with asyncio.timeout(self.limits.call):
                     await self.call(self.content.sessionManager.Logout)
+        for each in self._telling:
+            each.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
         await self._wire.close()
 
     # -- the property collector --------------------------------------------------------------------------------------
 
     async def read(self, thing: Any, *paths: str) -> dict[str, Any]:
-        """Properties of one thing; those that are not set are left out."""
-        found = await self.read_all(thing, type(thing), *paths)
-        return found[0][1] if found else {}
+        """Properties of one thing; those that are not set are left out. Reads that wait for a place go as one call."""
+        fits = (each for each in self._reading if each.wanted.get(type(thing), (paths, []))[0] == paths)
+        together = next(fits, None)
+        if together is None:
+            together = _Together()
+            together.found = asyncio.ensure_future(self._read(together))
+            self._reading.append(together)
+        together.wanted.setdefault(type(thing), (paths, []))[1].append(thing)
+        found = await asyncio.shield(together.found)
+        if found is None:
+            found = dict(await self.read_all(thing, type(thing), *paths))
+        return found.get(thing, {})
+
+    async def _read(self, together: "_Together") -> _Found | None:
+        """Properties of things; None when that is refused: whose matter that is shows only when each asks alone."""
+        found: _Found = {}
+        try:
+            async with self._places:
+                self._reading.remove(together)
+                filters = [_filter(things, kind, paths) for kind, (paths, things) in together.wanted.items()]
+                page = await self._retrieve(self.wait, filters)
+            async for thing, facts in self._pages(page):
+                found.setdefault(thing, {}).update(facts)
+        except Refused:
+            return None
+        return found
 
     async def read_all(self, root: Any, kind: type, *paths: str) -> list[tuple[Any, dict[str, Any]]]:
         """Properties of one thing, or of all in a view."""
-        collector = self.content.propertyCollector
-        spec, options = _filter(root, kind, paths), vmodl.query.PropertyCollector.RetrieveOptions()
         try:
-            page = await self.call(collector.RetrievePropertiesEx, [spec], options)
+            page = await self._retrieve(self.call, [_filter([root], kind, paths)])
         except Refused as error:
             if isinstance(root, vim.view.View) and is_fault(error, vmodl.fault.ManagedObjectNotFound):
                 gone = error.fault.obj == root  # with its session; else one of its objects has gone just now
                 raise Refused(vim.fault.NotAuthenticated() if gone else vim.fault.ConcurrentAccess()) from error
             raise
-        found = []
+        return [each async for each in self._pages(page)]
+
+    async def _retrieve(self, call: Callable[..., Awaitable[Any]], filters: list[Any]) -> Any:
+        options = vmodl.query.PropertyCollector.RetrieveOptions()
+        return await call(self.content.propertyCollector.RetrievePropertiesEx, filters, options)
+
+    async def _pages(self, page: Any) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+        """What a page has, and those behind it."""
         while page is not None:
-            found += [(each.obj, {item.name: item.val for item in each.propSet}) for each in page.objects]
+            for each in page.objects:
+                yield each.obj, {item.name: item.val for item in each.propSet}
             if not page.token:
-                break
-            page = await self.call(collector.ContinueRetrievePropertiesEx, page.token)
-        return found
+                return
+            page = await self.call(self.content.propertyCollector.ContinueRetrievePropertiesEx, page.token)
 
     async def finished(self, start: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Start a task and wait for its end. Gives its result. Raises Refused with its error."""
         task = await self.call(start, *args, **options)
-        paths = ("info.state", "info.result", "info.error")
-        facts = await self.read(task, *paths)
-        if facts.get("info.state") not in ("success", "error"):
-            facts = await self.until(task, paths, lambda seen: seen.get("info.state") in ("success", "error"))
+        facts = await self.read(task, *_TASK)
+        if facts.get("info.state") not in _ENDED:
+            facts = await self._end(task)
         if facts["info.state"] == "error":
             raise Refused(facts["info.error"])
         return facts.get("info.result")
+
+    async def _end(self, task: Any) -> dict[str, Any]:
+        """Wait until a task has ended. Those that are waited for from the same moment on have one collector."""
+        if self._ending is None:
+            self._ending = {}
+            telling = asyncio.create_task(self._tell(self._ending))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+        future = self._ending.setdefault(task, asyncio.get_running_loop().create_future())
+        return await future
+
+    async def _tell(self, ending: dict[Any, "asyncio.Future[dict[str, Any]]"]) -> None:
+        self._ending, seen = None, dict[Any, dict[str, Any]]()
+        try:
+            async with Updates(self, [(list(ending), vim.Task, _TASK)]) as updates:
+                while not all(future.done() for future in ending.values()):
+                    for update in await updates.next(_POLL):
+                        facts = seen.setdefault(update.obj, {})
+                        facts |= {change.name: change.val for change in update.changeSet}
+                        if update.kind == "leave":
+                            raise Refused(vmodl.fault.ManagedObjectNotFound(obj=update.obj))
+                        if facts.get("info.state") in _ENDED and not ending[update.obj].done():
+                            ending[update.obj].set_result(facts)
+        except TROUBLE as error:
+            for future in ending.values():
+                if not future.done():
+                    future.set_exception(error)
 
     async def until(
         self,
@@ -231,7 +299,7 @@ class Session:
         """Wait until one thing's properties are so; gives them. Raises Late after `timeout` seconds."""
         seen: dict[str, Any] = {}
         ends = None if timeout is None else time.monotonic() + timeout
-        async with Updates(self, [(thing, type(thing), paths)]) as updates:
+        async with Updates(self, [([thing], type(thing), paths)]) as updates:
             while True:
                 left = _POLL if ends is None else ends - time.monotonic()
                 if left <= 0:
@@ -261,7 +329,7 @@ class Session:
 class Updates:
     """What changes of some things, from a collector of their own; their present state comes first."""
 
-    def __init__(self, session: Session, what: Sequence[tuple[Any, type, Sequence[str]]]) -> None:
+    def __init__(self, session: Session, what: Sequence[tuple[Sequence[Any], type, Sequence[str]]]) -> None:
         self._session, self._what, self._version = session, what, ""
         self._collector: Any = None
         self._waiting = False
@@ -269,8 +337,8 @@ class Updates:
     async def __aenter__(self) -> "Updates":
         call = self._session.call
         self._collector = await call(self._session.content.propertyCollector.CreatePropertyCollector)
-        for root, kind, paths in self._what:
-            await call(self._collector.CreateFilter, _filter(root, kind, paths), False)
+        for things, kind, paths in self._what:
+            await call(self._collector.CreateFilter, _filter(things, kind, paths), False)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -296,12 +364,13 @@ class Updates:
                 return found
 
 
-def _filter(root: Any, kind: type, paths: Sequence[str]) -> Any:
+def _filter(things: Sequence[Any], kind: type, paths: Sequence[str]) -> Any:
+    """Of things of a kind, or of all such that are in a view."""
     query = vmodl.query.PropertyCollector
-    view = isinstance(root, vim.view.View)
-    down = [query.TraversalSpec(name="view", type=type(root), path="view", skip=False)] if view else []
+    view = isinstance(things[0], vim.view.View)
+    down = [query.TraversalSpec(name="view", type=type(things[0]), path="view", skip=False)] if view else []
     return query.FilterSpec(
         propSet=[query.PropertySpec(type=kind, pathSet=list(paths), all=False)],
-        objectSet=[query.ObjectSpec(obj=root, skip=view, selectSet=down)],
+        objectSet=[query.ObjectSpec(obj=thing, skip=view, selectSet=down) for thing in things],
         reportMissingObjectsInResults=None if view else False,
     )

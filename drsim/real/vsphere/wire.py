@@ -42,27 +42,20 @@ class Stub(SoapStubAdapterBase):  # type: ignore[misc]  # pyvmomi has no types
 
 
 class Wire:
-    """Connections to one vCenter. `connections`: how many calls are under way at once. `timeout`: seconds of one."""
+    """Connections to one vCenter. `most`: how many are kept. `timeout`: seconds of one call."""
 
-    def __init__(
-        self, host: str, port: int, version: str, context: ssl.SSLContext, connections: int, timeout: float
-    ) -> None:
+    def __init__(self, host: str, port: int, version: str, context: ssl.SSLContext, most: int, timeout: float) -> None:
         self.stub, self.cookie = Stub(version), ""
         self._host, self._port, self._context, self._timeout = host, port, context, timeout
-        self._places, self._most = asyncio.Semaphore(connections), connections
-        self._idle: list[Connection] = []
+        self._most, self._idle = most, list[Connection]()
         self._head = (
             f"POST /sdk HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: drsim\r\nAccept-Encoding: gzip\r\n"
             f"Content-Type: text/xml; charset=UTF-8\r\nSOAPAction: {self.stub.versionId}\r\n"
         )
 
-    async def send(self, request: Request, *, lasts: bool = False) -> Any:
-        """What a call gives. Raises its fault, OSError, HTTPException, ExpatError. `lasts`: it takes nobody's place."""
-        if lasts:
-            status, body = await self.post(request.body)
-        else:
-            async with self._places:
-                status, body = await self.post(request.body)
+    async def send(self, request: Request) -> Any:
+        """What a call gives. Raises its fault, OSError, HTTPException, ExpatError."""
+        status, body = await self.post(request.body)
         if status not in (200, 500):
             raise HTTPException(f"HTTP status {status}")
         read = SoapResponseDeserializer(self.stub).Deserialize
