@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _ENVELOPE = (
     '<?xml version="1.0" encoding="UTF-8"?><soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"'
@@ -76,6 +76,15 @@ class Rule:
         return True
 
 
+class Record(NamedTuple):
+    """A call as it was, in the order of answers; it was sent after `behind` others had been answered."""
+
+    method: str
+    request: bytes
+    answer: bytes
+    behind: int
+
+
 class SoapProxy(ThreadingHTTPServer):
     """Listens on loopback with a certificate in front of a plain port. `calls`: methods, as they came."""
 
@@ -86,7 +95,7 @@ class SoapProxy(ThreadingHTTPServer):
         self.instead: dict[str, Callable[[bytes], Answer]] = {}
         self.after: list[Callable[[str, bytes, bytes], bytes]] = []
         self.mistakes: list[BaseException | None] = []
-        self.records: list[tuple[str, bytes, bytes]] | None = None
+        self.records: list[Record] | None = None
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(certificate)
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -143,6 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.calls.append(method)
             rule = next((rule for rule in self.server.rules if rule.hits(method)), None)
+            behind = len(self.server.records or ())
         match rule.do if rule else "":
             case "delay":
                 time.sleep(rule.seconds)
@@ -162,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
             for hook in self.server.after:
                 data = hook(method, body, data)
             if self.server.records is not None:
-                self.server.records.append((method, body, data))
+                self.server.records.append(Record(method, body, data, behind))
         return self._cut() if rule and rule.do == "lost" else self._send(status, data, headers)
 
     def do_GET(self) -> None:

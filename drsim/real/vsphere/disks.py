@@ -19,8 +19,8 @@ from pyVmomi import vim, vmodl
 
 from drsim.core.errors import PlatformError
 from drsim.real.ports import DiskFacts, DiskId, NotFound, QuotaReached, Taken
+from drsim.real.vsphere.faults import Refused, is_fault, suppress_fault
 from drsim.real.vsphere.inventory import RECENT, VsphereInventory, called, disk_id, disks_of
-from drsim.real.vsphere.session import Refused, is_fault, suppress_fault
 
 FOLDER = "drsim"
 _STORE = ("summary.freeSpace", "summary.accessible")

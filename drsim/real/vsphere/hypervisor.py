@@ -18,6 +18,7 @@ from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.ports import DiskId, Firmware, NewVm, NotFound, QuotaReached, Taken, Unavailable
 from drsim.real.vsphere.disks import VsphereDisks, parts
+from drsim.real.vsphere.faults import Refused, is_fault, suppress_fault
 from drsim.real.vsphere.inventory import (
     HOST,
     NAMED,
@@ -32,7 +33,6 @@ from drsim.real.vsphere.inventory import (
     host_facts,
 )
 from drsim.real.vsphere.nics import addresses, card
-from drsim.real.vsphere.session import Refused, is_fault, suppress_fault
 
 _DEVICES, _POWER, _EXTRA = "config.hardware.device", "runtime.powerState", "config.extraConfig"
 _PENDING = "config.tools.pendingCustomization"

@@ -30,8 +30,10 @@ from drsim.real.ports import (
     StoreFacts,
     VmFacts,
 )
+from drsim.real.vsphere.collector import Updates
+from drsim.real.vsphere.faults import TROUBLE, Refused, blamed, is_fault, judge
 from drsim.real.vsphere.privileges import NEEDED
-from drsim.real.vsphere.session import TROUBLE, Refused, Session, Updates, blamed, is_fault, judge
+from drsim.real.vsphere.session import Session
 
 OWNER, NICS = "drsim.owner", "drsim.nics"
 """Keys of a VM's extraConfig: who made it, and the network adapters that it was given."""

@@ -15,12 +15,10 @@ TLS is always verified against an explicit context: without one pyvmomi stops ve
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from http.client import HTTPException
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from xml.parsers.expat import ExpatError
 
 from pyVmomi import vim, vmodl
 
@@ -28,14 +26,10 @@ from drsim.core.errors import PlatformError
 from drsim.real.patience import Login, Verdict
 from drsim.real.ports import (
     Limits,
-    LoginRefused,
-    NotAllowed,
-    NotFound,
-    QuotaReached,
-    Taken,
     Unavailable,
-    Unsupported,
 )
+from drsim.real.vsphere.collector import POLL, Questions, Updates, filter_of
+from drsim.real.vsphere.faults import TROUBLE, Refused, blamed, is_fault, judge
 from drsim.real.vsphere.wire import Wire
 from drsim.spec.vsphere import Vsphere
 
@@ -44,94 +38,11 @@ _Found = dict[Any, dict[str, Any]]
 
 OLDEST, _VERSION = (6, 5), "vim.version.version11"
 """The oldest API that has all that is used, and that is spoken; every later vCenter speaks it too."""
-_POLL = 20
-"""Seconds that one wait for updates lasts at most."""
 _TASK, _ENDED = ("info.state", "info.result", "info.error"), ("success", "error")
-
-_AGAIN = (
-    vim.fault.TaskInProgress, vim.fault.ConcurrentAccess, vim.fault.Timedout, vmodl.fault.HostCommunication,
-    vmodl.fault.RequestCanceled,
-)  # fmt: skip
-_BLAME: tuple[tuple[tuple[type, ...], type[PlatformError], str], ...] = (
-    ((vim.fault.InvalidLogin, vim.fault.NoClientCertificate), LoginRefused, "are user and password right?"),
-    ((vmodl.fault.NotEnoughLicenses, vim.fault.NoDiskSpace, vim.fault.InsufficientResourcesFault), QuotaReached, ""),
-    ((vim.fault.FileNotFound, vmodl.fault.ManagedObjectNotFound, vim.fault.NotFound), NotFound, ""),
-    ((vim.fault.FileLocked, vim.fault.DuplicateName, vim.fault.FileAlreadyExists, vim.fault.AlreadyExists), Taken, ""),
-    ((vmodl.fault.NotSupported, vmodl.fault.NotImplemented, vmodl.fault.MethodNotFound), Unsupported, ""),
-)
-
-
-class Refused(Exception):
-    """A fault that the vCenter answers. `fault`: as pyvmomi has it."""
-
-    def __init__(self, fault: Any) -> None:
-        super().__init__(_said(fault))
-        self.fault = fault
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-TROUBLE = (Refused, OSError, HTTPException, ExpatError)
-"""What a call can raise."""
 
 
 class Late(Exception):
     """What was waited for has not come in time."""
-
-
-def _said(fault: Any) -> str:
-    """A fault in words: its kind and what the vCenter says of it, without the fields."""
-    kind = type(fault).__name__.rpartition(".")[2]
-    detail = getattr(fault, "msg", None) or ""
-    if isinstance(fault, vim.fault.FileFault) and fault.file:
-        detail = f"{detail} ({fault.file})" if detail and fault.file not in detail else detail or fault.file
-    return f"{kind}: {detail}" if detail and detail != kind else kind
-
-
-def judge(error: Exception) -> Verdict:
-    """What an error of a call means."""
-    match error:
-        case Refused(fault=fault) if isinstance(fault, vim.fault.NotAuthenticated):
-            return Verdict.LOG_IN
-        case Refused(fault=fault) if isinstance(fault, _AGAIN):
-            return Verdict.AGAIN
-        case ssl.SSLCertVerificationError():
-            return Verdict.GIVE_UP
-        case OSError() | HTTPException() | ExpatError():
-            return Verdict.AGAIN
-    return Verdict.GIVE_UP
-
-
-def blamed(error: Exception, what: str, place: str) -> PlatformError:
-    """An error of a call as one of the ports'."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "give the certificate's authority as ca, and the name in it as address"
-        return PlatformError(f"its certificate is not trusted: {error.verify_message}", place=place, hint=hint)
-    if not isinstance(error, Refused):
-        return PlatformError(f"{what}: {type(error).__name__}: {error}", place=place)
-    if isinstance(error.fault, vim.fault.NoPermission):
-        missing = error.fault.privilegeId or "a privilege"
-        return NotAllowed(f"{what}: the account lacks {missing}", place=place, hint="grant it to the account's role")
-    for kinds, blame, hint in _BLAME:
-        if isinstance(error.fault, kinds):
-            return blame(f"{what}: {error}", place=place, hint=hint)
-    return PlatformError(f"{what}: {error}", place=place)
-
-
-def is_fault(error: BaseException, *kinds: type) -> bool:
-    """Whether it is one of these faults of the vCenter."""
-    return isinstance(error, Refused) and isinstance(error.fault, kinds)
-
-
-@contextmanager
-def suppress_fault(*kinds: type) -> Iterator[None]:
-    """Take one of these faults for what was wanted."""
-    try:
-        yield
-    except Refused as error:
-        if not is_fault(error, *kinds):
-            raise
 
 
 class _Together:
@@ -149,9 +60,9 @@ class Session:
         self.spec, self.base, self.limits, self.calls = spec, base, limits, 0
         self.place = f"vCenter {spec.address}"
         self._password = password
-        self._wire = Wire(spec.address, spec.port, _VERSION, context, spec.connections, limits.call + _POLL)
+        self._wire = Wire(spec.address, spec.port, _VERSION, context, spec.connections, limits.call + POLL)
         self._places = asyncio.Semaphore(spec.connections)
-        self._reading = list[_Together]()
+        self._reading, self._questions = list[_Together](), Questions()
         self._ending: dict[Any, asyncio.Future[dict[str, Any]]] | None = None
         self._telling = set[asyncio.Task[None]]()
         self.login = Login(self._come_in, judge, blamed, TROUBLE, self.place, limits)
@@ -220,8 +131,7 @@ class Session:
         try:
             async with self._places:
                 self._reading.remove(together)
-                filters = [_filter(things, kind, paths) for kind, (paths, things) in together.wanted.items()]
-                page = await self._retrieve(self.wait, filters)
+                page = await self.wait(self._questions.ask, self.content.propertyCollector, together.wanted)
             async for thing, facts in self._pages(page):
                 found.setdefault(thing, {}).update(facts)
         except Refused:
@@ -230,18 +140,15 @@ class Session:
 
     async def read_all(self, root: Any, kind: type, *paths: str) -> list[tuple[Any, dict[str, Any]]]:
         """Properties of one thing, or of all in a view."""
+        collector, options = self.content.propertyCollector, vmodl.query.PropertyCollector.RetrieveOptions()
         try:
-            page = await self._retrieve(self.call, [_filter([root], kind, paths)])
+            page = await self.call(collector.RetrievePropertiesEx, [filter_of([root], kind, paths)], options)
         except Refused as error:
             if isinstance(root, vim.view.View) and is_fault(error, vmodl.fault.ManagedObjectNotFound):
                 gone = error.fault.obj == root  # with its session; else one of its objects has gone just now
                 raise Refused(vim.fault.NotAuthenticated() if gone else vim.fault.ConcurrentAccess()) from error
             raise
         return [each async for each in self._pages(page)]
-
-    async def _retrieve(self, call: Callable[..., Awaitable[Any]], filters: list[Any]) -> Any:
-        options = vmodl.query.PropertyCollector.RetrieveOptions()
-        return await call(self.content.propertyCollector.RetrievePropertiesEx, filters, options)
 
     async def _pages(self, page: Any) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
         """What a page has, and those behind it."""
@@ -277,7 +184,7 @@ class Session:
         try:
             async with Updates(self, [(list(ending), vim.Task, _TASK)]) as updates:
                 while not all(future.done() for future in ending.values()):
-                    for update in await updates.next(_POLL):
+                    for update in await updates.next(POLL):
                         facts = seen.setdefault(update.obj, {})
                         facts |= {change.name: change.val for change in update.changeSet}
                         if update.kind == "leave":
@@ -301,7 +208,7 @@ class Session:
         ends = None if timeout is None else time.monotonic() + timeout
         async with Updates(self, [([thing], type(thing), paths)]) as updates:
             while True:
-                left = _POLL if ends is None else ends - time.monotonic()
+                left = POLL if ends is None else ends - time.monotonic()
                 if left <= 0:
                     raise Late
                 for update in await updates.next(left):
@@ -324,53 +231,3 @@ class Session:
                 raise blamed(error, "wait", self.place) from error
             raise Unavailable(f"lost while waiting: {error}", place=self.place) from error
         return True
-
-
-class Updates:
-    """What changes of some things, from a collector of their own; their present state comes first."""
-
-    def __init__(self, session: Session, what: Sequence[tuple[Sequence[Any], type, Sequence[str]]]) -> None:
-        self._session, self._what, self._version = session, what, ""
-        self._collector: Any = None
-        self._waiting = False
-
-    async def __aenter__(self) -> "Updates":
-        call = self._session.call
-        self._collector = await call(self._session.content.propertyCollector.CreatePropertyCollector)
-        for things, kind, paths in self._what:
-            await call(self._collector.CreateFilter, _filter(things, kind, paths), False)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        call = self._session.call
-        with suppress(*TROUBLE):
-            if self._waiting:
-                await call(self._collector.CancelWaitForUpdates)
-            await call(self._collector.DestroyPropertyCollector)
-
-    async def next(self, seconds: float) -> list[Any]:
-        """The next changes; none when there were none within so many seconds (at least one is waited)."""
-        options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=max(1, min(_POLL, int(seconds))))
-        found: list[Any] = []
-        while True:
-            self._waiting = True
-            got = await self._session.wait(self._collector.WaitForUpdatesEx, self._version, options)
-            self._waiting = False
-            if got is None:
-                return found
-            self._version = got.version
-            found += [update for each in got.filterSet for update in each.objectSet]
-            if not got.truncated:
-                return found
-
-
-def _filter(things: Sequence[Any], kind: type, paths: Sequence[str]) -> Any:
-    """Of things of a kind, or of all such that are in a view."""
-    query = vmodl.query.PropertyCollector
-    view = isinstance(things[0], vim.view.View)
-    down = [query.TraversalSpec(name="view", type=type(things[0]), path="view", skip=False)] if view else []
-    return query.FilterSpec(
-        propSet=[query.PropertySpec(type=kind, pathSet=list(paths), all=False)],
-        objectSet=[query.ObjectSpec(obj=thing, skip=view, selectSet=down) for thing in things],
-        reportMissingObjectsInResults=None if view else False,
-    )

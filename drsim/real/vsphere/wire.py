@@ -16,11 +16,17 @@ import zlib
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
-from pyVmomi.SoapAdapter import SoapResponseDeserializer, SoapStubAdapterBase
+from pyVmomi.SoapAdapter import XSI_TYPE, SoapDeserializer, SoapResponseDeserializer, SoapStubAdapterBase
 
 _LARGE = 1 << 16
 """Bytes of an answer that is read in a thread: some 20 ms of work."""
 _BUFFER = 1 << 20
+_PASSED = {
+    "VirtualIDEController", "VirtualPS2Controller", "VirtualPCIController", "VirtualSIOController", "VirtualKeyboard",
+    "VirtualPointingDevice", "VirtualMachineVideoCard", "VirtualMachineVMCIDevice", "VirtualCdrom", "VirtualFloppy",
+    "VirtualAHCIController", "VirtualUSBController", "VirtualUSBXHCIController", "VirtualTPM", "VirtualWDT",
+}  # fmt: skip
+"""Devices that are not made into objects."""
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -41,6 +47,26 @@ class Stub(SoapStubAdapterBase):  # type: ignore[misc]  # pyvmomi has no types
         return Request(self.SerializeRequest(mo, info, args), info.result)
 
 
+class _Reader(SoapDeserializer):  # type: ignore[misc]  # pyvmomi has no types
+    """Reads answers, without making objects of devices that nobody here looks at: they are most of a VM's hardware."""
+
+    _passing = 0
+
+    def StartElementHandler(self, tag: str, attributes: dict[str, str]) -> None:  # noqa: N802  # pyvmomi's name
+        """An element begins."""
+        if self._passing or attributes.get(XSI_TYPE, "").rpartition(":")[2] in _PASSED:
+            self._passing += 1
+        else:
+            super().StartElementHandler(tag, attributes)
+
+    def EndElementHandler(self, tag: str) -> None:  # noqa: N802
+        """An element ends."""
+        if self._passing:
+            self._passing -= 1
+        else:
+            super().EndElementHandler(tag)
+
+
 class Wire:
     """Connections to one vCenter. `most`: how many are kept. `timeout`: seconds of one call."""
 
@@ -58,11 +84,16 @@ class Wire:
         status, body = await self.post(request.body)
         if status not in (200, 500):
             raise HTTPException(f"HTTP status {status}")
-        read = SoapResponseDeserializer(self.stub).Deserialize
-        got = read(body, request.result) if len(body) < _LARGE else await asyncio.to_thread(read, body, request.result)
+        small = len(body) < _LARGE
+        got = self._read(body, request.result) if small else await asyncio.to_thread(self._read, body, request.result)
         if status == 500:
             raise got if isinstance(got, Exception) else HTTPException("a fault that is none")
         return got
+
+    def _read(self, body: bytes, result: type) -> Any:
+        reader = SoapResponseDeserializer(self.stub)
+        reader.deser = _Reader(self.stub)
+        return reader.Deserialize(body, result)
 
     async def post(self, body: bytes) -> tuple[int, bytes]:
         """Status and content of an answer."""
