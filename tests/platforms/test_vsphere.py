@@ -37,7 +37,7 @@ from drsim.real.ports import (
 )
 from drsim.real.vsphere import connect
 from drsim.real.vsphere.disks import escaped, unescaped
-from drsim.real.vsphere.inventory import disks_of
+from drsim.real.vsphere.inventory import disks_of, system_of
 from drsim.real.vsphere.privileges import NEEDED
 from drsim.spec.vsphere import Vsphere
 
@@ -542,6 +542,15 @@ def test_what_is_not_mounted_is_read_through_the_appliance(center: VCenter) -> N
         assert (await here.inventory.vm("web")).disks == (disk,)
 
     _with_a_disk(center, work, datastores={})
+
+
+@pytest.mark.parametrize(
+    ("guest", "system"),
+    [("windows2019srv_64Guest", "windows"), ("winNetEnterpriseGuest", "windows"), ("otherLinux64Guest", "linux"),
+     ("rhel8_64Guest", "linux"), ("ubuntu64Guest", "linux"), ("otherGuest64", ""), ("darwin19_64Guest", ""), ("", "")],
+)  # fmt: skip
+def test_what_vcenter_calls_a_guest_says_its_system(guest: str, system: str) -> None:
+    assert system_of(guest) == system
 
 
 def test_the_guide_lists_the_privileges() -> None:

@@ -44,11 +44,15 @@ NAMED = 2.0
 HOST = ("name", "runtime.connectionState", "runtime.inMaintenanceMode", "hardware.memorySize",
          "hardware.cpuInfo.numCpuCores", "summary.quickStats.overallMemoryUsage")  # fmt: skip
 VM = ("name", "runtime.host", "runtime.powerState", "config.hardware", "config.firmware", "config.extraConfig",
-       "guest.net", "guest.toolsRunningStatus")  # fmt: skip
+       "config.bootOptions", "config.guestId", "guest.net", "guest.toolsRunningStatus")  # fmt: skip
 _WORDS = {
     "vim.VirtualMachine": "VM", "vim.HostSystem": "host", "vim.Datastore": "datastore", "vim.Network": "network",
     "vim.ResourcePool": "resource pool", "vim.Folder": "folder",
 }  # fmt: skip
+_LINUX = (
+    "linux", "ubuntu", "debian", "centos", "rhel", "redhat", "fedora", "sles", "suse", "asianux", "coreos", "photon",
+    "mandriva", "mandrake", "sjds", "turbo", "crx",
+)  # fmt: skip
 _MIB = 1 << 20
 
 
@@ -322,7 +326,16 @@ def vm_facts(facts: dict[str, Any], names: dict[str, str]) -> VmFacts:
         networks=tuple(_network(card, names) for card in cards_of(devices)),
         addresses=tuple(address for net in nets for address in net.ipAddress or ()),
         tools=facts.get("guest.toolsRunningStatus") == "guestToolsRunning",
+        secure_boot=bool(getattr(facts.get("config.bootOptions"), "efiSecureBootEnabled", False)),
+        system=system_of(facts.get("config.guestId", "")),
     )
+
+
+def system_of(guest: str) -> str:
+    """linux or windows, by what vCenter calls a guest's operating system (VirtualMachineGuestOsIdentifier)."""
+    if guest.startswith("win"):
+        return "windows"
+    return "linux" if any(word in guest.lower() for word in _LINUX) else ""
 
 
 def _network(card: Any, names: dict[str, str]) -> str:

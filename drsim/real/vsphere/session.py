@@ -24,6 +24,7 @@ from pyVmomi import vim, vmodl
 
 from drsim.core.errors import PlatformError
 from drsim.real.patience import Login, Verdict
+from drsim.real.platforms import OLDEST
 from drsim.real.ports import (
     Limits,
     Unavailable,
@@ -36,8 +37,8 @@ from drsim.spec.vsphere import Vsphere
 T = TypeVar("T")
 _Found = dict[Any, dict[str, Any]]
 
-OLDEST, _VERSION = (6, 5), "vim.version.version11"
-"""The oldest API that has all that is used, and that is spoken; every later vCenter speaks it too."""
+_VERSION = "vim.version.version11"
+"""That of the oldest API that has all that is used, 6.5; every later vCenter speaks it too."""
 _TASK, _ENDED = ("info.state", "info.result", "info.error"), ("success", "error")
 
 
@@ -90,8 +91,8 @@ class Session:
         self._wire.cookie = ""  # a login within a login is refused
         self.content = await self.call(self.root.RetrieveContent)
         version = self.content.about.apiVersion
-        if tuple(map(int, version.split(".")[:2])) < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
+        if tuple(map(int, version.split(".")[:2])) < OLDEST["vsphere"]:
+            oldest = ".".join(map(str, OLDEST["vsphere"]))
             raise PlatformError(f"its API is {version}; {oldest} is the oldest that will do", place=self.place)
         await self.call(self.content.sessionManager.Login, self.spec.user, self._password)
         for forget in self.fresh:
