@@ -17,7 +17,7 @@ from pyVmomi import vim
 
 from drsim.real.ports import Limits, NewVm, Platform, Unavailable
 from drsim.real.vsphere import connect
-from drsim.real.vsphere.wire import Wire, _answer, _Reader
+from drsim.real.vsphere.wire import Wire, _answer
 
 ME, HOST, STORE, MIB = "suite/op 1", VsphereBench.host, VsphereBench.store, 1 << 20
 
@@ -194,4 +194,3 @@ def test_devices_that_nobody_looks_at_are_passed_over(center: VCenter) -> None:
         await platform.close()
 
     asyncio.run(work())
-    assert _Reader(None)._passing == 0

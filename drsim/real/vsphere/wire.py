@@ -16,7 +16,7 @@ import zlib
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
-from pyVmomi.SoapAdapter import XSI_TYPE, SoapDeserializer, SoapResponseDeserializer, SoapStubAdapterBase
+from pyVmomi.SoapAdapter import XSI_TYPE, GetHandlers, SoapDeserializer, SoapResponseDeserializer, SoapStubAdapterBase
 
 _LARGE = 1 << 16
 """Bytes of an answer that is read in a thread: some 20 ms of work."""
@@ -50,21 +50,18 @@ class Stub(SoapStubAdapterBase):  # type: ignore[misc]  # pyvmomi has no types
 class _Reader(SoapDeserializer):  # type: ignore[misc]  # pyvmomi has no types
     """Reads answers, without making objects of devices that nobody here looks at: they are most of a VM's hardware."""
 
-    _passing = 0
-
     def StartElementHandler(self, tag: str, attributes: dict[str, str]) -> None:  # noqa: N802  # pyvmomi's name
         """An element begins."""
-        if self._passing or attributes.get(XSI_TYPE, "").rpartition(":")[2] in _PASSED:
-            self._passing += 1
-        else:
+        if attributes.get(XSI_TYPE) not in _PASSED:
             super().StartElementHandler(tag, attributes)
+            return
+        parser, (start, end, text, *_) = self.parser, GetHandlers(self)
 
-    def EndElementHandler(self, tag: str) -> None:  # noqa: N802
-        """An element ends."""
-        if self._passing:
-            self._passing -= 1
-        else:
-            super().EndElementHandler(tag)
+        def passed(ended: str) -> None:  # a device has no devices in it
+            if ended == tag:
+                parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
+
+        parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = None, passed, None
 
 
 class Wire:
