@@ -51,7 +51,9 @@ def read(sent: bytes) -> tuple[int, dict[str, str], bytes]:
         reader = asyncio.StreamReader()
         reader.feed_data(sent)
         reader.feed_eof()
-        return await _answer(reader)
+        found = await _answer(reader)
+        assert await reader.read() == b"", "what is left would be taken for the next answer"
+        return found
 
     return asyncio.run(work())
 
