@@ -193,6 +193,9 @@ def test_devices_that_nobody_looks_at_are_passed_over(center: VCenter) -> None:
         assert not kinds & {"VirtualKeyboard", "VirtualMachineVideoCard", "VirtualIDEController"}
         card = next(each for each in devices if isinstance(each, vim.vm.device.VirtualEthernetCard))
         assert card.deviceInfo.label
+        hardware = (await session_of(platform).read(found, "config.hardware"))["config.hardware"]
+        assert [type(device) for device in hardware.device] == [type(device) for device in devices]
+        assert hardware.numCPU == 1
         await platform.close()
 
     asyncio.run(work())

@@ -57,11 +57,19 @@ class _Reader(SoapDeserializer):  # type: ignore[misc]  # pyvmomi has no types
             return
         parser, (start, end, text, *_) = self.parser, GetHandlers(self)
 
-        def passed(ended: str) -> None:  # a device has no devices in it
-            if ended == tag:
+        depth = 1
+
+        def deeper(*_: object) -> None:
+            nonlocal depth
+            depth += 1
+
+        def back(_: str) -> None:
+            nonlocal depth
+            depth -= 1
+            if not depth:
                 parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
 
-        parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = None, passed, None
+        parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = deeper, back, None
 
 
 class Wire:
