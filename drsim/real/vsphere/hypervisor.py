@@ -258,7 +258,9 @@ class VsphereHypervisor:
                     await self._change(name, vm, spec)
                     return vm, facts, True
         vm, facts = await self._vm(name, *paths, _DEVICES)
-        self._seen[name] = time.monotonic(), vm, list(facts.get(_DEVICES, ()))
+        now = time.monotonic()
+        self._seen = {each: seen for each, seen in self._seen.items() if now - seen[0] < RECENT}
+        self._seen[name] = now, vm, list(facts.get(_DEVICES, ()))
         spec = await plan(vm, self._seen[name][2], facts)
         if spec is not None:
             await self._change(name, vm, spec)

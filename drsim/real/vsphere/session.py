@@ -25,10 +25,7 @@ from pyVmomi import vim, vmodl
 from drsim.core.errors import PlatformError
 from drsim.real.patience import Login, Verdict
 from drsim.real.platforms import OLDEST
-from drsim.real.ports import (
-    Limits,
-    Unavailable,
-)
+from drsim.real.ports import Limits, Unavailable
 from drsim.real.vsphere.collector import POLL, Questions, Updates, filter_of
 from drsim.real.vsphere.faults import TROUBLE, Refused, blamed, is_fault, judge
 from drsim.real.vsphere.wire import Wire
@@ -40,10 +37,6 @@ _Found = dict[Any, dict[str, Any]]
 _VERSION = "vim.version.version11"
 """That of the oldest API that has all that is used, 6.5; every later vCenter speaks it too."""
 _TASK, _ENDED = ("info.state", "info.result", "info.error"), ("success", "error")
-
-
-class Late(Exception):
-    """What was waited for has not come in time."""
 
 
 class _Together:
@@ -188,45 +181,35 @@ class Session:
                     for update in await updates.next(POLL):
                         facts = seen.setdefault(update.obj, {})
                         facts |= {change.name: change.val for change in update.changeSet}
-                        if update.kind == "leave":
-                            raise Refused(vmodl.fault.ManagedObjectNotFound(obj=update.obj))
-                        if facts.get("info.state") in _ENDED and not ending[update.obj].done():
-                            ending[update.obj].set_result(facts)
-        except TROUBLE as error:
+                        future = ending[update.obj]
+                        if update.kind == "leave" and not future.done():
+                            future.set_exception(Refused(vmodl.fault.ManagedObjectNotFound(obj=update.obj)))
+                        elif facts.get("info.state") in _ENDED and not future.done():
+                            future.set_result(facts)
+        except Exception as error:  # whoever waits has it
             for future in ending.values():
                 if not future.done():
                     future.set_exception(error)
-
-    async def until(
-        self,
-        thing: Any,
-        paths: Sequence[str],
-        enough: Callable[[Mapping[str, Any]], bool],
-        timeout: float | None = None,
-    ) -> dict[str, Any]:
-        """Wait until one thing's properties are so; gives them. Raises Late after `timeout` seconds."""
-        seen: dict[str, Any] = {}
-        ends = None if timeout is None else time.monotonic() + timeout
-        async with Updates(self, [([thing], type(thing), paths)]) as updates:
-            while True:
-                left = POLL if ends is None else ends - time.monotonic()
-                if left <= 0:
-                    raise Late
-                for update in await updates.next(left):
-                    if update.kind == "leave":
-                        raise Refused(vmodl.fault.ManagedObjectNotFound(obj=thing))
-                    seen |= {change.name: change.val for change in update.changeSet}
-                if enough(seen):
-                    return seen
+        finally:
+            for future in ending.values():
+                future.cancel()
 
     async def told(
         self, thing: Any, paths: Sequence[str], enough: Callable[[Mapping[str, Any]], bool], timeout: float
     ) -> bool:
         """Whether its properties come to be so in time. Raises Unavailable when the session or connection is lost."""
+        seen: dict[str, Any] = {}
+        ends = time.monotonic() + timeout
         try:
-            await self.until(thing, paths, enough, timeout)
-        except Late:
-            return False
+            async with Updates(self, [([thing], type(thing), paths)]) as updates:
+                while not enough(seen):
+                    left = ends - time.monotonic()
+                    if left <= 0:
+                        return False
+                    for update in await updates.next(left):
+                        if update.kind == "leave":
+                            raise Refused(vmodl.fault.ManagedObjectNotFound(obj=thing))
+                        seen |= {change.name: change.val for change in update.changeSet}
         except TROUBLE as error:
             if judge(error) is Verdict.GIVE_UP:
                 raise blamed(error, "wait", self.place) from error
