@@ -5,7 +5,6 @@ them away again and looks whether anything is left.
 """
 
 import asyncio
-import re
 import secrets
 import socket
 import ssl
@@ -18,10 +17,11 @@ from drsim.core import convert
 from drsim.core.errors import DrsimError
 from drsim.core.units import SECOND
 from drsim.real.clock import now_ns
-from drsim.real.platforms import OLDEST, connect
+from drsim.real.platforms import connect, outdated
 from drsim.real.ports import Limits, LoginRefused, NewVm, NotFound, Platform, Power
 from drsim.spec.hyperv import HypervSite
 from drsim.spec.sites import PlatformSite
+from drsim.spec.vcd import Vcd
 from drsim.spec.vsphere import Vsphere
 
 LIMITS = Limits(call=30.0, attempts=3)
@@ -128,12 +128,9 @@ class Examination:
             self._say("privileges", False, f"missing: {right}", hint)
         if not about.missing:
             self._say("privileges", True, "complete")
-        oldest = OLDEST.get(self.site.platform.kind)
-        number = tuple(int(part) for part in re.findall(r"\d+", about.version))
-        enough = oldest is None or number >= oldest
-        wanted = ".".join(map(str, oldest or ()))
-        said = f"{about.product} {about.version}" + ("" if enough else f" is older than {wanted}")
-        self._say("version", enough, said, f"update it to {wanted} or later")
+        wanted = outdated(self.site.platform.kind, about.version)
+        said = f"{about.product} {about.version}" + (f" is older than {wanted}" if wanted else "")
+        self._say("version", not wanted, said, f"update it to {wanted} or later")
         apart = abs(about.clock - now_ns()) / SECOND
         fine = apart <= self.site.clock / SECOND
         self._say(
@@ -231,6 +228,9 @@ def endpoints(spec: Any) -> list[tuple[str, str, int, str | None, bool]]:
         case HypervSite():
             usual = 5986 if spec.tls else 5985
             return [(n, host.address, host.port or usual, spec.ca, spec.tls) for n, host in spec.hosts.items()]
+        case Vcd():
+            own = (spec.address, spec.address, spec.port, spec.ca, True)
+            return [own, *endpoints(spec.vcenter)]
         case _:
             return []
 
@@ -251,11 +251,16 @@ def _certificate(said: str) -> str:
 
 
 async def conversions(one: Examination, other: Examination) -> list[Line]:
-    """What becomes of a site's protected VMs at another site; nothing for sites of one kind."""
+    """What becomes of a site's protected VMs at another site, and whether their names are free there."""
     here, to = one.platform, other.site.platform.kind
     assert here is not None
-    lines = []
+    lines, theirs = [], set[str]()
+    if other.platform is not None and one.site.vms:
+        theirs = {vm.name for vm in await other.platform.inventory.vms() if not vm.owner}
     for name in one.site.vms:
+        if name in theirs:
+            hint = "rename one of them, or recover it under another name"
+            lines.append(Line(one.name, f"to {other.name}", False, f"{name}: a VM is called so there", hint))
         try:
             vm = await here.inventory.vm(name)
             sizes = [(await here.disks.disk(disk)).size for disk in vm.disks]
@@ -263,7 +268,8 @@ async def conversions(one: Examination, other: Examination) -> list[Line]:
             lines.append(Line(one.name, "conversion", False, f"{name}: {error.message}", error.hint))
             continue
         machine = convert.Machine(
-            name, one.site.platform.kind, tuple(sizes), len(vm.networks), vm.cpus, vm.memory, vm.firmware
+            name, one.site.platform.kind, tuple(sizes), len(vm.networks), vm.cpus, vm.memory, vm.firmware,
+            vm.secure_boot, vm.system,
         )  # fmt: skip
         for found in convert.check(machine, to):
             fine = False if found.weight is convert.Weight.STOPS else None

@@ -4,6 +4,7 @@ Theory of operation. The site's process is the appliance: journals, mirrors and 
 a site on this machine is here, and nothing else knows of it:
 
     protect    its VMs are captured by epochs (`epochs.py`); a loop for each VPG takes one and tells the VPG's manager
+    watch      VMs that are moved or deleted there, hosts that take no VMs any more: said in the site's status
     recover    what a workflow asks of the target goes through the platform's ports (`target.py`); disks are laid out as
                of the checkpoint, from journal and mirror
     source     VMs are shut down and started through the ports; a last epoch before the drain has what they wrote
@@ -15,7 +16,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +32,7 @@ from drsim.real.epochs import Epochs, MarksFile, Taken
 from drsim.real.files import blame, make_directory, read_exactly, replace_file, write_all
 from drsim.real.journal_copy import JournalCopy
 from drsim.real.journal_view import JournalView
-from drsim.real.ports import DiskId, Firmware, Platform
+from drsim.real.ports import Change, DiskId, Firmware, Gone, HostChanged, Moved, Platform
 from drsim.real.target import Target
 from drsim.spec.live import LiveDisk, LiveVm, ProtectedVm, SiteFile, VpgState
 
@@ -42,7 +43,7 @@ _PIECE = 1 << 20
 _AGAIN = 5.0
 """Seconds after an epoch that failed."""
 _POLL = 0.01
-_COPIES = "copies of journals"
+_COPIES, _WATCH = "copies of journals", "hearing of changes"
 COPY = 10.0
 """Seconds between rounds in which journals are copied to the platform's object store."""
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Elsewhere:
                 disks[disk] = LiveDisk(path=f"{spec.folder}/shadows/{name}/{disk}.shadow", size=size)
             found = {
                 "disks": disks, "memory": facts.memory, "cpus": facts.cpus, "tools": facts.tools,
-                "firmware": facts.firmware.value,
+                "firmware": facts.firmware.value, "secure_boot": facts.secure_boot, "system": facts.system,
             }  # fmt: skip
             vms[name] = vm.model_copy(update=found)
         return spec.model_copy(update={"vms": vms})
@@ -117,7 +118,8 @@ class Elsewhere:
             every = (self._site.known(vpg).vpg.epochs or DEFAULT) / SECOND
             try:
                 await self.epoch(vpg)
-                self.failing.pop(vpg, None)
+                for what in (vpg, *(f"VM {vm.name}" for vm in self._site.known(vpg).vpg.vms)):
+                    self.failing.pop(what, None)
                 wait = every
             except PlatformError as error:
                 self._fails(vpg, error)
@@ -147,6 +149,36 @@ class Elsewhere:
             except PlatformError as error:
                 self._fails(_COPIES, error)
             await asyncio.sleep(COPY)
+
+    async def watch(self) -> None:
+        """Hear what happens to VMs and hosts at the platform, for ever; whoever looks at the site is told.
+
+        A VM that others move to another host is captured as before: by its platform, not by a host.
+        """
+        while True:
+            try:
+                async with aclosing(self.platform.inventory.changes()) as changes:  # type: ignore[type-var]  # they are generators
+                    async for change in changes:
+                        self.failing.pop(_WATCH, None)
+                        self._heard(change)
+            except PlatformError as error:
+                self._fails(_WATCH, error)
+            await asyncio.sleep(_AGAIN)
+
+    def _heard(self, change: Change) -> None:
+        vpgs = [known.vpg for known in self._site.state.state.vpgs.values()]
+        targets = {vm.target for vpg in vpgs if vpg.target == self._site.spec.site for vm in vpg.vms}
+        match change:
+            case Moved(vm, host) if vm in self._disks:
+                self._site.warned(f"VM {vm} runs on {host} now; it is captured as before")
+            case Gone(vm) if vm in self._disks:
+                hint = "unprotect it, or bring it back under its name"
+                self._fails(f"VM {vm}", PlatformError("it is not there any more", place=self.platform.name, hint=hint))
+            case HostChanged(host, True):
+                self.failing.pop(f"host {host}", None)
+            case HostChanged(host, False) if host in targets:
+                hint = "VPGs are to be recovered on it: name another host, or bring it back"
+                self._fails(f"host {host}", PlatformError("it takes no VMs", place=self.platform.name, hint=hint))
 
     def _fails(self, what: str, error: PlatformError) -> None:
         self.failing[what] = str(error)

@@ -261,7 +261,7 @@ def main() -> None:
         if error is not None:
             channel.say(refusal(0, error))
         else:
-            channel.say(Answered(0, 0, os.getpid()))
+            channel.say(Answered(0, os.getpid()))
             HostProcess(channel, folder, most).run()
     os._exit(0)  # at once: no guest is served that the site does not hear of
 

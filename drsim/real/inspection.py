@@ -13,6 +13,7 @@ from drsim.core.recovery.plan import Kind, Plan
 from drsim.core.status import Lifecycle, Peer, Phase, Regions
 from drsim.core.units import SECTOR
 from drsim.real.desk import LookAtSource
+from drsim.real.platforms import outdated
 
 if TYPE_CHECKING:
     from drsim.real.elsewhere import Elsewhere
@@ -40,25 +41,31 @@ async def inspect(site: "Installation", plan: Plan, operation: Address = NOBODY)
     )  # fmt: skip
     tests = [m for m in others if m.plan.kind is Kind.TEST]
     trial = Trial.NONE if not tests else Trial.RUNNING if tests[0].waiting else Trial.STARTING
-    room = _here(site, operation) if site.elsewhere is None else await _elsewhere(site.elsewhere, operation)
+    room = (
+        _here(site, operation) if site.elsewhere is None else await _elsewhere(site.elsewhere, _kind(site), operation)
+    )
     whole = plan.kind in (Kind.CLONE, Kind.RESTORE) or site.elsewhere is not None
     sizes = {v.id: v.sectors * SECTOR for vm in known.vpg.vms for v in vm.volumes}
     needed = sum(sizes[v] for vm in plan.vms for v in vm.volumes) if whole else 0
     return Facts(
         regions, tuple(c.id for c in site.listed(plan.vpg)), known.generation,
         frozenset(VmId(vm.id) for vm in known.vpg.vms), trial, reachable, tools, room.memory, room.cpus, room.names,
-        room.networks, room.free, needed, _unfit(site, plan),
+        room.networks, room.free, needed, _unfit(site, plan), room.lacks,
     )  # fmt: skip
+
+
+def _kind(site: "Installation") -> str:
+    return "local" if site.spec.platform is None else site.spec.platform.kind
 
 
 def _unfit(site: "Installation", plan: Plan) -> tuple[str, ...]:
     """Which VMs cannot run on the site's platform."""
-    kind = "local" if site.spec.platform is None else site.spec.platform.kind
+    kind = _kind(site)
     protected = {VmId(vm.id): vm for vm in site.known(plan.vpg).vpg.vms}
     machines = [
         convert.Machine(
             vm.name, kind, tuple(v.sectors * SECTOR for v in protected[vm.vm].volumes), len(vm.networks), vm.cpus,
-            vm.memory, protected[vm.vm].firmware,
+            vm.memory, protected[vm.vm].firmware, protected[vm.vm].secure_boot, protected[vm.vm].system,
         )
         for vm in plan.vms if vm.vm in protected
     ]  # fmt: skip
@@ -70,13 +77,17 @@ def _unfit(site: "Installation", plan: Plan) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What there is for recovered VMs: of each host, names that others have, networks, bytes of the datastore."""
+    """What there is for recovered VMs: of each host, names that others have, networks, bytes of the datastore.
+
+    `lacks`: see Facts.
+    """
 
     memory: dict[str, int]
     cpus: dict[str, int]
     names: frozenset[str]
     networks: frozenset[str]
     free: int
+    lacks: tuple[str, ...] = ()
 
 
 def _here(site: "Installation", operation: Address) -> _Room:
@@ -90,14 +101,18 @@ def _here(site: "Installation", operation: Address) -> _Room:
     )  # fmt: skip
 
 
-async def _elsewhere(elsewhere: "Elsewhere", operation: Address) -> _Room:
-    here = elsewhere.platform.inventory
+async def _elsewhere(elsewhere: "Elsewhere", kind: str, operation: Address) -> _Room:
+    here, name = elsewhere.platform.inventory, elsewhere.platform.name
+    about = await here.about()
+    lacks = [f"the account at {name} lacks {right}; grant it, as the platform's guide says" for right in about.missing]
+    if wanted := outdated(kind, about.version):
+        lacks.append(f"{name} is {about.version}; update it to {wanted} or later")
     hosts = [host for host in await here.hosts() if host.usable]
     stores = {store.name: store.free for store in await here.stores()}
     return _Room(
         {host.name: host.memory for host in hosts}, {host.name: host.cpus for host in hosts},
         frozenset(vm.name for vm in await here.vms() if vm.owner != operation), frozenset(await here.networks()),
-        stores.get(elsewhere.store, 0),
+        stores.get(elsewhere.store, 0), tuple(lacks),
     )  # fmt: skip
 
 

@@ -111,6 +111,7 @@ class Installation:
         self._work(self.own.watch())
         if self.elsewhere is not None:
             self._work(self.elsewhere.copy_journals())
+            self._work(self.elsewhere.watch())
         for vpg in self.state.state.vpgs.values():
             if vpg.vpg.source == self.spec.site and vpg.deleting is not None:
                 self._work(self._delete_again(vpg))

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypeVar
 
+from drsim.core.errors import PlatformError
 from drsim.real.ports import Limits, Unavailable
 
 T = TypeVar("T")
@@ -51,3 +53,48 @@ async def patiently(
             await sleep(wait)
             if verdict is Verdict.LOG_IN and log_in is not None:
                 await log_in()
+
+
+@dataclass
+class Login:
+    """A login to a platform, renewed by whoever first notices that the platform has forgotten it.
+
+    `come_in`: logs in, once. `judge`: what an error of a call means; `blamed`: the error as one of the ports', given
+    what was done and where; `trouble`: those that calls raise.
+    """
+
+    come_in: Callable[[], Awaitable[None]]
+    judge: Callable[[Exception], Verdict]
+    blamed: Callable[[Exception, str, str], PlatformError]
+    trouble: tuple[type[Exception], ...]
+    place: str
+    limits: Limits
+    number: int = 0
+    """How many times it has been renewed."""
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def patient(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do a piece of work that looks first, within the limits. Raises PlatformError."""
+        seen = self.number
+
+        async def attempt() -> T:
+            nonlocal seen
+            seen = self.number
+            return await work()
+
+        return await self._patiently(what, attempt, lambda: self.renew(seen))
+
+    async def renew(self, seen: int) -> None:
+        """Log in, unless somebody has since it was `seen`. Raises LoginRefused, Unavailable, PlatformError."""
+        async with self._lock:
+            if self.number == seen:
+                await self._patiently("log in", self.come_in)
+                self.number += 1
+
+    async def _patiently(
+        self, what: str, work: Callable[[], Awaitable[T]], log_in: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        try:
+            return await patiently(work, self.judge, what=what, place=self.place, limits=self.limits, log_in=log_in)
+        except self.trouble as error:
+            raise self.blamed(error, what, self.place) from error

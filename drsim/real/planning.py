@@ -140,6 +140,8 @@ def vpg_of(
                 tools=vm.tools,
                 ready=vm.ready,
                 firmware=vm.firmware,
+                secure_boot=vm.secure_boot,
+                system=vm.system,
                 reip=vm.reip,
                 volumes=volumes,
             )

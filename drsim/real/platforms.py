@@ -1,5 +1,6 @@
 """Platforms: which code connects to which kind, loaded when it is needed, with a word on what to install."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +15,11 @@ CONNECTS: Mapping[str, str] = MappingProxyType({
     "vcd": "drsim.real.vcd.connect",
 })  # fmt: skip
 """The module of each kind that has `connect(spec, base, *, limits)`. The extra to install is called like the kind."""
-OLDEST: Mapping[str, tuple[int, ...]] = MappingProxyType({"vsphere": (6, 7), "hyperv": (10, 0, 14393)})
-"""The oldest versions that have all that drsim asks for; a service without versions is not here."""
+OLDEST: Mapping[str, tuple[int, ...]] = MappingProxyType({"vsphere": (6, 5), "hyperv": (10, 0, 14393)})
+"""The oldest versions that have all that drsim asks for; a service without versions is not here.
+
+Windows Server 2016 is the first with changed areas (RCT) and checkpoints for backup.
+"""
 
 
 def connector(kind: str) -> Callable[..., Awaitable[Platform]]:
@@ -29,6 +33,13 @@ def connector(kind: str) -> Callable[..., Awaitable[Platform]]:
         hint = f"install drsim[{kind}]"
         raise PlatformError(f"{kind} needs the package {error.name}", place=module, hint=hint) from error
     return found
+
+
+def outdated(kind: str, version: str) -> str:
+    """The oldest version that will do, if a platform's is older."""
+    oldest = OLDEST.get(kind, ())
+    number = tuple(int(part) for part in re.findall(r"\d+", version))
+    return ".".join(map(str, oldest)) if number < oldest else ""
 
 
 async def connect(spec: Any, base: Path, **options: Any) -> Platform:

@@ -159,7 +159,7 @@ class NewVm:
 class VmFacts:
     """A VM. `disks` in the order in which the guest sees them; `addresses`: what its guest says that it has.
 
-    `tools`: its guest can be asked to shut down.
+    `tools`: its guest can be asked to shut down. `system`: linux, windows, or nothing where nobody says.
     """
 
     name: str
@@ -173,6 +173,8 @@ class VmFacts:
     networks: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     tools: bool = False
+    secure_boot: bool = False
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)

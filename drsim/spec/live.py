@@ -51,6 +51,9 @@ class LiveVm(Spec):
     """What its guest prints on the serial console when its application answers; nothing: it runs."""
     firmware: Literal["bios", "uefi"] = "bios"
     """What starts its first disk."""
+    secure_boot: bool = False
+    system: Literal["", "linux", "windows"] = ""
+    """Its guest's, if anybody says: platforms take more or fewer disks of one or the other."""
 
 
 class LiveNetwork(Spec):
@@ -211,6 +214,8 @@ class ProtectedVm(Spec):
     tools: bool = False
     ready: str = ""
     firmware: Literal["bios", "uefi"] = "bios"
+    secure_boot: bool = False
+    system: Literal["", "linux", "windows"] = ""
     group: int = 0
     reip: tuple[ReIp, ...] = ()
     volumes: tuple[ProtectedVolume, ...]

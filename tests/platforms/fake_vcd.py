@@ -7,19 +7,17 @@ rules of its proxy. What an independent client makes of it is asked in `test_vcd
 """
 
 import base64
-import socket
-import ssl
 import threading
 import time
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from platforms.https_server import HttpsHandler, HttpsServer
 from platforms.soap_proxy import SoapProxy
 from platforms.vcd_center import Center
 
@@ -98,10 +96,8 @@ class Task:
     error: tuple[str, str] | None = None
 
 
-class FakeVcd(ThreadingHTTPServer):
+class FakeVcd(HttpsServer):
     """One that listens. `center`: the vCenter behind it; `gate`: whose rules and counts are used."""
-
-    daemon_threads = True
 
     def __init__(
         self, certificate: Path, center: Center, gate: SoapProxy, call: Any, *, user: str, password: str
@@ -114,29 +110,8 @@ class FakeVcd(ThreadingHTTPServer):
         self.vapps, self.vms, self.tasks = dict[str, Vapp](), dict[str, Vm](), dict[str, Task]()
         self.asked: list[str] = []
         self.task_seconds = TASK_SECONDS
-        self.lock, self.mistakes = threading.RLock(), list[BaseException]()
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(certificate)
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.base = f"https://127.0.0.1:{self.server_address[1]}"
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.server_address[1])
-
-    def stop(self) -> None:
-        """Listen no more."""
-        self.shutdown()
-        self.server_close()
-        self._thread.join()
-        if self.mistakes:
-            raise self.mistakes[0]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Connections break in tests; mistakes are kept where they are made."""
+        super().__init__(certificate, _Handler)
+        self.base = f"https://127.0.0.1:{self.port}"
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
@@ -269,25 +244,11 @@ class FakeVcd(ThreadingHTTPServer):
         return node("QueryResultRecords", *shown, total=len(found), page=page, pageSize=size, name=kind)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
-    disable_nagle_algorithm = True
+class _Handler(HttpsHandler):
     server: FakeVcd
 
-    def setup(self) -> None:
-        self.request = self.server.context.wrap_socket(self.request, server_side=True)
-        super().setup()
-
-    def finish(self) -> None:
-        super().finish()
-        self.request.close()
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
     def _any(self) -> None:
-        here, body = self.server, self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        here, body = self.server, self.content()
         path, session = urlsplit(self.path).path, "session" in self.path
         rule = None
         with here.gate.lock:
@@ -299,13 +260,13 @@ class _Handler(BaseHTTPRequestHandler):
             case "delay":
                 time.sleep(rule.seconds)
             case "reset":
-                return self._cut()
+                return self.cut()
             case "status":
-                return self._send(429, b"", {})
+                return self.send(429, b"", {})
             case "expire":
                 here.tokens.clear()
         status, content, headers = self._answer(path, body)
-        return self._cut() if rule and rule.do == "lost" else self._send(status, content, headers)
+        return self.cut() if rule and rule.do == "lost" else self.send(status, content, headers)
 
     do_GET = do_POST = do_PUT = do_DELETE = _any  # noqa: N815
 
@@ -346,18 +307,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.tokens.add(token)
         headers = {"X-VMWARE-VCLOUD-ACCESS-TOKEN": token, "X-VMWARE-VCLOUD-TOKEN-TYPE": "Bearer"}
         return 200, b"{}", {"Content-Type": "application/json", **headers}
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        if status != 204:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-        self.wfile.flush()
-
-    def _cut(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.connection.close()
-        self.close_connection = True

@@ -88,7 +88,7 @@ async def protected(folder: Path, estate: Estate) -> AsyncIterator[tuple[Install
             rpo_alert=60 * 10**9, journal=None, epochs=3600 * 10**9,
         )  # fmt: skip
         await london.protect(vpg)
-        await _until(lambda: bool(leeds.listed("crm")), london, leeds)
+        await until(lambda: bool(leeds.listed("crm")), london, leeds)
         yield london, leeds
 
 
@@ -103,11 +103,11 @@ async def play(folder: Path, estate: Estate, kind: Kind) -> None:
             assert london.elsewhere is not None
             before = leeds.listed("crm")[-1].id
             await london.elsewhere.epoch("crm")
-            await _until(lambda: leeds.listed("crm")[-1].id > before, london, leeds)
+            await until(lambda: leeds.listed("crm")[-1].id > before, london, leeds)
             await estate.write("lost with the site")
             wish = Wish(kind=kind, vpg="crm", commit=Commit.COMMIT)
         number = leeds.recoveries.begin(leeds.recoveries.plan(wish))
-        await _until(lambda: bool(leeds.recoveries.status(number)["outcome"]), london, leeds)
+        await until(lambda: bool(leeds.recoveries.status(number)["outcome"]), london, leeds)
         report = leeds.recoveries.status(number)
         assert report["outcome"] == "committed", report
         if kind is Kind.MOVE:
@@ -122,7 +122,7 @@ async def play(folder: Path, estate: Estate, kind: Kind) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def _until(condition, *sites: Installation) -> None:  # type: ignore[no-untyped-def]
+async def until(condition, *sites: Installation) -> None:  # type: ignore[no-untyped-def]
     while not condition():
         for site in sites:
             site.site.check()
@@ -167,7 +167,7 @@ def test_whoever_resumes_a_vpg_waits_for_the_epoch_under_way(tmp_path: Path) -> 
                     epochs.paused = paused
                     london.pause("crm", paused=False)
                     await asyncio.sleep(0)
-                    await _until(lambda: manager.paused is paused, london, leeds)  # noqa: B023
+                    await until(lambda: manager.paused is paused, london, leeds)  # noqa: B023
 
     asyncio.run(work())
 
@@ -231,7 +231,7 @@ async def from_here(folder: Path, bench: Bench) -> None:
                 history=3600 * 10**9, rpo_alert=60 * 10**9, journal=None,
             )
         )  # fmt: skip
-        await _until(lambda: bool(leeds.listed("crm")), london, leeds)
+        await until(lambda: bool(leeds.listed("crm")), london, leeds)
 
         def write(text: str) -> None:
             with connected(london.folder / "nbd.sock", "web/one") as client:
@@ -239,10 +239,10 @@ async def from_here(folder: Path, bench: Bench) -> None:
 
         await asyncio.to_thread(write, "tapped here")
         london.tag("crm", "now")
-        await _until(lambda: any(c.tag == "now" for c in leeds.listed("crm")), london, leeds)
+        await until(lambda: any(c.tag == "now" for c in leeds.listed("crm")), london, leeds)
         await asyncio.to_thread(write, "lost with the site")
         wish = Wish(kind=Kind.LIVE, vpg="crm", commit=Commit.COMMIT, checkpoint="now")
         number = leeds.recoveries.begin(leeds.recoveries.plan(wish))
-        await _until(lambda: bool(leeds.recoveries.status(number)["outcome"]), london, leeds)
+        await until(lambda: bool(leeds.recoveries.status(number)["outcome"]), london, leeds)
         assert leeds.recoveries.status(number)["outcome"] == "committed", leeds.recoveries.status(number)
         assert await bench.booted("web") == "tapped here"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 from platforms.fake_vcd import X
+from platforms.soap_proxy import Rule
 from platforms.vcd_arm import SECRET, SYSTEM, VcdBench, cloud, open_vcd, spec_over
 from platforms.vcenter import vcenter
 from platforms.vsphere_arm import LIMITS, certificates
@@ -117,6 +118,22 @@ def test_a_vm_is_deleted_without_its_disks_though_its_guest_has_stopped_it() -> 
         await here.hypervisor.delete("web", OWNER)
         assert bench.center.flat(disk).exists()
         assert not (await here.disks.disk(disk)).attached
+
+    on_bench(work)
+
+
+def test_a_start_whose_answer_was_lost_may_end_while_it_is_asked_for_again() -> None:
+    """It was off when it was looked at, and is on when the second request comes, which is then refused."""
+
+    async def work(bench: VcdBench, here: Platform) -> None:
+        await a_vm(bench)
+        await here.hypervisor.power_on("web")
+        await here.hypervisor.power_off("web")
+        bench.cloud.task_seconds = 0.3
+        bench.center.proxy.rules = [Rule("*", "lost"), Rule("*", "delay", seconds=1.0)]
+        await here.hypervisor.power_on("web")
+        assert [rule.times for rule in bench.center.proxy.rules] == [0, 0]
+        assert (await facts(bench)).power is Power.ON
 
     on_bench(work)
 

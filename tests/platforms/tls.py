@@ -10,8 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def certify(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]:
-    """Make FOLDER/ca.pem and FOLDER/server.pem (certificate and key, for an IP address); gives both paths."""
+def certify(folder: Path, name: str = "127.0.0.1", days: int = 2) -> tuple[Path, Path]:
+    """Make FOLDER/ca.pem and FOLDER/server.pem (certificate and key, for an IP address); gives both paths.
+
+    `days`: for which the server's certificate holds from now on; it may have expired that long ago.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     now, keys = datetime.now(UTC), [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
 
@@ -26,8 +29,8 @@ def certify(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]:
         own = x509.SubjectKeyIdentifier.from_public_key(keys[key].public_key())
         signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key())
         builder = x509.CertificateBuilder().subject_name(named).issuer_name(issuer).public_key(keys[key].public_key())
-        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(hours=1))
-        builder = builder.not_valid_after(now + timedelta(days=2)).add_extension(usage, critical=True)
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=30))
+        builder = builder.not_valid_after(now + timedelta(days=2 if ca else days)).add_extension(usage, critical=True)
         builder = builder.add_extension(x509.BasicConstraints(ca, 0 if ca else None), critical=True)
         builder = builder.add_extension(own, critical=False).add_extension(signer, critical=False)
         builder = builder if ca else builder.add_extension(address, critical=False)

@@ -51,6 +51,8 @@ class Facts:
     needed_bytes: int = 0
     unfit: tuple[str, ...] = ()
     """VMs of the plan that the recovery site's platform cannot run, each with why (`core/convert.py`)."""
+    lacks: tuple[str, ...] = ()
+    """What the recovery site's platform, or the account there, lacks for any recovery, each with what to do."""
 
 
 class Refused(DrsimError):
@@ -121,6 +123,7 @@ def _of_vms(plan: Plan, facts: Facts) -> Iterator[str]:
         if count > 1:
             yield f"{count} VMs are to be called {name}; give each a name of its own"
     yield from facts.unfit
+    yield from facts.lacks
     if plan.kind not in (Kind.CLONE, Kind.RESTORE):
         yield from _of_capacity(plan, facts)
     if facts.needed_bytes > facts.free_bytes:

@@ -113,7 +113,7 @@ class Machines:
             tuple(DiskId(volume) for volume in m.places.values()),
             tuple(str(names.get(n["SubnetId"], n["SubnetId"])) for n in m.adapters),
             tuple(n["PrivateIpAddress"] for n in m.adapters),
-            tools=True,
+            tools=True, system="windows" if m.facts.get("Platform", "").lower() == "windows" else "linux",
         )  # fmt: skip
 
 

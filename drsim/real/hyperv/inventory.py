@@ -24,8 +24,6 @@ from drsim.real.ports import (
     VmFacts,
 )
 
-OLDEST = (10, 0, 14393)
-"""Windows Server 2016: the first with changed areas (RCT) and checkpoints for backup."""
 _SYSTEM = ("Caption", "Version", "LocalDateTime", "FreePhysicalMemory")
 _RIGHTS: Sequence[tuple[str, Step]] = (
     ("Hyper-V Administrators", cmdlet("Get-VMHost")),

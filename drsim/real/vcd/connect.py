@@ -26,7 +26,7 @@ async def connect(spec: Vcd, base: Path, *, limits: Limits | None = None) -> Pla
         raise FileError(f"the authority cannot be read: {error}", place=str(authority), hint=hint) from error
     session = VcdSession(spec, password, context, limits or Limits())
     try:
-        await session.log_in()
+        await session.login.renew(0)
         below = await vsphere.connect(spec.vcenter, base, limits=limits)
     except BaseException:
         await session.close()

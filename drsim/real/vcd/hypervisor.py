@@ -17,7 +17,7 @@ from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.ports import DiskId, NewVm, NotFound, QuotaReached, Taken
 from drsim.real.vcd.inventory import NAME, POLICY, VDC, Entry, VcdInventory, ident
-from drsim.real.vcd.session import MEDIA, V, X
+from drsim.real.vcd.session import MEDIA, Refused, V, X
 from drsim.real.vsphere.disks import escaped
 from drsim.real.vsphere.hypervisor import VsphereHypervisor
 
@@ -214,8 +214,13 @@ class VcdHypervisor:
 
         async def work() -> None:
             entry = await self._imported(name)
-            if entry.status != _ON:
+            if entry.status == _ON:
+                return
+            try:
                 await self._session.finished(await self._session.ask("POST", f"{entry.href}/power/action/powerOn"))
+            except Refused:  # a start whose answer was lost may have ended since it was looked at
+                if (await self._inventory.entry(name)).status != _ON:
+                    raise
 
         await self._session.patient(f"start VM {name}", work)
 

@@ -6,18 +6,16 @@ A task is asked for its state, more and more seldom: this API tells nothing by i
 import asyncio
 import ssl
 import xml.etree.ElementTree as ET
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import httpx
 
 from drsim.core.errors import PlatformError
-from drsim.real.patience import Verdict, patiently
+from drsim.real.patience import Login, Verdict
 from drsim.real.ports import Limits, LoginRefused, NotAllowed, NotFound, QuotaReached, Taken
 from drsim.spec.vcd import Vcd
 
-T = TypeVar("T")
 VERSION = "36.0"
 """Of the API: vCloud Director 10.3 and later."""
 V, X = "http://www.vmware.com/vcloud/v1.5", "http://www.vmware.com/vcloud/extension/v1.5"
@@ -37,6 +35,10 @@ class Refused(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(f"{code or status}: {message}" if message else code or f"HTTP {status}")
         self.status, self.code = status, code
+
+
+TROUBLE = (Refused, httpx.HTTPError, ET.ParseError)
+"""What a call can raise."""
 
 
 def judge(error: Exception) -> Verdict:
@@ -74,54 +76,26 @@ class VcdSession:
     def __init__(self, spec: Vcd, password: str, context: ssl.SSLContext, limits: Limits) -> None:
         self.spec, self.limits = spec, limits
         self.place = f"vCloud Director {spec.address}"
-        self._password, self._token, self.logins = password, "", 0
-        self._log_in = asyncio.Lock()
+        self._password, self._token = password, ""
+        self.login = Login(self._come_in, judge, blamed, TROUBLE, self.place, limits)
+        self.patient = self.login.patient
         self._http = httpx.AsyncClient(
             base_url=f"https://{spec.address}:{spec.port}", verify=context, timeout=limits.call, trust_env=False
         )
 
-    async def patient(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do a piece of work that looks first, within the limits. Raises PlatformError."""
-        seen = self.logins
-
-        async def attempt() -> T:
-            nonlocal seen
-            seen = self.logins
-            return await work()
-
-        async def renew() -> None:
-            await self.log_in(seen)
-
-        try:
-            return await patiently(attempt, judge, what=what, place=self.place, limits=self.limits, log_in=renew)
-        except (Refused, httpx.HTTPError, ET.ParseError) as error:
-            raise blamed(error, what, self.place) from error
-
-    async def log_in(self, seen: int = 0) -> None:
-        """Log in, unless somebody has since `seen`. Raises LoginRefused."""
-        async with self._log_in:
-            if self.logins != seen:
-                return
-
-            async def work() -> str:
-                headers = {"Accept": f"application/json;version={VERSION}"}
-                basic = httpx.BasicAuth(f"{self.spec.user}@System", self._password)
-                got = await self._http.post("/cloudapi/1.0.0/sessions/provider", headers=headers, auth=basic)
-                if got.status_code == 401:
-                    hint = "a system administrator's; are user and password right?"
-                    raise LoginRefused("the login is refused", place=self.place, hint=hint)
-                if got.status_code == 406:
-                    hint = "vCloud Director 10.3 or later"
-                    raise PlatformError(f"it does not speak version {VERSION} of its API", place=self.place, hint=hint)
-                if got.is_error or _TOKEN not in got.headers:
-                    raise Refused(got.status_code, "", "no session")
-                return str(got.headers[_TOKEN])
-
-            try:
-                self._token = await patiently(work, judge, what="log in", place=self.place, limits=self.limits)
-            except (Refused, httpx.HTTPError) as error:
-                raise blamed(error, "log in", self.place) from error
-            self.logins += 1
+    async def _come_in(self) -> None:
+        headers = {"Accept": f"application/json;version={VERSION}"}
+        basic = httpx.BasicAuth(f"{self.spec.user}@System", self._password)
+        got = await self._http.post("/cloudapi/1.0.0/sessions/provider", headers=headers, auth=basic)
+        if got.status_code == 401:
+            hint = "a system administrator's; are user and password right?"
+            raise LoginRefused("the login is refused", place=self.place, hint=hint)
+        if got.status_code == 406:
+            hint = "vCloud Director 10.3 or later"
+            raise PlatformError(f"it does not speak version {VERSION} of its API", place=self.place, hint=hint)
+        if got.is_error or _TOKEN not in got.headers:
+            raise Refused(got.status_code, "", "no session")
+        self._token = str(got.headers[_TOKEN])
 
     async def ask(self, method: str, where: str, body: ET.Element | None = None, media: str = "") -> ET.Element:
         """One call: a path or an address that it has given. Raises Refused, httpx.HTTPError, ET.ParseError."""
@@ -171,7 +145,7 @@ class VcdSession:
             try:
                 async with asyncio.timeout(self.limits.call):
                     await self.ask("DELETE", "/api/session")
-            except (Refused, httpx.HTTPError, ET.ParseError, TimeoutError):
+            except (*TROUBLE, TimeoutError):
                 pass  # it expires by itself
             self._token = ""
         await self._http.aclose()

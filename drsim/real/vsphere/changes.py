@@ -19,9 +19,9 @@ from drsim.core.errors import PlatformError
 from drsim.core.units import SECOND, Ns
 from drsim.real.ports import Area, DiskId, Epoch, NotFound, Untrusted
 from drsim.real.vsphere.disks import VsphereDisks
+from drsim.real.vsphere.faults import is_fault, suppress_fault
 from drsim.real.vsphere.hypervisor import VsphereHypervisor
 from drsim.real.vsphere.inventory import VsphereInventory, disk_id, disks_of
-from drsim.real.vsphere.session import is_fault, suppress_fault
 
 _NAME = "drsim "
 _EVERYTHING = "*"

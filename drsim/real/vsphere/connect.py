@@ -26,7 +26,7 @@ async def connect(spec: Vsphere, base: Path, *, limits: Limits | None = None) ->
     session = Session(spec, base, password, context, limits or Limits())
     inventory = VsphereInventory(session)
     try:
-        await session.log_in()
+        await session.login.renew(0)
         await session.patient("find the datacenter", inventory.home)
     except BaseException:
         await session.close()

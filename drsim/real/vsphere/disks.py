@@ -19,8 +19,8 @@ from pyVmomi import vim, vmodl
 
 from drsim.core.errors import PlatformError
 from drsim.real.ports import DiskFacts, DiskId, NotFound, QuotaReached, Taken
+from drsim.real.vsphere.faults import Refused, is_fault, suppress_fault
 from drsim.real.vsphere.inventory import RECENT, VsphereInventory, called, disk_id, disks_of
-from drsim.real.vsphere.session import Refused, is_fault, suppress_fault
 
 FOLDER = "drsim"
 _STORE = ("summary.freeSpace", "summary.accessible")
@@ -65,8 +65,9 @@ class VsphereDisks:
         self._held: dict[DiskId, tuple[Any, str]] = {}
         self._done: list[tuple[float, Callable[[], None]]] = []
         self._looked, self._looking, self._listing = -RECENT, asyncio.Lock(), asyncio.Lock()
-        self._browsers: dict[str, Any] = {}
         self._lists: dict[str, tuple[float, dict[DiskId, int]]] = {}
+        self._made: dict[DiskId, tuple[float, int]] = {}
+        self._first, self._used = dict[str, asyncio.Lock](), set[str]()
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
@@ -83,17 +84,14 @@ class VsphereDisks:
             if size > facts["summary.freeSpace"]:
                 message = f"datastore {store} has {facts['summary.freeSpace']} bytes free; disk {name} has {size}"
                 raise QuotaReached(message, place=self._session.place, hint="free some, or choose another datastore")
-            spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
-                diskType="thin", adapterType="lsiLogic", capacityKb=-(-size // 1024)
-            )
             with suppress_fault(vim.fault.FileAlreadyExists):
-                try:
-                    await self._finished("CreateVirtualDisk_Task", disk, await self._inventory.home(), spec)
-                except Refused as error:
-                    if not is_fault(error, vim.fault.FileNotFound):
-                        raise
-                    await self._make_folder(store)
-                    await self._finished("CreateVirtualDisk_Task", disk, await self._inventory.home(), spec)
+                async with self._first.setdefault(store, asyncio.Lock()):
+                    first = store not in self._used
+                    if first:  # it may have to make the folder
+                        await self._make(disk, size, store)
+                        self._used.add(store)
+                if not first:
+                    await self._make(disk, size, store)
                 facts["summary.freeSpace"] -= size
                 self._note(disk, owner, -(-size // 1024) * 1024)
                 return disk
@@ -101,6 +99,19 @@ class VsphereDisks:
             return disk
 
         return await self._session.patient(f"make disk {disk}", work)
+
+    async def _make(self, disk: DiskId, size: int, store: str) -> None:
+        """Make a disk, and drsim's folder if it is not there."""
+        spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+            diskType="thin", adapterType="lsiLogic", capacityKb=-(-size // 1024)
+        )
+        try:
+            await self._finished("CreateVirtualDisk_Task", disk, await self._inventory.home(), spec)
+        except Refused as error:
+            if not is_fault(error, vim.fault.FileNotFound):
+                raise
+            await self._make_folder(store)
+            await self._finished("CreateVirtualDisk_Task", disk, await self._inventory.home(), spec)
 
     async def delete(self, disk: DiskId, owner: str) -> None:
         """Delete a disk that this owner made. Raises Taken while a VM has it."""
@@ -142,26 +153,30 @@ class VsphereDisks:
 
         async def work() -> DiskFacts:
             sizes = self._recent(owner_and_name(folder, file)[0]) or {}
-            if disk not in sizes:
+            made, size = self._made.get(disk, (-RECENT, 0))
+            if disk in sizes:
+                size = sizes[disk]
+            elif time.monotonic() - made > RECENT:
                 there = await self._search(store, folder, file)
                 if not there:
                     raise NotFound(f"there is no disk {disk}", place=self._session.place)
-                sizes = {disk: there[0][1]}
-            return await self._facts(disk, sizes[disk])
+                size = there[0][1]
+            return await self._facts(disk, size)
 
         return await self._session.patient(f"look at disk {disk}", work)
 
     async def _facts(self, disk: DiskId, size: int) -> DiskFacts:
         _, folder, file = parts(disk, self._session.place)
         owner, name = owner_and_name(folder, file)
-        return DiskFacts(disk, name, size, owner, (await self._holders()).get(disk, (None, ""))[1])
+        held = await self._holder(disk)
+        return DiskFacts(disk, name, size, owner, held[1] if held else "")
 
     async def locate(self, appliance: str, disk: DiskId) -> Path:
         """Where the appliance has a disk: on a datastore that it has mounted, or by the disk's identity."""
 
         async def work() -> Path:
             path = self.mounted(disk)
-            if path is not None and (await self._holders()).get(disk, (None, ""))[1] == appliance:
+            if path is not None and ((await self._holder(disk)) or (None, ""))[1] == appliance:
                 return path
             _, facts = await self._inventory.one(vim.VirtualMachine, appliance, "config.hardware.device")
             found = [each for each in disks_of(facts.get("config.hardware.device")) if disk_id(each) == disk]
@@ -188,7 +203,7 @@ class VsphereDisks:
 
     async def holder(self, disk: DiskId) -> tuple[Any, str] | None:
         """The VM that has a disk and its name, looked at just now; None for nobody."""
-        found = (await self._holders()).get(disk)
+        found = await self._holder(disk)
         if found is None:
             return None
         facts: dict[str, Any] = {}
@@ -209,6 +224,11 @@ class VsphereDisks:
             self._held[disk] = vm
         else:
             self._held.pop(disk, None)
+
+    async def _holder(self, disk: DiskId) -> tuple[Any, str] | None:
+        """The VM that had a disk a moment ago; nobody had one that did not exist then."""
+        made, _ = self._made.get(disk, (-RECENT, 0))
+        return (self._held if time.monotonic() - made < RECENT else await self._holders()).get(disk)
 
     async def _holders(self) -> dict[DiskId, tuple[Any, str]]:
         """Which VM has which disk, as of a moment ago, and what we have done since."""
@@ -239,8 +259,13 @@ class VsphereDisks:
 
     def _note(self, disk: DiskId, owner: str, size: int | None) -> None:
         """This disk has been made, or deleted."""
-        self._done.append((time.monotonic(), lambda: self._list(disk, owner, size)))
+        now = time.monotonic()
+        self._done.append((now, lambda: self._list(disk, owner, size)))
         self._list(disk, owner, size)
+        self._made = {disk: (at, size) for disk, (at, size) in self._made.items() if now - at < RECENT}
+        self._made.pop(disk, None)
+        if size is not None:
+            self._made[disk] = now, size
 
     def _list(self, disk: DiskId, owner: str, size: int | None) -> None:
         sizes = self._recent(owner)
@@ -257,11 +282,13 @@ class VsphereDisks:
         with suppress_fault(vim.fault.FileAlreadyExists):
             await self._session.call(make, f"[{store}] {FOLDER}", await self._inventory.home(), True)
 
+    async def _browser(self, store: str) -> Any:
+        _, facts = await self._inventory.one(vim.Datastore, store, "browser")
+        return facts["browser"]
+
     async def _search(self, store: str, folder: str, name: str) -> list[tuple[str, int]]:
         """Names and sizes of the disks in a folder; nothing where there is no such folder."""
-        if store not in self._browsers:
-            _, facts = await self._inventory.one(vim.Datastore, store, "browser")
-            self._browsers[store] = facts["browser"]
+        browser = await self._inventory.once(("browser", store), lambda: self._browser(store))
         browse = vim.host.DatastoreBrowser
         details = browse.VmDiskQuery.Details(
             diskType=False, capacityKb=True, hardwareVersion=False, controllerType=False
@@ -272,7 +299,7 @@ class VsphereDisks:
         )  # fmt: skip
         try:
             where = f"[{store}] {folder}".rstrip()
-            found = await self._session.finished(self._browsers[store].SearchDatastore_Task, where, spec)
+            found = await self._session.finished(browser.SearchDatastore_Task, where, spec)
         except Refused as error:
             if not is_fault(error, vim.fault.FileNotFound):
                 raise

@@ -1,9 +1,13 @@
-"""VsphereHypervisor: makes VMs and runs them. Every method looks first, and again after each lost answer."""
+"""VsphereHypervisor: makes VMs and runs them. Every method looks first, and again after each lost answer.
+
+A VM's devices are the dear part of a look: they are remembered for some seconds, with what is done here, because an
+owner has one manager. Nothing is taken for done, and no refusal for true, by that alone; after trouble it is forgotten.
+"""
 
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import Any
@@ -14,10 +18,13 @@ from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.ports import DiskId, Firmware, NewVm, NotFound, QuotaReached, Taken, Unavailable
 from drsim.real.vsphere.disks import VsphereDisks, parts
+from drsim.real.vsphere.faults import Refused, is_fault, suppress_fault
 from drsim.real.vsphere.inventory import (
     HOST,
+    NAMED,
     NICS,
     OWNER,
+    RECENT,
     VsphereInventory,
     cards_of,
     disk_id,
@@ -25,9 +32,10 @@ from drsim.real.vsphere.inventory import (
     extra,
     host_facts,
 )
-from drsim.real.vsphere.session import Refused, is_fault, suppress_fault
+from drsim.real.vsphere.nics import addresses, card
 
 _DEVICES, _POWER, _EXTRA = "config.hardware.device", "runtime.powerState", "config.extraConfig"
+_PENDING = "config.tools.pendingCustomization"
 _MIB = 1 << 20
 _UNITS = [unit for unit in range(16) if unit != 7]
 """Places of a SCSI controller; the seventh is its own."""
@@ -38,6 +46,8 @@ _KINDS = {
     "lsisas": vim.vm.device.VirtualLsiLogicSASController,
 }
 
+Plan = Callable[[Any, Sequence[Any], Mapping[str, Any]], Awaitable[Any]]
+
 
 class VsphereHypervisor:
     """The VMs of a datacenter."""
@@ -45,8 +55,8 @@ class VsphereHypervisor:
     def __init__(self, inventory: VsphereInventory, disks: VsphereDisks) -> None:
         self._inventory, self._disks, self._session = inventory, disks, inventory.session
         self._locks: dict[str, asyncio.Lock] = {}
-        self._places: dict[Any, Any] = {}
-        self._folder: Any = None
+        self._seen: dict[str, tuple[float, Any, list[Any]]] = {}
+        """Of VMs by name: when its devices were looked at, itself, and its devices."""
 
     @asynccontextmanager
     async def _alone(self, name: str) -> Any:
@@ -65,9 +75,13 @@ class VsphereHypervisor:
         `more`: to be written into its extraConfig.
         """
 
+        since: float | None = time.monotonic() - NAMED
+
         async def work() -> None:
+            nonlocal since
             with suppress(NotFound):
-                _, facts = await self._vm(new.name, _EXTRA)
+                listed, since = since, None  # it may be there when this is done again
+                _, facts = await self._inventory.one(vim.VirtualMachine, new.name, _EXTRA, since=listed)
                 if _EXTRA not in facts:
                     raise Refused(vim.fault.TaskInProgress(msg="the VM is just being made"))
                 if extra(facts[_EXTRA]).get(OWNER) != new.owner:
@@ -76,7 +90,7 @@ class VsphereHypervisor:
                 return
             host = await self._host(new)
             await self._inventory.find(vim.Datastore, new.store)
-            pool, folder = await self._pool(host), await self._vm_folder()
+            pool, folder = await self._pool(host), await self._folder()
             made = await self._session.finished(folder.CreateVM_Task, self._config(new, more or {}), pool, host)
             self._inventory.took(new, made)
 
@@ -116,21 +130,25 @@ class VsphereHypervisor:
         return ""
 
     async def _pool(self, host: Any) -> Any:
-        key = self._session.spec.pool or host
-        if key not in self._places:
-            if self._session.spec.pool is not None:
-                self._places[key] = await self._inventory.find(vim.ResourcePool, self._session.spec.pool)
-            else:
-                parent = (await self._session.read(host, "parent"))["parent"]
-                self._places[key] = (await self._session.read(parent, "resourcePool"))["resourcePool"]
-        return self._places[key]
+        pool = self._session.spec.pool
 
-    async def _vm_folder(self) -> Any:
-        if self._folder is None:
-            root = (await self._session.read(await self._inventory.home(), "vmFolder"))["vmFolder"]
-            wanted = self._session.spec.folder
-            self._folder = root if wanted is None else await self._inventory.find(vim.Folder, wanted)
-        return self._folder
+        async def ask() -> Any:
+            if pool is not None:
+                return await self._inventory.find(vim.ResourcePool, pool)
+            parent = (await self._session.read(host, "parent"))["parent"]
+            return (await self._session.read(parent, "resourcePool"))["resourcePool"]
+
+        return await self._inventory.once(("pool", pool or host), ask)
+
+    async def _folder(self) -> Any:
+        wanted = self._session.spec.folder
+
+        async def ask() -> Any:
+            if wanted is not None:
+                return await self._inventory.find(vim.Folder, wanted)
+            return (await self._session.read(await self._inventory.home(), "vmFolder"))["vmFolder"]
+
+        return await self._inventory.once("folder", ask)
 
     async def delete(self, name: str, owner: str) -> None:
         """Power a VM off, detach its disks and delete it, if this owner made it."""
@@ -143,8 +161,10 @@ class VsphereHypervisor:
                 if facts.get(_POWER) != "poweredOff":
                     await self._power(vm.PowerOffVM_Task)
                 disks = disks_of(facts.get(_DEVICES))
+                self._seen.pop(name, None)
                 if disks:
-                    await self._change(vm, [_removal(disk) for disk in disks])
+                    off = vim.vm.ConfigSpec(deviceChange=[_removal(disk) for disk in disks])
+                    await self._session.finished(vm.ReconfigVM_Task, off)
                 for disk in disks:
                     self._disks.held(disk_id(disk), None)
                 with suppress_fault(vmodl.fault.ManagedObjectNotFound):
@@ -164,19 +184,20 @@ class VsphereHypervisor:
 
         parts(disk, self._session.place)
 
-        async def work() -> None:
-            vm, facts = await self._vm(name, _DEVICES)
-            devices = facts.get(_DEVICES, ())
+        async def plan(vm: Any, devices: Sequence[Any], _: Mapping[str, Any]) -> Any:
             if disk in map(disk_id, disks_of(devices)):
-                return
+                return None
             holder = None if frozen else await self._disks.holder(disk)
             if holder is not None and holder[0] != vm:
                 raise Taken(
                     f"disk {disk} is attached to {holder[1]}", place=self._session.place, hint="detach it there"
                 )
             mode = "independent_nonpersistent" if frozen else "persistent"
-            await self._change(vm, self._addition(name, devices, disk, mode))
-            if not frozen:
+            return vim.vm.ConfigSpec(deviceChange=self._addition(name, devices, disk, mode))
+
+        async def work() -> None:
+            vm, _, changed = await self._changed(name, plan)
+            if changed and not frozen:
                 self._disks.held(disk, (vm, name))
 
         async with self._alone(name):
@@ -208,19 +229,51 @@ class VsphereHypervisor:
     async def detach(self, name: str, disk: DiskId) -> None:
         """Detach a disk; its file stays."""
 
+        async def plan(_: Any, devices: Sequence[Any], __: Mapping[str, Any]) -> Any:
+            found = [each for each in disks_of(devices) if disk_id(each) == disk and each.key >= 0]
+            return vim.vm.ConfigSpec(deviceChange=[_removal(found[0])]) if found else None
+
         async def work() -> None:
+            if any(each.key < 0 for each in self._seen.get(name, (0, None, []))[2]):
+                del self._seen[name]  # it does not say which key the disk has got
             with suppress(NotFound):
-                vm, facts = await self._vm(name, _DEVICES)
-                found = [each for each in disks_of(facts.get(_DEVICES)) if disk_id(each) == disk]
-                if found:
-                    await self._change(vm, [_removal(found[0])])
+                _, _, changed = await self._changed(name, plan)
+                if changed:
                     self._disks.held(disk, None)
 
         async with self._alone(name):
             await self._session.patient(f"detach disk {disk} from VM {name}", work)
 
-    async def _change(self, vm: Any, devices: list[Any], **more: Any) -> None:
-        await self._session.finished(vm.ReconfigVM_Task, vim.vm.ConfigSpec(deviceChange=devices, **more))
+    async def _changed(self, name: str, plan: Plan, *paths: str) -> tuple[Any, dict[str, Any], bool]:
+        """Change a VM's hardware: `plan` says how, given the VM, its devices and these properties; None: it is so.
+
+        Gives the VM, its properties, and whether something was to be done.
+        """
+        at, seen, devices = self._seen.get(name, (-RECENT, None, []))
+        if time.monotonic() - at < RECENT:
+            vm, facts = await self._vm(name, *paths)
+            with suppress(Refused, PlatformError):
+                spec = await plan(vm, devices, facts) if vm == seen else None
+                if spec is not None:
+                    await self._change(name, vm, spec)
+                    return vm, facts, True
+        vm, facts = await self._vm(name, *paths, _DEVICES)
+        now = time.monotonic()
+        self._seen = {each: seen for each, seen in self._seen.items() if now - seen[0] < RECENT}
+        self._seen[name] = now, vm, list(facts.get(_DEVICES, ()))
+        spec = await plan(vm, self._seen[name][2], facts)
+        if spec is not None:
+            await self._change(name, vm, spec)
+        return vm, facts, spec is not None
+
+    async def _change(self, name: str, vm: Any, spec: Any) -> None:
+        """Change it. What is added has a key of its own that is not known: disks can be remembered without."""
+        at, _, devices = self._seen.pop(name)
+        await self._session.finished(vm.ReconfigVM_Task, spec)
+        gone = {each.device.key for each in spec.deviceChange if each.operation == "remove"}
+        added = [each.device for each in spec.deviceChange if each.operation == "add"]
+        if disks_of(added) == added:
+            self._seen[name] = at, vm, [each for each in devices if each.key not in gone] + added
 
     # -- networks ----------------------------------------------------------------------------------------------------
 
@@ -228,55 +281,25 @@ class VsphereHypervisor:
         """Give a VM that is off these adapters in place of its own (with new MACs), and its guest their addresses."""
         wanted = json.dumps([asdict(nic) for nic in nics])
 
-        async def work() -> None:
-            vm, facts = await self._vm(name, _DEVICES, _EXTRA, _POWER, "config.tools.pendingCustomization")
-            given = extra(facts.get(_EXTRA, ())).get(NICS) == wanted
+        async def plan(_: Any, devices: Sequence[Any], facts: Mapping[str, Any]) -> Any:
+            if extra(facts.get(_EXTRA, ())).get(NICS) == wanted:
+                return None
             if facts.get(_POWER) != "poweredOff":
-                if given:
-                    return
                 raise PlatformError(f"VM {name} is on; its networks are given to it while it is off")
-            if not given:
-                changes = [_removal(card) for card in cards_of(facts.get(_DEVICES))]
-                changes += [await self._card(-201 - n, nic.network) for n, nic in enumerate(nics)]
-                await self._change(vm, changes, extraConfig=[vim.option.OptionValue(key=NICS, value=wanted)])
-            if any(nic.address for nic in nics) and not facts.get("config.tools.pendingCustomization"):
+            changes = [_removal(card) for card in cards_of(devices)]
+            changes += [await card(self._inventory, -201 - n, nic.network) for n, nic in enumerate(nics)]
+            note = vim.option.OptionValue(key=NICS, value=wanted)
+            return vim.vm.ConfigSpec(deviceChange=changes, extraConfig=[note])
+
+        async def work() -> None:
+            vm, facts, _ = await self._changed(name, plan, _EXTRA, _POWER, _PENDING)
+            off = facts.get(_POWER) == "poweredOff"
+            if off and any(nic.address for nic in nics) and not facts.get(_PENDING):
                 with suppress_fault(vim.fault.CustomizationPending):
-                    await self._session.finished(vm.CustomizeVM_Task, self._addresses(nics))
+                    await self._session.finished(vm.CustomizeVM_Task, addresses(nics, self._session.spec.domain))
 
         async with self._alone(name):
             await self._session.patient(f"give VM {name} its networks", work)
-
-    async def _card(self, key: int, network: str) -> Any:
-        found = await self._inventory.find(vim.Network, network)
-        if isinstance(found, vim.dvs.DistributedVirtualPortgroup):
-            if found not in self._places:
-                facts = await self._session.read(found, "key", "config.distributedVirtualSwitch")
-                switch = await self._session.read(facts["config.distributedVirtualSwitch"], "uuid")
-                self._places[found] = facts["key"], switch["uuid"]
-            group, uuid = self._places[found]
-            port = vim.dvs.PortConnection(portgroupKey=group, switchUuid=uuid)
-            backing = vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=port)
-        else:
-            backing = vim.vm.device.VirtualEthernetCard.NetworkBackingInfo(deviceName=network, network=found)
-        connect = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=True, connected=True)
-        card = vim.vm.device.VirtualVmxnet3(key=key, backing=backing, connectable=connect, addressType="generated")
-        return vim.vm.device.VirtualDeviceSpec(operation="add", device=card)
-
-    def _addresses(self, nics: Sequence[Nic]) -> Any:
-        guest = vim.vm.customization
-        adapters = []
-        for nic in nics:
-            ip = guest.FixedIp(ipAddress=nic.address) if nic.address else guest.DhcpIpGenerator()
-            settings = guest.IPSettings(ip=ip, dnsServerList=list(nic.dns))
-            if nic.address:
-                settings.subnetMask = nic.mask
-                settings.gateway = [nic.gateway] if nic.gateway else []
-            adapters.append(guest.AdapterMapping(adapter=settings))
-        servers = list(dict.fromkeys(server for nic in nics for server in nic.dns))
-        identity = guest.LinuxPrep(hostName=guest.VirtualMachineNameGenerator(), domain=self._session.spec.domain)
-        return guest.Specification(
-            identity=identity, globalIPSettings=guest.GlobalIPSettings(dnsServerList=servers), nicSettingMap=adapters
-        )
 
     # -- power -------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ looked for again. Whose a VM is stands in its `extraConfig` and, for people, in 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
@@ -30,21 +30,29 @@ from drsim.real.ports import (
     StoreFacts,
     VmFacts,
 )
+from drsim.real.vsphere.collector import Updates
+from drsim.real.vsphere.faults import TROUBLE, Refused, blamed, is_fault, judge
 from drsim.real.vsphere.privileges import NEEDED
-from drsim.real.vsphere.session import TROUBLE, Refused, Session, Updates, blamed, is_fault, judge
+from drsim.real.vsphere.session import Session
 
 OWNER, NICS = "drsim.owner", "drsim.nics"
 """Keys of a VM's extraConfig: who made it, and the network adapters that it was given."""
 RECENT = 10.0
 """Seconds for which free room, and what this session has made itself, is not looked at again."""
+NAMED = 2.0
+"""Seconds for which a name that was not there is taken to be free; two VMs may have one name, in different folders."""
 HOST = ("name", "runtime.connectionState", "runtime.inMaintenanceMode", "hardware.memorySize",
          "hardware.cpuInfo.numCpuCores", "summary.quickStats.overallMemoryUsage")  # fmt: skip
 VM = ("name", "runtime.host", "runtime.powerState", "config.hardware", "config.firmware", "config.extraConfig",
-       "guest.net", "guest.toolsRunningStatus")  # fmt: skip
+       "config.bootOptions", "config.guestId", "guest.net", "guest.toolsRunningStatus")  # fmt: skip
 _WORDS = {
     "vim.VirtualMachine": "VM", "vim.HostSystem": "host", "vim.Datastore": "datastore", "vim.Network": "network",
     "vim.ResourcePool": "resource pool", "vim.Folder": "folder",
 }  # fmt: skip
+_LINUX = (
+    "linux", "ubuntu", "debian", "centos", "rhel", "redhat", "fedora", "sles", "suse", "asianux", "coreos", "photon",
+    "mandriva", "mandrake", "sjds", "turbo", "crx",
+)  # fmt: skip
 _MIB = 1 << 20
 
 
@@ -86,6 +94,8 @@ class VsphereInventory:
         self._views: dict[type, Any] = {}
         self._lately: dict[tuple[type, str], tuple[float, Any, dict[str, Any]]] = {}
         self._reading, self._listed = asyncio.Lock(), dict[type, float]()
+        self._once: dict[Any, Any] = {}
+        self._asking: dict[Any, asyncio.Lock] = {}
         self.datacenter: Any = None
         session.fresh.append(self._views.clear)
 
@@ -175,13 +185,13 @@ class VsphereInventory:
                 if judge(error) is Verdict.GIVE_UP:
                     raise blamed(error, "be told of changes", self.session.place) from error
                 if judge(error) is Verdict.LOG_IN:
-                    await self.session.log_in(self.session.logins)
+                    await self.session.login.renew(self.session.login.number)
             await asyncio.sleep(self.session.limits.first)
 
     async def _updates(self) -> AsyncGenerator[Any, None]:
         what = [
-            (await self._view(vim.HostSystem), vim.HostSystem, HOST[:3]),
-            (await self._view(vim.VirtualMachine), vim.VirtualMachine, ("name", "runtime.host")),
+            ([await self._view(vim.HostSystem)], vim.HostSystem, HOST[:3]),
+            ([await self._view(vim.VirtualMachine)], vim.VirtualMachine, ("name", "runtime.host")),
         ]
         async with Updates(self.session, what) as updates:
             while True:
@@ -211,8 +221,8 @@ class VsphereInventory:
         self._index |= {(kind, called(facts["name"])): thing for thing, facts in found}
         return found
 
-    async def one(self, kind: type, name: str, *paths: str) -> tuple[Any, dict[str, Any]]:
-        """One object by its name, and its properties. Raises NotFound."""
+    async def one(self, kind: type, name: str, *paths: str, since: float | None = None) -> tuple[Any, dict[str, Any]]:
+        """One object by its name, and its properties. Raises NotFound; `since`: see find."""
         thing = self._index.get((kind, name))
         if thing is not None:
             try:
@@ -224,14 +234,17 @@ class VsphereInventory:
             if "name" in facts and called(facts["name"]) == name:
                 return thing, facts
             del self._index[kind, name]
-        thing = await self.find(kind, name)
+        thing = await self.find(kind, name, since)
         return thing, await self.session.read(thing, *{"name", *paths})
 
-    async def find(self, kind: type, name: str) -> Any:
-        """One object by its name, which may be the one that it had a moment ago. Raises NotFound."""
-        asked = time.monotonic()
+    async def find(self, kind: type, name: str, since: float | None = None) -> Any:
+        """One object by its name, which may be the one that it had a moment ago. Raises NotFound.
+
+        `since`: a list that was begun later will do to say that there is none; otherwise one that is begun now.
+        """
+        asked = time.monotonic() if since is None else since
         if (kind, name) not in self._index:
-            async with self._reading:  # whoever waited is content with a list that was begun after it asked
+            async with self._reading:
                 begun = time.monotonic()
                 if (kind, name) not in self._index and self._listed.get(kind, 0.0) < asked:
                     await self.all(kind, "name")
@@ -246,11 +259,22 @@ class VsphereInventory:
 
         `now`: what was found so would be held against somebody, so it is looked at again.
         """
-        made, thing, facts = self._lately.get((kind, name), (0.0, None, {}))
-        if now or time.monotonic() - made > RECENT or not facts.keys() >= set(paths):
-            thing, facts = await self.one(kind, name, *paths)
-            self._lately[kind, name] = time.monotonic(), thing, facts
-        return thing, facts
+        async with self._alone(kind, name):
+            made, thing, facts = self._lately.get((kind, name), (0.0, None, {}))
+            if now or time.monotonic() - made > RECENT or not facts.keys() >= set(paths):
+                thing, facts = await self.one(kind, name, *paths)
+                self._lately[kind, name] = time.monotonic(), thing, facts
+            return thing, facts
+
+    async def once(self, what: Any, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """What never changes: asked for once, and everybody who wants it meanwhile waits for it."""
+        async with self._alone(what):
+            if what not in self._once:
+                self._once[what] = await ask()
+            return self._once[what]
+
+    def _alone(self, *what: Any) -> asyncio.Lock:
+        return self._asking.setdefault(what, asyncio.Lock())
 
     def took(self, vm: NewVm, made: Any) -> None:
         """A VM has been made; its host has its memory to give, and does not say so at once."""
@@ -302,7 +326,16 @@ def vm_facts(facts: dict[str, Any], names: dict[str, str]) -> VmFacts:
         networks=tuple(_network(card, names) for card in cards_of(devices)),
         addresses=tuple(address for net in nets for address in net.ipAddress or ()),
         tools=facts.get("guest.toolsRunningStatus") == "guestToolsRunning",
+        secure_boot=bool(getattr(facts.get("config.bootOptions"), "efiSecureBootEnabled", False)),
+        system=system_of(facts.get("config.guestId", "")),
     )
+
+
+def system_of(guest: str) -> str:
+    """linux or windows, by what vCenter calls a guest's operating system (VirtualMachineGuestOsIdentifier)."""
+    if guest.startswith("win"):
+        return "windows"
+    return "linux" if any(word in guest.lower() for word in _LINUX) else ""
 
 
 def _network(card: Any, names: dict[str, str]) -> str:

@@ -68,6 +68,8 @@ CASES: dict[str, tuple[Plan, Facts, str]] = {
         Plan(Kind.RESTORE, "crm", (), volume=VolumeId(1), in_place=True), replace(GOOD, source_reachable=False),
         "restore the volume beside",
     ),
+    "unfit": (LIVE, replace(GOOD, unfit=("app-0 cannot be recovered on aws: too large; split it",)), "too large"),
+    "privilege": (LIVE, replace(GOOD, lacks=("the account at vCenter lacks PowerOn; grant it",)), "lacks PowerOn"),
     "volume": (Plan(Kind.RESTORE, "crm", ()), GOOD, "name the volume"),
 }  # fmt: skip
 
