@@ -38,6 +38,7 @@ from drsim.real.host_words import (
     Answered,
     Channel,
     Chunked,
+    Close,
     Digest,
     Freed,
     Open,
@@ -63,6 +64,7 @@ _BEGIN = 30.0  # in which it has come up
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 5.0
 LOCKED = 20
 """Seconds that a new process waits for an earlier one that is dying."""
+_LOOK = 0.01  # seconds between looks at whether a disk is closed
 _SPARE = 16  # chunks that may be in use beyond the VRA's buffer
 
 
@@ -299,6 +301,18 @@ class HostLink:
         self._answered(lambda number: Open(number, info, str(path.absolute()), must_exist))
         disk = self.disks[info.id] = HostDisk(self, info, path)
         return disk
+
+    async def close_disk(self, disk: HostDisk) -> None:
+        """Serve it no more: when this returns, no client and no process of ours has it."""
+        self.disks.pop(disk.info.id, None)  # first, so that no process opens it again
+        process, channel = self._process, self._channel
+        self._asked += 1
+        number = self._asked
+        self.say(Close(number, disk.info.id))
+        while number not in self._answers and self._channel is channel is not None:
+            await asyncio.sleep(_LOOK)
+        if self._answers.pop(number, None) is None and process is not None:
+            await asyncio.to_thread(process.wait)  # it dies, or is dead
 
     def _answered(self, ask: Callable[[int], Word]) -> Answered:
         answer = self.wait_for(ask)

@@ -39,7 +39,11 @@ class HostDisk:
         self.link.serve(self.info.id, connection, rest)
 
     def close(self) -> None:
-        """The process closes it."""
+        """The process closes it when it ends."""
+
+    async def give_up(self) -> None:
+        """The process closes it now; nobody uses it any more."""
+        await self.link.close_disk(self)
 
 
 class HostTap:

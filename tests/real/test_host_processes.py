@@ -53,9 +53,10 @@ def test_every_word_is_heard_as_it_was_said_with_its_memory() -> None:
     stream = StreamId("crm", Address("london/london-1/vra"), Address("leeds/leeds-1/recovery"))
     spec = StreamSpec(stream, (VOLUME.vm,), (VOLUME,))
     said: list[words.Word] = [
-        words.Open(1, VOLUME, "db.disk", must_exist=True), words.Serve(3, b"\x00rest"), words.Watch(1, spec),
-        words.Unwatch(1), words.HoldOn(2, 1), words.LetGo(1, failed=True), words.Read(3, 1, 4), words.Freed(1, 9),
-        words.Digest(4, 1, Extent(VOLUME.vm, VOLUME.id, 0, 8), 4096), words.Record(5, "db", (3,), on=True),
+        words.Open(1, VOLUME, "db.disk", must_exist=True), words.Close(6, 3), words.Serve(3, b"\x00rest"),
+        words.Watch(1, spec), words.Unwatch(1), words.HoldOn(2, 1), words.LetGo(1, failed=True), words.Read(3, 1, 4),
+        words.Freed(1, 9), words.Digest(4, 1, Extent(VOLUME.vm, VOLUME.id, 0, 8), 4096),
+        words.Record(5, "db", (3,), on=True),
         words.Answered(1, 2, 3), words.Refused(1, "StoreFull", "no room", "disk", "add some"),
         words.Chunked(1, 2, BYTES), words.Wrote(1, 2, 3, 4), words.TurnedAway("no request"),
     ]  # fmt: skip
