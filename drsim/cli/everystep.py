@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +187,7 @@ class _Estate:
         if died:
             self._restart()
             report = self._operate(wish, errand.verdict, again=True)
-        if report["outcome"] == "failed" and any("connection" in reason for reason in report["reasons"]):
-            errand = replace(errand, vm="", disks="", final=False)  # a busy machine lost it: all has to be as it was
-        elif report["outcome"] != errand.outcome:
+        if report["outcome"] != errand.outcome:
             raise Violation("P15", f"it ended as {report['outcome']}: {report['reasons']} {report['people']}")
         self._nothing_else(errand, report["operation"], before)
         if not errand.final:
