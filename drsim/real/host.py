@@ -3,7 +3,8 @@
 Theory of operation. `HostLink` starts the process and does what it says; `HostTap` is to the site what a tap is
 (`tap.py`), `HostDisk` what the splitter serves. What was written comes as windows on memory that both see. The site
 hears words in the event loop; it waits for one only where the order of things demands it: while disks are opened, and
-for a hold, which is answered after everything that was captured before it.
+for a hold, which is answered after everything that was captured before it. It waits for a hold as long as the budget
+allows: guests of other hosts wait as well.
 
 When the process dies, its guests lose their connections, and what it had captured and not told is unknown: the VRA
 hears that the volumes are lost, before anything else, and so answers no hold with them. A new process is started, with
@@ -41,6 +42,7 @@ from drsim.real.host_words import (
     Close,
     Digest,
     Freed,
+    HoldOn,
     Open,
     Read,
     Record,
@@ -93,6 +95,7 @@ class HostLink:
         self._taps: dict[int, HostTap] = {}
         self._reading: dict[int, tuple[HostTap, EffectId, ReadRegions | ReadDigests]] = {}
         self._answers: dict[int, Answered | Refused] = {}
+        self._late: dict[int, float] = {}  # holds that were not answered, and since when
         self._closed = False
         self._again: asyncio.Task[None] | None = None
         self._up(*self._started())
@@ -149,6 +152,7 @@ class HostLink:
         for tap, id_, effect in self._reading.values():
             tap.heard.append(Failed(id_, effect, error))
         self._reading.clear()
+        self._late.clear()
         for volume in self.disks:
             self._site.disks.pop(volume, None)
         for tap in self._taps.values():
@@ -230,6 +234,18 @@ class HostLink:
                 self._died()
         return self._answers.pop(number)
 
+    def hold(self, tap: int, until: float) -> bool:
+        """Close the gate of a tap; False when that was not answered by then. One that is silent for long is ended."""
+        self._asked += 1
+        number = self._asked
+        self._late[number] = self._loop.time()
+        self.say(HoldOn(number, tap))
+        while number in self._late and (channel := self._channel) is not None and self._wait(channel, until):
+            pass
+        if self._channel is not None and self._late and min(self._late.values()) < self._loop.time() - PATIENCE:
+            self._died()
+        return self._channel is None or number not in self._late
+
     def _wait(self, channel: Channel, deadline: float, *, writing: bool = False) -> bool:
         """Wait until something can be heard, and hear it, or until something can be said; False: in vain."""
         poll = select.poll()
@@ -268,6 +284,8 @@ class HostLink:
                 tap, id_, effect = self._reading.pop(number)
                 tap.heard.append(answer_of(id_, effect, word, fd))
                 return tap
+            case Answered(number) if number in self._late:
+                del self._late[number]
             case Answered(number) | Refused(number):
                 self._answers[number] = word
             case TurnedAway(why):

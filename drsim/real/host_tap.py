@@ -12,7 +12,7 @@ from drsim.core.effects import EffectId, ReadDigests, ReadRegions
 from drsim.core.events import Done, Failed, GuestWrote, VolumeLost
 from drsim.core.names import StreamSpec, VolumeInfo
 from drsim.core.units import SECTOR
-from drsim.real.host_words import Answered, HoldOn, LetGo, Refused, Wrote, mapped
+from drsim.real.host_words import Answered, LetGo, Refused, Wrote, mapped
 
 if TYPE_CHECKING:
     from drsim.real.host import HostLink
@@ -56,9 +56,9 @@ class HostTap:
         self.chunks: dict[int, Columns] = {}
         """Those that more may be written to, by number."""
 
-    def hold(self) -> None:
-        """See `Tap.hold`. When the process does not answer, its volumes are lost by the time this returns."""
-        self._link.wait_for(lambda number: HoldOn(number, self.number))
+    def hold(self, until: float) -> bool:
+        """See `Tap.hold`; False: the process has not answered. If there is none, its volumes are known to be lost."""
+        return self._link.hold(self.number, until)
 
     def release(self, failure: BaseException | None = None) -> None:
         """See `Tap.release`."""
