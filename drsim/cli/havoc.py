@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from drsim.cli.demo import SiteProcess
+from drsim.cli.demo import Patience, SiteProcess
 from drsim.cli.sabotage import CLOCK, SLOW_DISK
 from drsim.core.errors import PlatformError
 from drsim.real.host import PATIENCE
@@ -88,9 +88,9 @@ def kill_any(site: SiteProcess, rng: random.Random) -> None:
 
 def disturb_host(site: SiteProcess, rng: random.Random, sent: signal.Signals) -> None:
     """Kill one of the processes that serve its hosts' disks, or stop it for a while. Raises PlatformError."""
-    deadline = time.monotonic() + _COMES
+    patience = Patience(_COMES, site)
     while not (hosts := family(site.process.pid)[1:]):
-        if time.monotonic() > deadline:
+        if patience.over:
             raise PlatformError("no process serves the disks", place=site.name)
         time.sleep(0.02)
     victim = rng.choice(sorted(hosts))

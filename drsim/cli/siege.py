@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from drsim.cli import havoc
-from drsim.cli.demo import SiteProcess, write_site
+from drsim.cli.demo import Patience, SiteProcess, write_site
 from drsim.core.errors import FileError, PlatformError
 from drsim.real import pki
 from drsim.real.loopback import free_port
@@ -44,7 +44,7 @@ from drsim.verify.violation import Violation
 from drsim.verify.wan import Wan
 
 BACK = 60.0
-"""Seconds within which protection has to be back."""
+"""Seconds within which protection has to be back, those left out in which the machine had no time for the sites."""
 TWEAKS = {"peer_timeout": "5 s", "frame_delay": "2 ms"}
 JOURNAL = 32 << 20
 """Bytes that a VM's journal may have: some half a minute of history, whatever the clocks say."""
@@ -173,14 +173,17 @@ class _Field:
 
     def insist(self, site: SiteProcess, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Ask until the sites see each other again."""
-        deadline = time.monotonic() + BACK
+        patience = self._patience()
         while True:
             try:
                 return site.manager.ask(method, path, body)
             except (PlatformError, FileError) as error:
-                if time.monotonic() > deadline:
+                if patience.over:
                     raise Violation("P20", f"after {BACK:g} s {method} {path} still says: {error}") from error
                 time.sleep(0.05)
+
+    def _patience(self) -> Patience:
+        return Patience(BACK, self.london, self.leeds)
 
     # -- a round ----------------------------------------------------------------------------------------------
 
@@ -220,9 +223,9 @@ class _Field:
 
     def _protected(self, tag: str, begun: float) -> float:
         """Ask for a checkpoint until one is listed: the word may be lost with the process that had heard it."""
-        again = 0.0
+        patience, again = self._patience(), 0.0
         while tag not in self._listed().values():
-            if time.monotonic() > begun + BACK:
+            if patience.over:
                 said = {site.name: self.insist(site, "GET", "/status") for site in (self.london, self.leeds)}
                 raise Violation("P20", f"no new checkpoint after {BACK:g} s: {json.dumps(said)}")
             if time.monotonic() > again:
@@ -285,12 +288,12 @@ class _Field:
             self.guests.forget(done[-1])
 
     def _over(self, number: int) -> dict[str, Any]:
-        deadline = time.monotonic() + BACK
+        patience = self._patience()
         while True:
             report: dict[str, Any] = self.insist(self.leeds, "GET", f"/operations/{number}")
             if report["outcome"]:
                 return report
-            if time.monotonic() > deadline:
+            if patience.over:
                 raise Violation("P15", f"operation {number} is not over after {BACK:g} s: {report}")
             time.sleep(0.02)
 
@@ -381,9 +384,9 @@ class _Field:
         self.guests.stop()
         tally.writes = self.guests.count
         self.insist(self.london, "DELETE", "/vpgs/crm")
-        deadline = time.monotonic() + BACK
+        patience = self._patience()
         while any(self.insist(site, "GET", "/status")["vpgs"] for site in (self.london, self.leeds)):
-            if time.monotonic() > deadline:
+            if patience.over:
                 raise Violation("P20", f"the VPG is not deleted after {BACK:g} s")
             time.sleep(0.05)
         places = ("journals", "recovered", "catalogs")
