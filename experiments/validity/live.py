@@ -145,11 +145,13 @@ def measure(scenario: Scenario, folder: Path, seed: int = 1) -> dict[str, Any]:
         for player in players:
             player.begin(zero)
         time.sleep(max(0.0, zero - time.monotonic()))
-        before = wan.counters()
+        before, written = wan.counters(), _written(scenario, folder)
         seen: dict[str, Any] = {}
         _happen(scenario, wan, london, leeds, zero, seen, clock)
         time.sleep(max(0.0, zero + scenario.seconds - time.monotonic()))
         after = wan.counters()
+        if "written" in seen:
+            seen["written"] -= written
         watcher.collect()
         watcher.over.set()
         watcher.join()
@@ -240,6 +242,7 @@ def _happen(
     if scenario.ends is not None:
         until(scenario.ends)
         london.kill_all()
+        seen["written"] = _written(scenario, leeds.folder.parent)
         seen["failovers"] = _failovers(leeds)
 
 
@@ -250,6 +253,11 @@ def _met(site: SiteProcess, zero: float) -> float:
             if site.manager.ask("GET", "/status")["peer"]["connected"]:
                 return time.monotonic() - zero
         time.sleep(0.02)
+
+
+def _written(scenario: Scenario, folder: Path) -> int:
+    """Writes of all guests on QEMU until now: two in each round."""
+    return sum(2 * guest.rounds(folder / f"{vm}.disk") for vm in scenario.vms) if scenario.guests else 0
 
 
 def _failovers(leeds: SiteProcess) -> list[dict[str, Any]]:

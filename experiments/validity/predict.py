@@ -59,9 +59,9 @@ def undisturbed(found: dict[str, Any]) -> list[dict[str, float]]:
     return [each["parts_s"] for each in made[: min(7, -(-len(made) // 2))]]
 
 
-def of_simulated(scenario: Scenario, found: Parameters, *, away: float | None = None) -> Seen:
+def of_simulated(scenario: Scenario, found: Parameters, *, away: float | None = None, written: int = 0) -> Seen:
     """The same run, simulated."""
-    made = model(scenario, found, away=away)
+    made = model(scenario, found, away=away, written=written)
     run = simulate(made, keep_frames=True)
     record = run.record(VPG)
     synced = [at / SECOND for at, _, kind, _ in run.recorder.events if kind == "sync ended"]
