@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from live_sites import Sites, write_sites
+from live_sites import LEEDS, Sites, write_sites
 
 from drsim.core.recovery.plan import Kind
 from drsim.real.installation import Installation
@@ -23,9 +23,10 @@ tweaks: {{peer_timeout: 2 s, frame_delay: 1 ms}}
 """
 
 
-def prepare(folder: Path) -> None:
-    """The sites' files, and the VMs' disks."""
-    write_sites(folder, LONDON)
+def prepare(folder: Path, *, processes: bool = False) -> None:
+    """The sites' files, and the VMs' disks. `processes`: each host has one of its own, at both sites."""
+    more = "processes: true\n" if processes else ""
+    write_sites(folder, LONDON + more, LEEDS + more)
     for name in ("db", "app"):
         guest.image(folder / f"{name}.disk", 1 << 20)
 

@@ -40,10 +40,10 @@ tweaks: {{peer_timeout: 2 s}}
 """
 
 
-def write_sites(folder: Path, london: str = LONDON) -> None:
+def write_sites(folder: Path, london: str = LONDON, leeds: str = LEEDS) -> None:
     """The files of two sites, with certificates."""
     port = free_port()
-    for name, text in (("london", london), ("leeds", LEEDS)):
+    for name, text in (("london", london), ("leeds", leeds)):
         (folder / f"{name}.yaml").write_text(text.format(port=port))
     pki.init(folder / "pki", ["london", "leeds"])
 

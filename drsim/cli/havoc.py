@@ -1,6 +1,7 @@
 """What a siege does to processes, disks and clocks of real sites: made so that any site's process will do.
 
 kill -9 of any process   the site's own, or one that it has started, whichever there are
+a host's process         killed, or stopped for up to some seconds longer than its site waits for it
 slow disk                each fdatasync takes longer, for a while (`sabotage.py`)
 clock step               the clock, as this site sees it, goes forward or back by up to some hours, at once and for
                          good
@@ -13,11 +14,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from drsim.cli.demo import SiteProcess
+from drsim.cli.demo import Patience, SiteProcess
 from drsim.cli.sabotage import CLOCK, SLOW_DISK
+from drsim.core.errors import PlatformError
+from drsim.real.host import PATIENCE
 
 LONGEST_STEP = 3 * 3600.0
 """Seconds by which a clock is set forward or back at most."""
+_COMES = 60.0
+"""Seconds until a host's process is there again."""
 _NOTICED = 1.2
 """Seconds until a process has looked at its clock's file again."""
 
@@ -79,3 +84,18 @@ def kill_any(site: SiteProcess, rng: random.Random) -> None:
     if victim == site.process.pid or site.process.poll() is not None:
         site.kill()
         site.up()
+
+
+def disturb_host(site: SiteProcess, rng: random.Random, sent: signal.Signals) -> None:
+    """Kill one of the processes that serve its hosts' disks, or stop it for a while. Raises PlatformError."""
+    patience = Patience(_COMES, site)
+    while not (hosts := family(site.process.pid)[1:]):
+        if patience.over:
+            raise PlatformError("no process serves the disks", place=site.name)
+        time.sleep(0.02)
+    victim = rng.choice(sorted(hosts))
+    with suppress(ProcessLookupError):
+        os.kill(victim, sent)
+        if sent is signal.SIGSTOP:
+            time.sleep(rng.uniform(0, 1.5 * PATIENCE))
+            os.kill(victim, signal.SIGCONT)

@@ -81,6 +81,8 @@ def status(site: SiteArgument, json_: Json = False) -> None:
         console().print(f"damaged and set aside: {stream}: {why}", style="red", highlight=False, markup=False)
     for what, why in found["failing"].items():
         console().print(f"fails and is tried again: {what}: {why}", style="red", highlight=False, markup=False)
+    for stream, why in found["stores"].items():
+        console().print(f"the journal takes no data: {stream}: {why}", style="red", highlight=False, markup=False)
     for disk, why in found["missing"].items():
         console().print(f"disk {disk} is not served: {why}", style="red", highlight=False, markup=False)
     if found["vpgs"]:

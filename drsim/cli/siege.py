@@ -11,7 +11,11 @@ seen. A round does something to the sites or to the connection between them, and
     damage is seen                  what a flipped or torn journal held is refused, or right; never wrong
 
 In the end the VPG is deleted, and nothing may be left of it; and every life's transcript is played again (P28).
-What a seed decides is what is done and roughly when; the rest is up to the machine, so a failure keeps its folder.
+Each round draws from its own seed, so that a siege can begin at any of them; what is drawn is what is done and roughly
+when, the rest is up to the machine, so a failure keeps its folder.
+
+Journals are small: they age into the mirrors all the time, and both are restored from. The disks of the source are
+served by its own process or by one for each host (`processes`), in turns.
 """
 
 import json
@@ -28,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from drsim.cli import havoc
-from drsim.cli.demo import SiteProcess, write_site
+from drsim.cli.demo import Patience, SiteProcess, write_site
 from drsim.core.errors import FileError, PlatformError
 from drsim.real import pki
 from drsim.real.loopback import free_port
@@ -40,7 +44,10 @@ from drsim.verify.violation import Violation
 from drsim.verify.wan import Wan
 
 BACK = 60.0
-"""Seconds within which protection has to be back."""
+"""Seconds within which protection has to be back, those left out in which the machine had no time for the sites."""
+TWEAKS = {"peer_timeout": "5 s", "frame_delay": "2 ms"}
+JOURNAL = 32 << 20
+"""Bytes that a VM's journal may have: some half a minute of history, whatever the clocks say."""
 FULL = 16 << 10
 """Bytes that a file may have while the disk is "full"."""
 
@@ -72,13 +79,17 @@ class Siege:
         }  # fmt: skip
 
 
-def besiege(folder: Path, *, rounds: int, seed: int, progress: Callable[[int], None] = lambda n: None) -> Siege:
-    """So many rounds, in an empty folder. Raises Violation for what may not be."""
+def besiege(
+    folder: Path, *, rounds: int, seed: int, first: int = 0, progress: Callable[[str], None] = lambda said: None
+) -> Siege:
+    """So many rounds from the first, in an empty folder. Raises Violation for what may not be.
+
+    `progress` is told of each round that is over: its number, its fault and its seconds.
+    """
     tally = Siege()
     with _Field(folder, seed) as field_:
-        for n in range(rounds):
-            field_.round(n, tally)
-            progress(n + 1)
+        for n in range(first, first + rounds):
+            progress(field_.round(n, tally))
         field_.end(tally)
     for path in sorted(folder.glob("*/transcripts/*.gz")):
         played = replay(path)
@@ -94,7 +105,8 @@ class _Field:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.rng, self._stack = folder, random.Random(seed), ExitStack()
-        self._seed, self.damaged = seed, False
+        self._seed, self.damaged, self.processes = seed, False, False
+        self._passed: dict[int, int] = {}  # checkpoints of rounds, and when they were asked for
         self.faults: dict[str, Callable[[], None]] = {
             "a process of the source killed": lambda: havoc.kill_any(self.london, self.rng),
             "a process of the target killed": lambda: havoc.kill_any(self.leeds, self.rng),
@@ -112,6 +124,9 @@ class _Field:
             "journal bit flipped": lambda: self._damage(torn=False),
             "source clock stepped": lambda: havoc.step_clock(self.folder, self.london, self.rng),
             "target clock stepped": lambda: havoc.step_clock(self.folder, self.leeds, self.rng),
+            "disks served by others": self._served_by_others,
+            "a host's process killed": lambda: self._host_process(signal.SIGKILL),
+            "a host's process stalls": lambda: self._host_process(signal.SIGSTOP),
         }
 
     def __enter__(self) -> "_Field":
@@ -121,25 +136,17 @@ class _Field:
             port = free_port()
             self.wan = Wan(port)
             stack.callback(self.wan.close)
-            vms = {
-                vm: {"host": host, "disks": {"data": {"path": f"{vm}.disk", "size": f"{SIZE} B"}}}
-                for vm, host in zip(VMS, ("london-1", "london-2"), strict=True)
-            }
-            common = {"tweaks": {"peer_timeout": "5 s", "frame_delay": "2 ms"}}
             write_site(folder, "leeds", {
-                "link": {"peer": "london", "listen": f"127.0.0.1:{port}"}, "hosts": {"leeds-1": {}}, **common,
+                "link": {"peer": "london", "listen": f"127.0.0.1:{port}"}, "hosts": {"leeds-1": {}}, "tweaks": TWEAKS,
             })  # fmt: skip
-            write_site(folder, "london", {
-                "link": {"peer": "leeds", "connect": f"127.0.0.1:{self.wan.port}"}, "vms": vms,
-                "hosts": {"london-1": {}, "london-2": {}}, **common,
-            })  # fmt: skip
+            self._write_london()
             self.leeds = self._site("leeds")
             stack.callback(self.leeds.close)
             self.london = self._site("london")
             stack.callback(self.london.close)
             self.guests = Guests(self.london.folder / "nbd.sock", self._seed)
             stack.callback(self.guests.stop)
-            new = {"name": "crm", "vms": list(VMS), "target_host": "leeds-1", "interval": 0.2}
+            new = {"name": "crm", "vms": list(VMS), "target_host": "leeds-1", "interval": 0.2, "journal_bytes": JOURNAL}
             self.insist(self.london, "POST", "/vpgs", new)
             self._protected("begin", time.monotonic())
             self._stack = stack.pop_all()
@@ -147,6 +154,16 @@ class _Field:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _write_london(self) -> None:
+        vms = {
+            vm: {"host": host, "disks": {"data": {"path": f"{vm}.disk", "size": f"{SIZE} B"}}}
+            for vm, host in zip(VMS, ("london-1", "london-2"), strict=True)
+        }
+        write_site(self.folder, "london", {
+            "link": {"peer": "leeds", "connect": f"127.0.0.1:{self.wan.port}"}, "vms": vms,
+            "hosts": {"london-1": {}, "london-2": {}}, "processes": self.processes, "tweaks": TWEAKS,
+        })  # fmt: skip
 
     def _site(self, name: str) -> SiteProcess:
         return SiteProcess(
@@ -156,19 +173,23 @@ class _Field:
 
     def insist(self, site: SiteProcess, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Ask until the sites see each other again."""
-        deadline = time.monotonic() + BACK
+        patience = self._patience()
         while True:
             try:
                 return site.manager.ask(method, path, body)
             except (PlatformError, FileError) as error:
-                if time.monotonic() > deadline:
+                if patience.over:
                     raise Violation("P20", f"after {BACK:g} s {method} {path} still says: {error}") from error
                 time.sleep(0.05)
 
+    def _patience(self) -> Patience:
+        return Patience(BACK, self.london, self.leeds)
+
     # -- a round ----------------------------------------------------------------------------------------------
 
-    def round(self, n: int, tally: Siege) -> None:
-        """One fault, drawn by the seed, and all that is demanded after it."""
+    def round(self, n: int, tally: Siege) -> str:
+        """One fault, drawn by the seed and the number, and all that is demanded after it; what to say of it."""
+        self.rng, begun = random.Random(f"{self._seed} {n}"), time.monotonic()
         name = self.rng.choice(sorted(self.faults))
         self.damaged = name.startswith("journal ") and "full" not in name
         time.sleep(self.rng.random() * 0.4)
@@ -176,18 +197,19 @@ class _Field:
             self._happens(name)
             asked = time.monotonic_ns()
             took = self._protected(f"round {n}", time.monotonic())
-            listed = self.insist(self.leeds, "GET", "/vpgs/crm/checkpoints")
-            new = next(row["checkpoint"] for row in listed if row["tag"] == f"round {n}")
-            points = [(str(new), asked), (str(self.rng.choice(listed)["checkpoint"]), None)]
-            points = points[: 1 + (points[0][0] != points[1][0])]
-            judged = self._judge(points)
+            listed = self._listed()
+            new = next(checkpoint for checkpoint, tag in listed.items() if tag == f"round {n}")
+            old = self.rng.choice(list(listed))
+            judged = self._judge({old: None} | {new: asked})
+            self._forget(new, asked)
         except Violation as violation:
             raise Violation(violation.prop, f"round {n} ({name}): {violation.message}") from violation
         tally.rounds[name] += 1
         tally.points[name] += judged
-        tally.refused[name] += len(points) - judged
+        tally.refused[name] += 1 + (old != new) - judged
         tally.slowest[name] = max(took, tally.slowest.get(name, 0.0))
-        tally.writes = len(self.guests.rows)
+        tally.writes = self.guests.count
+        return f"round {n}: {name}; back in {took:.1f} s, {time.monotonic() - begun:.1f} s in all"
 
     def _happens(self, name: str) -> None:
         try:
@@ -195,29 +217,33 @@ class _Field:
         except PlatformError as error:
             raise Violation("P20", f"a site does not come up again: {error}") from error
 
+    def _listed(self) -> dict[int, str]:
+        """Checkpoints by number, oldest first, and their tags."""
+        return {row["checkpoint"]: row["tag"] for row in self.insist(self.leeds, "GET", "/vpgs/crm/checkpoints")}
+
     def _protected(self, tag: str, begun: float) -> float:
-        """Ask for a checkpoint until one is listed; one that is asked for while the VPG synchronizes is not taken."""
-        again = 0.0
-        while True:
-            rows = self.insist(self.leeds, "GET", "/vpgs/crm/checkpoints")
-            if any(row["tag"] == tag for row in rows):
-                return time.monotonic() - begun
-            if time.monotonic() > begun + BACK:
-                status = self.insist(self.london, "GET", "/status")
-                raise Violation("P20", f"no new checkpoint after {BACK:g} s: {json.dumps(status)}")
+        """Ask for a checkpoint until one is listed: the word may be lost with the process that had heard it."""
+        patience, again = self._patience(), 0.0
+        while tag not in self._listed().values():
+            if patience.over:
+                said = {site.name: self.insist(site, "GET", "/status") for site in (self.london, self.leeds)}
+                raise Violation("P20", f"no new checkpoint after {BACK:g} s: {json.dumps(said)}")
             if time.monotonic() > again:
                 self.insist(self.london, "POST", "/vpgs/crm/checkpoints", {"tag": tag})
                 again = time.monotonic() + 0.3
             time.sleep(0.02)
+        return time.monotonic() - begun
 
-    def _judge(self, points: list[tuple[str, int | None]]) -> int:
-        """Restore them and say whether they are right; how many could be restored."""
+    def _judge(self, points: dict[int, int | None]) -> int:
+        """Restore checkpoints, asked for at a time if that is known, and say whether they are right; how many are."""
         rows: list[dict[str, Any]] = [{"kind": "history", "version": 1, "run": 1}]
         folders: list[Path] = []
-        for checkpoint, asked in points:
+        for checkpoint, asked in points.items():
             images = [self._restore(vm, checkpoint) for vm in VMS]
             folders += [image.parent for image in images if image is not None]
             if None in images:
+                if asked is not None and not self.damaged:
+                    raise Violation("P11", f"checkpoint {checkpoint} was taken a moment ago, and is gone")
                 continue
             rows.append({"kind": "checkpoint", "name": checkpoint} | ({} if asked is None else {"time": asked}))
             rows += [
@@ -237,29 +263,37 @@ class _Field:
             shutil.rmtree(folder)
         return len(verdicts)
 
-    def _restore(self, vm: str, checkpoint: str) -> Path | None:
-        wish = {"kind": "restore", "vpg": "crm", "volume": f"{vm}/data", "checkpoint": checkpoint}
+    def _restore(self, vm: str, checkpoint: int) -> Path | None:
+        wish = {"kind": "restore", "vpg": "crm", "volume": f"{vm}/data", "checkpoint": str(checkpoint)}
+        said: object
         try:
             number = self.leeds.manager.ask("POST", "/operations", {"wish": wish})["operation"]
         except FileError as error:
-            if "checkpoint" in error.message:  # too old by now
-                return None
-            raise Violation("P11", f"checkpoint {checkpoint} cannot be restored: {error.message}") from error
-        report = self._over(number)
-        if report["outcome"] == "done":
-            (image,) = (self.leeds.folder / "recovered").glob(f"crm-volume-*-{number}/*.disk")
-            return image
-        if self.damaged:
+            said = error.message
+        else:
+            said = report = self._over(number)
+            if report["outcome"] == "done":
+                (image,) = (self.leeds.folder / "recovered").glob(f"crm-volume-*-{number}/*.disk")
+                return image
+        if self.damaged or checkpoint not in self._listed():  # too old by now
             return None
-        raise Violation("P11", f"checkpoint {checkpoint} is listed and cannot be restored: {report}")
+        raise Violation("P11", f"checkpoint {checkpoint} is listed and cannot be restored: {said}")
+
+    def _forget(self, new: int, asked: int) -> None:
+        """Guests' writes that no listed checkpoint can show any more: every one of them has a later state."""
+        self._passed[new] = asked
+        oldest = min(self._listed())
+        done = [asked for checkpoint, asked in self._passed.items() if checkpoint <= oldest]
+        if done:
+            self.guests.forget(done[-1])
 
     def _over(self, number: int) -> dict[str, Any]:
-        deadline = time.monotonic() + BACK
+        patience = self._patience()
         while True:
             report: dict[str, Any] = self.insist(self.leeds, "GET", f"/operations/{number}")
             if report["outcome"]:
                 return report
-            if time.monotonic() > deadline:
+            if patience.over:
                 raise Violation("P15", f"operation {number} is not over after {BACK:g} s: {report}")
             time.sleep(0.02)
 
@@ -306,8 +340,7 @@ class _Field:
 
     def _killed_restore(self) -> None:
         """The manager dies in the middle of an operation, which its next life ends."""
-        rows = self.insist(self.leeds, "GET", "/vpgs/crm/checkpoints")
-        wish = {"kind": "restore", "vpg": "crm", "volume": "db/data", "checkpoint": str(rows[-1]["checkpoint"])}
+        wish = {"kind": "restore", "vpg": "crm", "volume": "db/data", "checkpoint": str(max(self._listed()))}
         number = self.insist(self.leeds, "POST", "/operations", {"wish": wish})["operation"]
         self._pause(0.1)
         self._kill(self.leeds)
@@ -331,16 +364,29 @@ class _Field:
             path.write_bytes(data)
         self.leeds.up()
 
+    def _served_by_others(self) -> None:
+        """The source's disks are served by processes of their hosts, or by the site's own again."""
+        self.london.kill()
+        self.processes = not self.processes
+        self._write_london()
+        self.london.up()
+
+    def _host_process(self, sent: signal.Signals) -> None:
+        """One of them dies, or does nothing for a while: for longer than the site waits for it, or not."""
+        if not self.processes:
+            self._served_by_others()
+        havoc.disturb_host(self.london, self.rng, sent)
+
     # -- the end ----------------------------------------------------------------------------------------------
 
     def end(self, tally: Siege) -> None:
         """Delete the VPG; nothing may be left of it."""
         self.guests.stop()
-        tally.writes = len(self.guests.rows)
+        tally.writes = self.guests.count
         self.insist(self.london, "DELETE", "/vpgs/crm")
-        deadline = time.monotonic() + BACK
+        patience = self._patience()
         while any(self.insist(site, "GET", "/status")["vpgs"] for site in (self.london, self.leeds)):
-            if time.monotonic() > deadline:
+            if patience.over:
                 raise Violation("P20", f"the VPG is not deleted after {BACK:g} s")
             time.sleep(0.05)
         places = ("journals", "recovered", "catalogs")

@@ -52,6 +52,9 @@ def verify(
     rounds: Annotated[
         int | None, typer.Option(help="Of --live: how many faults; 20 when nothing is said.", min=1)
     ] = None,
+    first_round: Annotated[
+        int | None, typer.Option(help="Of --live: number of the first round; each has its own seed.", min=0)
+    ] = None,
     every_step: Annotated[
         int | None,
         typer.Option(help="Of --live, instead of faults: kill the manager at every Nth step of each operation.", min=1),
@@ -64,13 +67,14 @@ def verify(
     """
     if live:
         if seconds or programs or workers or scheduler or save:
-            raise FileError("--live was given with an option of the swarm", hint="it takes --rounds, --seed and --json")
+            hint = "it takes --rounds, --first-round, --every-step, --seed and --json"
+            raise FileError("--live was given with an option of the swarm", hint=hint)
         if every_step is not None:
             _verify_steps(every_step, as_json=as_json)
             return
-        _verify_live(rounds or 20, seed, as_json=as_json)
+        _verify_live(rounds or 20, first_round or 0, seed, as_json=as_json)
         return
-    for option, given in (("--rounds", rounds), ("--every-step", every_step)):
+    for option, given in (("--rounds", rounds), ("--first-round", first_round), ("--every-step", every_step)):
         if given is not None:
             raise FileError(f"{option} was given without --live", hint="--programs or --seconds end a swarm")
     if seconds is not None and programs is not None:
@@ -97,7 +101,7 @@ def verify(
         raise typer.Exit(130)
 
 
-def _verify_live(rounds: int, seed: int, *, as_json: bool) -> None:
+def _verify_live(rounds: int, first: int, seed: int, *, as_json: bool) -> None:
     try:
         from drsim.cli.siege import besiege
     except ImportError as error:
@@ -107,13 +111,19 @@ def _verify_live(rounds: int, seed: int, *, as_json: bool) -> None:
     columns = (TextColumn("besieging"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=as_json or not errors.is_terminal) as bar:
         task = bar.add_task("", total=rounds)
+
+        def over(said: str) -> None:
+            bar.advance(task)
+            errors.print(said, highlight=False)
+
         try:
-            tally = besiege(folder, rounds=rounds, seed=seed, progress=lambda n: bar.update(task, completed=n))
+            tally = besiege(folder, rounds=rounds, seed=seed, first=first, progress=over)
         except Violation as violation:
             bar.stop()
             _violated(violation.prop, violation.message)
             console.print(f"  kept  {folder}: logs, transcripts (drsim replay), history (drsim judge)", highlight=False)
-            console.print(f"  again  drsim verify --live --rounds {rounds} --seed {seed}", highlight=False)
+            again = f"drsim verify --live --seed {seed} --rounds {rounds} --first-round {first}"
+            console.print(f"  again  {again}", highlight=False)
             raise typer.Exit(1) from None
     shutil.rmtree(folder)
     if as_json:

@@ -94,7 +94,8 @@ class RecoveryVra:
         self._discarding: dict[StreamId, Discard] = {}  # under way, or failed, or to come
         self._landing: dict[StreamId, int] = {}  # frames of closed streams that are on their way to the store
         self._near_limit: dict[StreamId, tuple[bool, bool]] = {}  # what was told: of a sync window, a frame was refused
-        self._not_ok: set[StreamId] = set()  # streams whose store was reported as failing
+        self.failing: dict[StreamId, str] = {}
+        """Streams whose store was reported as failing, and what it said."""
         self._retrying = False
 
     @property
@@ -184,7 +185,8 @@ class RecoveryVra:
         match effect:
             case Append(frame):
                 effects = self.receivers[frame.stream].append_failed(frame)
-                effects += self._store(frame.stream, error.message) + self._retry_later()
+                place = f"{error.place}: " if error.place else ""
+                effects += self._store(frame.stream, place + error.message) + self._retry_later()
                 return effects + self._ask_again()
             case Promote(stream):
                 self.receivers[stream].promote_failed()
@@ -273,8 +275,8 @@ class RecoveryVra:
     def _close(self, stream: StreamId, *, keep_disks: bool) -> list[Effect]:
         receiver = self.receivers.pop(stream)
         self._ended.add(stream)
-        calm: list[Effect] = [Publish(StoreChanged(stream, True, ""))] if stream in self._not_ok else []
-        self._not_ok.discard(stream)
+        calm: list[Effect] = [Publish(StoreChanged(stream, True, ""))] if stream in self.failing else []
+        self.failing.pop(stream, None)
         discard = Discard(stream, tuple(receiver.spec.vms[n] for n, _ in receiver.owned), keep_disks)
         self._discarding[stream] = discard
         if receiver.landing:
@@ -302,9 +304,12 @@ class RecoveryVra:
     def _store(self, id_: StreamId, reason: str = "") -> list[Effect]:
         """Tell when a stream's store stops taking data, and when it takes data again."""
         receiver = self.receivers[id_]
-        if receiver.stalled == (id_ in self._not_ok):
+        if receiver.stalled == (id_ in self.failing):
             return []
-        (self._not_ok.add if receiver.stalled else self._not_ok.discard)(id_)
+        if receiver.stalled:
+            self.failing[id_] = reason
+        else:
+            del self.failing[id_]
         fact = Publish(StoreChanged(id_, not receiver.stalled, reason))
         return [fact, Send(receiver.catalog, StoreState(id_.vpg, id_, not receiver.stalled, reason))]
 
@@ -313,8 +318,8 @@ class RecoveryVra:
         effects: list[Effect] = []
         for id_, receiver in self.receivers.items():
             if receiver.catalog == catalog:
-                reason = "store full" if id_ in self._not_ok else ""
-                effects.append(Send(catalog, StoreState(id_.vpg, id_, not reason, reason)))
+                ok = id_ not in self.failing
+                effects.append(Send(catalog, StoreState(id_.vpg, id_, ok, self.failing.get(id_, ""))))
                 self._near_limit.pop(id_, None)
                 effects += self._check_limit(receiver)
         return effects

@@ -26,6 +26,7 @@ from drsim.core.events import Verdict
 from drsim.core.facts import StateChanged
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.recovery.facts import refusals
+from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.status import project
 from drsim.core.units import SECOND
 from drsim.core.vpg import Vpg
@@ -298,10 +299,12 @@ def status_of(site: Installation) -> dict[str, Any]:
         vpgs.append(row)
     why = "" if connected or end is None or end.error is None else end.error.message
     peer = {"site": site.spec.link.peer, "connected": connected, "error": why}
+    machines = site.site.kernel.machines.values()
+    stores = {str(s): why for vra in machines if isinstance(vra, RecoveryVra) for s, why in vra.failing.items()}
     return {
         "site": site.spec.site, "peer": peer, "vpgs": vpgs, "failure": str(site.site.failure or ""),
         "damaged": {stream: error.message for stream, error in site.distrust.damaged.items()},
-        "missing": {export: str(error) for export, error in site.own.missing.items()},
+        "missing": {export: str(error) for export, error in site.own.missing.items()}, "stores": stores,
         "failing": {} if site.elsewhere is None else dict(site.elsewhere.failing),
     }  # fmt: skip
 

@@ -194,8 +194,8 @@ class Desk:
             else:
                 return
 
-    async def insist_ready(self, request: Request) -> None:
-        """Ask until it is ready. Raises PlatformError when the other site was away for longer than `AWAY`."""
+    async def insist_ready(self, request: Request, *, away: float = AWAY) -> None:
+        """Ask until it is ready. Raises PlatformError when the other site was away for more than `away` seconds."""
         clock = asyncio.get_running_loop().time
         heard = clock()
         while True:
@@ -204,7 +204,7 @@ class Desk:
                     return
                 heard = clock()
             except PlatformError:
-                if clock() > heard + AWAY:
+                if clock() > heard + away:
                     raise
             await asyncio.sleep(POLL)
 

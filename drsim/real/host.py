@@ -3,7 +3,8 @@
 Theory of operation. `HostLink` starts the process and does what it says; `HostTap` is to the site what a tap is
 (`tap.py`), `HostDisk` what the splitter serves. What was written comes as windows on memory that both see. The site
 hears words in the event loop; it waits for one only where the order of things demands it: while disks are opened, and
-for a hold, which is answered after everything that was captured before it.
+for a hold, which is answered after everything that was captured before it. It waits for a hold as long as the budget
+allows: guests of other hosts wait as well.
 
 When the process dies, its guests lose their connections, and what it had captured and not told is unknown: the VRA
 hears that the volumes are lost, before anything else, and so answers no hold with them. A new process is started, with
@@ -33,7 +34,9 @@ from drsim.real.host_words import (
     Answered,
     Channel,
     Chunked,
+    Close,
     Freed,
+    HoldOn,
     Open,
     Record,
     Refused,
@@ -55,6 +58,7 @@ PATIENCE = 5.0
 """Seconds in which a process answers what the site waits for; what comes later is a death."""
 _BEGIN = 30.0  # in which it has come up
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 5.0
+_LOOK = 0.01  # seconds between looks at whether a disk is closed
 
 
 class HostLink:
@@ -74,6 +78,7 @@ class HostLink:
         self._taps: dict[int, HostTap] = {}
         self._found: dict[int, tuple[HostTap, Done | Failed]] = {}  # what was read, by the ask for its place
         self._answers: dict[int, Answered | Refused] = {}
+        self._late: dict[int, float] = {}  # holds that were not answered, and since when
         self._closed = False
         self._again: asyncio.Task[None] | None = None
         self._up(*self._started())
@@ -130,6 +135,7 @@ class HostLink:
         for tap, found in self._found.values():
             tap.heard.append(_in_vain(found, self._vra))
         self._found.clear()
+        self._late.clear()
         for volume in self.disks:
             self._site.disks.pop(volume, None)
         for tap in self._taps.values():
@@ -211,6 +217,18 @@ class HostLink:
                 self._died()
         return self._answers.pop(number)
 
+    def hold(self, tap: int, until: float) -> bool:
+        """Close the gate of a tap; False when that was not answered by then. One that is silent for long is ended."""
+        self._asked += 1
+        number = self._asked
+        self._late[number] = self._loop.time()
+        self.say(HoldOn(number, tap))
+        while number in self._late and (channel := self._channel) is not None and self._wait(channel, until):
+            pass
+        if self._channel is not None and self._late and min(self._late.values()) < self._loop.time() - PATIENCE:
+            self._died()
+        return self._channel is None or number not in self._late
+
     def _wait(self, channel: Channel, deadline: float, *, writing: bool = False) -> bool:
         """Wait until something can be heard, and hear it, or until something can be said; False: in vain."""
         poll = select.poll()
@@ -249,6 +267,8 @@ class HostLink:
                 tap, found = self._found.pop(number)
                 tap.heard.append(found)
                 return tap
+            case Answered(number) if number in self._late:
+                del self._late[number]
             case Answered(number) | Refused(number):
                 self._answers[number] = word
             case TurnedAway(why):
@@ -282,6 +302,18 @@ class HostLink:
         self._answered(lambda number: Open(number, info, str(path.absolute()), must_exist))
         disk = self.disks[info.id] = HostDisk(self, info, path)
         return disk
+
+    async def close_disk(self, disk: HostDisk) -> None:
+        """Serve it no more: when this returns, no client and no process of ours has it."""
+        self.disks.pop(disk.info.id, None)  # first, so that no process opens it again
+        process, channel = self._process, self._channel
+        self._asked += 1
+        number = self._asked
+        self.say(Close(number, disk.info.id))
+        while number not in self._answers and self._channel is channel is not None:
+            await asyncio.sleep(_LOOK)
+        if self._answers.pop(number, None) is None and process is not None:
+            await asyncio.to_thread(process.wait)  # it dies, or is dead
 
     def _answered(self, ask: Callable[[int], Word]) -> Answered:
         answer = self.wait_for(ask)

@@ -6,6 +6,7 @@ Theory of operation. The site (`host.py`) starts it with one end of a socket and
     ------------------  ----------------------------------------------------------------------------------------
     main                hears words; opens disks, taps them, holds their guests
     one per connection  serves a client (`splitter.py`), after the site has negotiated
+    one per close       ends the clients of a disk, and closes it
     teller              tells what was captured, and answers, in the order of each tap
     settler             waits until the writes under way have been captured, for what the site has read
 
@@ -26,6 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from time import sleep
@@ -40,6 +42,7 @@ from drsim.real.host_words import (
     Answered,
     Channel,
     Chunked,
+    Close,
     Freed,
     HoldOn,
     LetGo,
@@ -132,6 +135,7 @@ class HostProcess:
     def __init__(self, channel: Channel, folder: Path, most_chunks: int) -> None:
         self._channel, self._most_chunks = channel, most_chunks
         self._disks: dict[int, Disk] = {}
+        self._clients: dict[int, dict[threading.Thread, socket.socket]] = {}  # by volume
         self._taps: dict[int, tuple[Tap, SharedPool]] = {}
         self._told, self._urgent = threading.Event(), False
         self._telling = threading.Lock()
@@ -171,7 +175,7 @@ class HostProcess:
             case LetGo(tap, failed):
                 self._taps[tap][0].release(PlatformError("the site stops") if failed else None)
             case Serve(volume, rest):
-                self._serve(socket.socket(fileno=fd), self._disks[volume], rest)
+                self._serve(socket.socket(fileno=fd), volume, rest)
             case Watch(tap, spec):
                 disks: dict[int, Disk] = {v.id: self._disks[v.id] for v in spec.volumes if v.id in self._disks}
                 pool = SharedPool(self._channel, tap, self._most_chunks)
@@ -182,21 +186,44 @@ class HostProcess:
                         each.close()
             case Open(number):
                 self._answer(number, lambda: self._open(word))
+            case Close(number, volume):
+                disk, clients = self._disks.pop(volume, None), self._clients.pop(volume, {})
+                work = partial(self._or_die, partial(self._close, number, disk, dict(clients)))
+                threading.Thread(target=work, daemon=True).start()  # clients may have to hear from us before they end
             case Record(number):
                 self._answer(number, lambda: self._record(word))
             case _:
                 raise PlatformError(f"what is {type(word).__name__} to a host?")
 
-    def _serve(self, client: socket.socket, disk: Disk, rest: bytes) -> None:
-        def refused(why: str) -> None:
-            with suppress(OSError):
-                self._channel.say(TurnedAway(why))
-
-        if threading.active_count() > MOST_CONNECTIONS:
+    def _serve(self, client: socket.socket, volume: int, rest: bytes) -> None:
+        disk = self._disks.get(volume)
+        if disk is None or threading.active_count() > MOST_CONNECTIONS:
             client.close()
-            refused(f"more than {MOST_CONNECTIONS} connections")
-        else:
-            threading.Thread(target=serve_client, args=(client, disk, rest, refused), daemon=True).start()
+            self._refused("the disk is served no more" if disk is None else f"more than {MOST_CONNECTIONS} connections")
+            return
+        theirs = self._clients.setdefault(volume, {})
+
+        def serve() -> None:
+            serve_client(client, disk, rest, self._refused)
+            theirs.pop(threading.current_thread(), None)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        theirs[thread] = client
+        thread.start()
+
+    def _refused(self, why: str) -> None:
+        with suppress(OSError):
+            self._channel.say(TurnedAway(why))
+
+    def _close(self, number: int, disk: Disk | None, clients: dict[threading.Thread, socket.socket]) -> None:
+        for client in clients.values():
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        for thread in clients:
+            thread.join()
+        if disk is not None:
+            disk.close()
+        self._channel.say(Answered(number))
 
     def _answer(self, number: int, work: Callable[[], int]) -> None:
         try:

@@ -13,7 +13,7 @@ from drsim.core.events import Done, Failed, GuestWrote, VolumeLost
 from drsim.core.names import StreamSpec, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.real.files import blame, read_into
-from drsim.real.host_words import HoldOn, LetGo, Wrote
+from drsim.real.host_words import LetGo, Wrote
 from drsim.real.sweep import answer_of
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class HostDisk:
             os.close(self._fd)
             self._fd = -1
 
+    async def give_up(self) -> None:
+        """The process closes it now; nobody uses it any more."""
+        await self.link.close_disk(self)
+        self.close()
+
 
 class HostTap:
     """The disks of one stream, as `tap.Tap` is to the site. Use from the event loop's thread, but for `answer`."""
@@ -65,9 +70,9 @@ class HostTap:
         self.chunks: dict[int, Columns] = {}
         """Those that more may be written to, by number."""
 
-    def hold(self) -> None:
-        """See `Tap.hold`. When the process does not answer, its volumes are lost by the time this returns."""
-        self._link.wait_for(lambda number: HoldOn(number, self.number))
+    def hold(self, until: float) -> bool:
+        """See `Tap.hold`; False: the process has not answered. If there is none, its volumes are known to be lost."""
+        return self._link.hold(self.number, until)
 
     def release(self, failure: BaseException | None = None) -> None:
         """See `Tap.release`."""

@@ -34,6 +34,14 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Close:
+    """Ask: end a disk's clients, and close it."""
+
+    number: int
+    volume: int
+
+
+@dataclass(frozen=True, slots=True)
 class Serve:
     """A client of a disk, after its negotiation; `rest`: what it had sent beyond that. With its socket."""
 
@@ -148,7 +156,7 @@ class TurnedAway:
     why: str
 
 
-Ask = Open | HoldOn | Settle | Record
+Ask = Open | Close | HoldOn | Settle | Record
 Word = Ask | Serve | Watch | Unwatch | LetGo | Freed | Answered | Refused | Chunked | Wrote | TurnedAway
 _WORDS: dict[str, type] = {cls.__name__: cls for cls in get_args(Word)}
 

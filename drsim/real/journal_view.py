@@ -25,8 +25,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from drsim.core.batch import Payload, WriteBatch
-from drsim.core.names import Extent
+from drsim.core.batch import Payload
 from drsim.core.units import SECTOR
 from drsim.real.files import blame
 from drsim.real.mirror import Mirror
@@ -39,7 +38,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 class JournalView:
-    """Use from any thread. `promoted`: how far the mirror has the VM's rows, durably."""
+    """Rows `after + 1 .. cut` over the mirror. Use from any thread. `promoted`: how far the mirror durably has them."""
 
     def __init__(
         self, log: VmLog, mirror: Mirror, volume: int, cut: int, after: int, promoted: Callable[[], int]
@@ -48,27 +47,38 @@ class JournalView:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Payload] = OrderedDict()  # payloads, by the entry's place in `_entries`
         self._entries: list[Entry] = []
-        parts: list[tuple[Numbers, ...]] = []
-        with blame(log.directory):
-            for entry, volumes, lba, sectors in log.extents(after, cut):
+        self._volume, self._cut = volume, after
+        self._lba = self._sectors = self._number = self._record = self._at = np.zeros(0, np.int64)
+        self.extend(cut)
+
+    def extend(self, cut: int) -> None:
+        """As of a later cut from now on. Nobody may be reading. Raises PlatformError for columns that do not verify."""
+        after = self._cut
+        parts: list[tuple[Numbers, ...]] = [(self._lba, self._sectors, self._number, self._record, self._at)]
+        with blame(self._log.directory):
+            for entry, volumes, lba, sectors in self._log.extents(after, cut) if cut > after else ():
                 count = len(sectors)
                 number = np.arange(entry.first, entry.first + count)
                 at = np.cumsum(sectors) - sectors
-                mine = (volumes == volume) & (number > after) & (number <= cut)
+                mine = (volumes == self._volume) & (number > after) & (number <= cut)
                 if mine.any():
                     record = np.full(count, len(self._entries))
                     self._entries.append(entry)
                     parts.append(tuple(column[mine] for column in (lba, sectors, number, record, at)))
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0, int)] * 5
-        self._lba, self._sectors, self._number, self._record, self._at = _last_of_equal(columns)
+        if len(parts) > 1:
+            columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+            self._lba, self._sectors, self._number, self._record, self._at = _last_of_equal(columns)
         self._longest = int(self._sectors.max(initial=1))
+        self._cut = cut
 
     def read(self, lba: int, n: int) -> tuple[bytes, list[int]]:
         """Content of `n` sectors, and which of them do not verify. Raises PlatformError, OSError."""
         owner = self._owners(lba, n)
         content = bytearray(n * SECTOR)
         below = owner < 0
-        for start, stop in _stretches(owner):
+        stretches = _stretches(owner)
+        stretches.sort(key=lambda found: self._record[owner[found[0]]] if owner[found[0]] >= 0 else -1)
+        for start, stop in stretches:  # record by record: each is read once
             row = int(owner[start])
             data = self._content(row) if row >= 0 else None
             if data is None:
@@ -119,22 +129,6 @@ class JournalView:
                 self._kept.move_to_end(record)
         at = int(self._at[row]) * SECTOR
         return memoryview(payload)[at : at + int(self._sectors[row]) * SECTOR]
-
-
-def overlay(extent: Extent, batch: WriteBatch, content: bytearray, unread: set[int]) -> None:
-    """Put the rows that touch a stretch over its content; what they cover is not `unread` any more."""
-    ends = batch.lba + batch.sectors
-    touch = (batch.volume == extent.volume) & (batch.lba < extent.lba + extent.sectors) & (ends > extent.lba)
-    if not touch.any():
-        return
-    rows = batch.take(touch)
-    payload, at = memoryview(rows.payload or b""), 0
-    for lba, sectors in zip(rows.lba.tolist(), rows.sectors.tolist(), strict=True):
-        start, stop = max(lba, extent.lba), min(lba + sectors, extent.lba + extent.sectors)
-        to, of = (start - extent.lba) * SECTOR, at + (start - lba) * SECTOR
-        content[to : to + (stop - start) * SECTOR] = payload[of : of + (stop - start) * SECTOR]
-        unread.difference_update(range(start, stop))
-        at += sectors * SECTOR
 
 
 def _last_of_equal(columns: Sequence[Numbers]) -> list[Numbers]:

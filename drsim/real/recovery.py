@@ -62,6 +62,8 @@ class Recoveries:
         self.running: dict[int, Recovery] = {}
         self._asked: dict[int, Ns] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._silence = site.spec.tweaks.peer_timeout / SECOND
+        """Seconds within which the source may come back before it counts as lost."""
         site.site.perform = self._perform
         site.site.listeners.append(self._listen)
 
@@ -94,7 +96,7 @@ class Recoveries:
     async def _go_on(self) -> None:
         end = self._site.site.end
         with suppress(TimeoutError):  # the source may be there
-            async with asyncio.timeout(self._site.spec.tweaks.peer_timeout / SECOND):
+            async with asyncio.timeout(self._silence):
                 while end is not None and not end.connected:
                     await asyncio.sleep(POLL)
         for number, plan, asked in self.history.open():
@@ -292,7 +294,8 @@ class Recoveries:
         desk, vpg = self._site.desk, self.running[self._number(operation)].plan.vpg
         match action:
             case do.ShutDown(vm, force, timeout):
-                await desk.ask(StopVm(vpg=vpg, vm=vm, force=force, timeout=timeout / SECOND))
+                request = StopVm(vpg=vpg, vm=vm, force=force, timeout=timeout / SECOND)
+                await desk.insist_ready(request, away=self._silence)
             case do.PowerOnSource(vm):
                 while True:  # when the sites cannot see each other, then
                     try:
@@ -302,10 +305,10 @@ class Recoveries:
                     else:
                         return None
             case do.DeleteSource(vm):
-                await desk.ask(DropVm(vpg=vpg, vm=vm))
+                await desk.insist_ready(DropVm(vpg=vpg, vm=vm))
             case do.Drain(_, timeout):
                 tag = f"drained for {operation}"
-                await desk.ask(TakeTag(vpg=vpg, tag=tag))
+                await desk.insist_ready(TakeTag(vpg=vpg, tag=tag), away=self._silence)
                 try:
                     async with asyncio.timeout(timeout / SECOND):
                         while not (found := [c.id for c in self._site.listed(vpg) if c.tag == tag]):

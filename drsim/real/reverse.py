@@ -33,6 +33,7 @@ from drsim.core.messages import Lineage, Start
 from drsim.core.names import VolumeId
 from drsim.real.desk import TurnRound
 from drsim.real.files import blame, make_directory, sync_directory
+from drsim.real.host_tap import HostDisk
 from drsim.real.planning import streams_of, turned
 from drsim.spec.live import LiveDisk, LiveVm, ProtectedVm, Turning, VpgState
 
@@ -195,7 +196,9 @@ class Reversal:
         for vm in (vm for vm in vpg.vms if vm.name in names):
             for volume in vm.volumes:
                 disk = site.site.disks.pop(VolumeId(volume.id), None)
-                if disk is not None:
+                if isinstance(disk, HostDisk):
+                    await disk.give_up()
+                elif disk is not None:
                     disk.close()
 
     async def close(self) -> None:

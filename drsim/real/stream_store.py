@@ -49,7 +49,7 @@ from drsim.core.units import SECTOR
 from drsim.core.window import reaches
 from drsim.real.digests import of_regions
 from drsim.real.files import blame, make_directory, noted, sync_directory
-from drsim.real.journal_view import JournalView, overlay
+from drsim.real.journal_view import JournalView
 from drsim.real.ledger import Ledger
 from drsim.real.mirror import Image, Mirror, where
 from drsim.real.scratch import Scratch
@@ -73,6 +73,7 @@ class StreamStore:
         start = begun(spec)
         self._logs = [VmLog(directory / f"vm-{vm}", spec.id, vm, segment_bytes=segment_bytes) for vm in spec.vms]
         self._mirrors: dict[int, Mirror] = {}
+        self._indexes: dict[int, JournalView] = {}  # of volumes that are compared, until the journal ages
         self._broken = ""
         self.corrupt: dict[int, set[int]] = {}
         """Sectors of each volume that did not verify when they were last digested: they are sent again."""
@@ -209,6 +210,7 @@ class StreamStore:
             return
         if not reaches(upto, state.promoting):
             raise PlatformError(f"promotion to {upto} after {state.promoting}", place=str(self.directory))
+        self._indexes.clear()
         with blame(self.directory):
             state = replace(state, promoting=upto, mirrors=tuple(v.id for v in self.spec.volumes))
             self._ledger.put(state)
@@ -303,9 +305,11 @@ class StreamStore:
     def view(self, cut: Cut, info: VolumeInfo) -> JournalView:
         """A volume as of a cut, read where it lies; the cut must stay pinned."""
         slot = self.spec.vms.index(info.vm)
-        after, upto = self.state.promoted[slot], cut.position[slot]
-        mirror = self._mirrors[info.id]
-        return JournalView(self._logs[slot], mirror, info.id, upto, after, lambda: self.state.promoted[slot])
+        return self._view(slot, info.id, cut.position[slot])
+
+    def _view(self, slot: int, volume: VolumeId, upto: int) -> JournalView:
+        log, after, mirror = self._logs[slot], self.state.promoted[slot], self._mirrors[volume]
+        return JournalView(log, mirror, volume, upto, after, lambda: self.state.promoted[slot])
 
     def seed(self, disks: Mapping[VolumeId, Path]) -> None:
         """Begin with disks that are there for mirrors, before anything is appended (see Mirror.seed)."""
@@ -351,16 +355,22 @@ class StreamStore:
         stream's, PlatformError when the journal is corrupt or the disk fails.
         """
         self._check_extent(extent, region_bytes)
-        slot, state = self.spec.vms.index(extent.vm), self.state
         with blame(self.directory):
-            read, bad = self._mirrors[extent.volume].read(extent.lba, extent.sectors)
-            content, unread = bytearray(read), set(bad)
-            for _, batch in self._logs[slot].rows(state.promoted[slot], state.end[slot]):
-                overlay(extent, batch, content, unread)
+            content, bad = self._index(extent.vm, extent.volume).read(extent.lba, extent.sectors)
+        unread = set(bad)
         first, last = extent.lba, extent.lba + extent.sectors
         known = {lba for lba in self.corrupt.get(extent.volume, ()) if not first <= lba < last}
         self.corrupt[extent.volume] = known | unread
         return of_regions(content, region_bytes, {(lba - first) * SECTOR // region_bytes for lba in unread})
+
+    def _index(self, vm: VmId, volume: VolumeId) -> JournalView:
+        """The volume as it is, with what came since it was made; kept for the stretches that are compared next."""
+        slot = self.spec.vms.index(vm)
+        end = self.state.end[slot]
+        if volume not in self._indexes:
+            self._indexes[volume] = self._view(slot, volume, end)
+        self._indexes[volume].extend(end)
+        return self._indexes[volume]
 
     def _check_extent(self, extent: Extent, region_bytes: int) -> None:
         volume = next((v for v in self.spec.volumes if v.id == extent.volume and v.vm == extent.vm), None)

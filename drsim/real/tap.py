@@ -151,10 +151,11 @@ class Tap:
 
     # -- for the world ----------------------------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """Acknowledge no write until `release`."""
+    def hold(self, until: float = 0.0) -> bool:
+        """Acknowledge no write until `release`. Whether that was so before `until` (`time.monotonic`): it always is."""
         self._gate.clear()
         self._open.clear()
+        return True
 
     def release(self, failure: BaseException | None = None) -> None:
         """Acknowledge what was withheld, and go on; with `failure`, refuse it and all that follows."""
@@ -237,10 +238,19 @@ class Holds:
         self.seconds: deque[float] = deque(maxlen=1000)
         """Of the last ones, for the guests of one VPG on one VRA."""
         self._began: dict[tuple[str, str], float] = {}
+        self._until: dict[str, tuple[int, float]] = {}  # of each VPG's last checkpoint
 
-    def begin(self, vra: str, vpg: str) -> None:
-        """Their gates are about to be closed, unless they are already."""
-        self._began.setdefault((vra, vpg), time.monotonic())
+    def begin(self, vra: str, vpg: str, checkpoint: int, budget: float) -> float:
+        """Their gates are about to be closed, unless they are already; until when (`time.monotonic`) they may be.
+
+        `budget` in seconds, from when the first VRA was asked for this checkpoint.
+        """
+        now = time.monotonic()
+        self._began.setdefault((vra, vpg), now)
+        known = self._until.get(vpg)
+        if known is None or known[0] != checkpoint:
+            known = self._until[vpg] = checkpoint, now + budget
+        return known[1]
 
     def end(self, vra: str, vpg: str) -> None:
         """Their gates are open."""

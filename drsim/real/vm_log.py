@@ -25,6 +25,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
@@ -324,18 +325,18 @@ class VmLog:
 
     def extents(self, after: int, upto: int) -> Iterator[tuple[Entry, Numbers, Numbers, Numbers]]:
         """Records with rows of `after + 1 .. upto`: volume, first sector and sectors of all their rows."""
-        for entry in list(self.entries):
-            rows = entry.last - entry.first + 1
-            if entry.last <= after or entry.first > upto or not rows:
-                continue
-            path = self._path(entry.segment)
+        wanted = [e for e in list(self.entries) if e.last > after and e.first <= upto and e.last >= e.first]
+        for segment, entries in groupby(wanted, attrgetter("segment")):
+            path = self._path(segment)
             with path.open("rb") as file:
-                at = entry.offset + entry.size - entry.nbytes - rows * ROW
-                data = read_exactly(file.fileno(), rows * ROW, at, path)
-            if crc32(data) != entry.columns:
-                message = f"record at byte {entry.offset}: checksum of the columns is wrong"
-                raise PlatformError(message, place=str(path), hint="the journal is corrupt here")
-            yield entry, *extents_of(rows, data)
+                for entry in entries:
+                    rows = entry.last - entry.first + 1
+                    at = entry.offset + entry.size - entry.nbytes - rows * ROW
+                    data = read_exactly(file.fileno(), rows * ROW, at, path)
+                    if crc32(data) != entry.columns:
+                        message = f"record at byte {entry.offset}: checksum of the columns is wrong"
+                        raise PlatformError(message, place=str(path), hint="the journal is corrupt here")
+                    yield entry, *extents_of(rows, data)
 
     def payload(self, entry: Entry) -> Payload:
         """The content of a record's rows, one after the other, checked. Raises FileNotFoundError when it is gone."""

@@ -19,7 +19,7 @@ lane (`lane.py`), one for each target, and comes back as an event.
 
 Guests are pulled: before a VRA hears of anything, it hears of all that its taps have captured. Before it hears of a
 hold the gates are closed as well, so that nothing is acknowledged that will not be in its answer; if it does not hold
-after all, they open again.
+after all, they open again. Gates that a host's process does not close within the budget are opened, and no VRA holds.
 
 Time is the machine's (`clock.py`); two sites on two machines need clocks that agree, as NTP keeps them.
 
@@ -61,7 +61,7 @@ from drsim.core.kernel import Kernel, Sink
 from drsim.core.machine import Machine
 from drsim.core.messages import Hold, Message
 from drsim.core.names import Address, StreamId, StreamSpec, VolumeId, site_of
-from drsim.core.units import Ns
+from drsim.core.units import SECOND, Ns
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.clock import now_ns
 from drsim.real.disk import Disk
@@ -199,9 +199,9 @@ class Site:
         hold = event.message if taps and isinstance(event, Received) and isinstance(event.message, Hold) else None
         held = self._taps_of(to, hold.vpg) if hold is not None else []
         if hold is not None:
-            self.holds.begin(to, hold.vpg)
-        for tap in held:
-            tap.hold()
+            until = self.holds.begin(to, hold.vpg, hold.checkpoint, self.tweaks.hold_budget / SECOND)
+            if not all(tap.hold(until) for tap in held):
+                event = None  # void: it is too late for an answer, and what is not heard is not answered
         for heard in [heard for tap in taps for heard in tap.pull()]:
             self._step(to, heard)
         if event is not None:

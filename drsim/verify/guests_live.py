@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from drsim.core.units import SECTOR
 from drsim.real import nbd
 from drsim.verify.sectors import Stamp, stamp_write
@@ -69,6 +71,27 @@ class Guests:
         """What they have done until now."""
         with self._lock:
             return [dict(row) for row in self.rows]
+
+    def forget(self, before: int) -> None:
+        """Writes that no disk can show as of then, or later: others in their place were issued after they were done.
+
+        `before`: an instant as those of `rows`; what was acknowledged by then is in every state that still counts.
+        """
+        with self._lock:
+            latest = np.zeros((len(VMS), SIZE // SECTOR), np.int64)  # issue of what is surely there
+            for row in self.rows:
+                if row.get("ack", before) < before:
+                    place = latest[row["vm"], row["lba"] : row["lba"] + row["sectors"]]
+                    np.maximum(place, row["issue"], out=place)
+            self.rows = [
+                row for row in self.rows
+                if (latest[row["vm"], row["lba"] : row["lba"] + row["sectors"]] <= row.get("ack", before)).any()
+            ]  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        """How many writes there were."""
+        return self._ids.total()
 
     def stop(self) -> None:
         """They write no more."""

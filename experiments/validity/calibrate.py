@@ -7,8 +7,8 @@ framing      the format; thin and thick  28 bytes a write and 52 a packet are th
 store        thin and thick              what the listing of a checkpoint takes longer than without it, the median
 goodput      full                        how much longer the link is busy than its bare rate would have it
 reconnect    short cut                   from the end of the cut until the sites are connected again
-hypervisor   one guest, three guests     disks are laid out one after another, guests start as many at a time as
-                                         there are cores: seconds for each, so that the runs' parts add up
+layout       one guest, three guests     disks are laid out one after another, each as long as its journal is
+hypervisor   likewise                    guests start as many at a time as there are cores: seconds for each turn
 """
 
 import os
@@ -16,9 +16,10 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from predict import Seen, measures, of_live, of_simulated
+from predict import Seen, measures, of_live, of_simulated, undisturbed
 from scenarios import CALIBRATION, SECOND, Parameters
 
+SECTOR = 512
 WRITE, PACKET = 28, 52
 """Bytes of a write's columns (`drsim/real/envelope.py`), of the headers of IP and of TCP with its timestamps."""
 
@@ -49,27 +50,28 @@ def calibrate(records: dict[str, Any]) -> Parameters:
     return replace(
         found,
         reconnect=_mean(record["met_s"] - record["back_s"] for record in records["short cut"]),
-        hypervisor=_platform(records),
+        **_platform(records),
     )
 
 
 def _platform(records: dict[str, Any]) -> dict[str, Any]:
-    """Durations of the local hypervisor; disks and guests each as a line through the origin."""
+    """Of the local hypervisor: how fast journals are laid out, and how long guests take; lines through the origin."""
     cores = os.cpu_count() or 1
     seconds = {"disks": 0.0, "boot": 0.0, "attach": 0.0}
-    vms = turns = operations = 0
+    nbytes = turns = operations = 0
     for name in ("one guest", "three guests"):
         n = CALIBRATION[name].guests
         for record in records[name]:
-            parts = record["report"]["parts_s"]
-            seconds["disks"] += parts["create"] + parts["disks"]
-            seconds["boot"] += parts["boot"]
-            seconds["attach"] += parts["attach"]
-            vms, turns, operations = vms + n, turns - (-n // cores), operations + 1
-    return {
-        "create": _ns(seconds["disks"] / vms), "quota": 1, "attach": _ns(seconds["attach"] / operations),
-        "power_on": _ns(seconds["boot"] / turns), "concurrent": cores,
+            for parts in undisturbed(record):
+                seconds["disks"] += parts.get("create", 0.0) + parts["disks"]
+                seconds["boot"] += parts["boot"]
+                seconds["attach"] += parts.get("attach", 0.0)
+                nbytes, turns, operations = nbytes + SECTOR * record["written"], turns - (-n // cores), operations + 1
+    platform = {
+        "create": 0, "attach": _ns(seconds["attach"] / operations), "power_on": _ns(seconds["boot"] / turns),
+        "concurrent": cores,
     }  # fmt: skip
+    return {"layout": nbytes / seconds["disks"], "hypervisor": platform}
 
 
 def _ns(seconds: float) -> int:

@@ -25,7 +25,7 @@ from scenarios import CALIBRATION, PREDICTED, Parameters, Scenario
 
 KEPT = Path(__file__).parent / "live.json.gz"
 REPEATS = {"failover": 3, "one guest": 3, "three guests": 3, "short cut": 3}
-"""How often a run is repeated; the others once. Of repeated ones the mean counts: starting guests is noisy."""
+"""How often a run is repeated; the others once. Of repeated ones the mean counts."""
 LATE, TRIES = 0.5, 3
 """A run in which a guest came later than this many seconds was disturbed by other work, and is done again."""
 BANDS = {"wan_bytes": 0.03, "rpo_p50_s": 0.15, "rpo_p95_s": 0.15, "drain_s": 0.15, "rto_s": 0.20}
@@ -84,8 +84,9 @@ def mean(seen: list[dict[str, float]]) -> dict[str, float]:
 
 
 def simulated(scenario: Scenario, live: list[dict[str, Any]], found: Parameters) -> list[Seen]:
-    """The run, simulated once for each time that a killed VRA was away; that is once, if there is none."""
-    return [of_simulated(scenario, found, away=time) for time in {away(each) for each in live}]
+    """The run, simulated once for each way in which the machine made it: how long a VRA was away, what guests wrote."""
+    ways = {(away(each), each.get("written", 0)) for each in live}
+    return [of_simulated(scenario, found, away=time, written=written) for time, written in ways]
 
 
 def compare(runs: dict[str, Scenario], records: Records, found: Parameters) -> dict[str, dict[str, dict[str, float]]]:

@@ -59,10 +59,10 @@ class Scenario:
     def wan(self) -> Settings:
         return Settings(rate=self.rate, delay=self.delay, loss=self.loss, queue=QUEUE)
 
-    def writes(self, vm: int) -> dict[str, Any]:
-        """The workload of a VM in the simulation."""
+    def writes(self, vm: int, written: int) -> dict[str, Any]:
+        """The workload of a VM in the simulation; guests on QEMU have `written` that many in all."""
         if self.guests:
-            return {"kind": "constant", "rate": 10, "size": "512 B"}
+            return {"kind": "constant", "rate": written / self.seconds / self.guests, "size": "512 B"}
         return self.workloads[vm]
 
 
@@ -99,16 +99,24 @@ PREDICTED = {
 }
 
 
-def model(scenario: Scenario, found: "Parameters", *, away: float | None = None, seed: int = 1) -> Model:
-    """The estate of a run, with parameters. away: seconds for which a VRA that is killed is away."""
+def model(
+    scenario: Scenario, found: "Parameters", *, away: float | None = None, written: int = 0, seed: int = 1
+) -> Model:
+    """The estate of a run, with parameters. away: seconds for which a VRA that is killed is away.
+
+    written: what guests on QEMU wrote: as fast as they could, which is a matter of the machine.
+    """
     vms: dict[str, Any] = {}
     for n, name in enumerate(scenario.vms):
         size = GUEST_DISK if scenario.guests else scenario.volume
         vms[name] = {
             "host": SOURCE_HOST, "datastore": "here", "volumes": [{"name": "data", "size": f"{size} B"}],
-            "workload": scenario.writes(n), "boot": "0 s", "application": "0 s", "cpus": 1,
+            "workload": scenario.writes(n, written), "boot": "0 s", "application": "0 s", "cpus": 1,
             "memory": "16 MiB",
         }  # fmt: skip
+    there: dict[str, Any] = {"site": "leeds", "latency": int(found.store * SECOND)}
+    if scenario.guests and found.layout:
+        there["bandwidth"] = int(8 * found.layout)
     faults: list[dict[str, Any]] = []
     operations: list[dict[str, Any]] = []
     until = scenario.seconds
@@ -128,7 +136,7 @@ def model(scenario: Scenario, found: "Parameters", *, away: float | None = None,
         until += 120
     return Model.model_validate({
         "sites": {"london": {}, "leeds": {"hypervisor": found.hypervisor}},
-        "datastores": {"here": {"site": "london"}, "there": {"site": "leeds", "latency": int(found.store * SECOND)}},
+        "datastores": {"here": {"site": "london"}, "there": there},
         "hosts": {SOURCE_HOST: {"site": "london"}, TARGET_HOST: {"site": "leeds"}},
         "links": {"wan": {
             "between": ["london", "leeds"], "bandwidth": int(scenario.rate * found.goodput),
@@ -153,5 +161,7 @@ class Parameters:
     """Share of the link's rate that packets get."""
     framing: dict[str, int] = field(default_factory=dict)
     store: float = 0.0
+    layout: float = 0.0
+    """Bytes of a journal that are laid out in a second."""
     reconnect: float = 0.0
     hypervisor: dict[str, Any] = field(default_factory=dict)

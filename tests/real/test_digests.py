@@ -3,10 +3,12 @@
 import asyncio
 import random
 import threading
+from collections import Counter
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,12 +22,14 @@ from drsim.core.events import Done, Event, Failed, GuestWrote, Started
 from drsim.core.messages import Frame
 from drsim.core.names import Address, Extent, StreamId, VmId, VolumeId
 from drsim.core.units import SECTOR, Ns
+from drsim.real import vm_log
 from drsim.real.digests import DIGEST_BYTES, digest, of_regions
 from drsim.real.disk import Disk, Run, open_disks
 from drsim.real.journal_store import JournalStore
 from drsim.real.lane import Lane
 from drsim.real.stream_store import StreamStore
 from drsim.real.tap import Tap
+from drsim.real.vm_log import VmLog
 from drsim.real.world import Site
 from drsim.spec.tweaks import Tweaks
 
@@ -115,6 +119,31 @@ def test_digests_are_of_the_mirror_with_all_that_is_durable(
                 assert store.digests(extent, REGION) == naive(content[extent.volume], extent)
     finally:
         store.close()
+
+
+@pytest.mark.usefixtures("no_sync")
+def test_a_comparison_reads_what_still_counts_and_that_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the journal is: every stretch of a disk used to read all of it."""
+    rng, read, indexed = random.Random(3), Counter[int](), list[int]()
+    record, columns = VmLog._record, vm_log.extents_of
+
+    def counted(self: VmLog, fd: int, segment: int, offset: int) -> Any:
+        read[offset] += 1
+        return record(self, fd, segment, offset)
+
+    frames = frames_of([[(0, 0, rng.randrange(60), rng.randbytes(4 * SECTOR)) for _ in range(3)] for _ in range(300)])
+    with closing(StreamStore(tmp_path / "s", SPEC)) as store:
+        for each in frames[:-1]:
+            store.append(each)
+        monkeypatch.setattr(VmLog, "_record", counted)
+        monkeypatch.setattr(vm_log, "extents_of", lambda *of: (indexed.append(1), columns(*of))[1])
+        assert store.digests(whole(0), REGION) == naive(contents(frames[:-1], frames[-2].upto)[0], whole(0))
+        assert set(read.values()) == {1}
+        assert len(read) < 64
+        assert len(indexed) == 299
+        store.append(frames[-1])
+        assert store.digests(whole(0), REGION) == naive(contents(frames, frames[-1].upto)[0], whole(0))
+        assert len(indexed) == 300, "only what is new"
 
 
 @pytest.mark.parametrize("after", [1, 2, 4, 5, 7, 9])

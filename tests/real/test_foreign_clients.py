@@ -1,10 +1,13 @@
 """Clients by others against the splitter, in the clear and over TLS; and clients that are to be turned away."""
 
 import json
+import os
+import shutil
 import socket
 import ssl
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -131,6 +134,27 @@ def test_qemu_img_over_tls(tls: Tls, tmp_path: Path) -> None:
     out = tmp_path / "out.raw"
     done("qemu-img", "convert", *tls.qemu(tls.right), "-O", "raw", str(out))
     assert out.read_bytes() == tls.disk.content
+
+
+def test_fio_over_tls(tls: Tls) -> None:
+    """It takes no certificates from its command line: libnbd finds them in the home of a user who is not root."""
+    fio = program("fio", "fio")
+    words = [
+        fio, "--name=verify", "--ioengine=nbd", f"--uri=nbds://localhost:{tls.port}/{NAME}", "--rw=randwrite",
+        "--bs=512-8k", f"--size={SIZE}", "--iodepth=16", "--verify=crc32c", "--randseed=7", "--minimal",
+    ]  # fmt: skip
+    user = 65534 if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory() as home:
+        shutil.copytree(tls.right, Path(home, ".pki", "libnbd"))
+        for path in (Path(home), *Path(home).rglob("*")) if user is not None else ():
+            os.chown(path, user, user)
+        before, environment = bytes(tls.disk.content), {**os.environ, "HOME": home}
+        found = subprocess.run(
+            words, cwd=home, env=environment, user=user, group=user, extra_groups=None if user is None else [],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert tls.disk.content != before
 
 
 @pytest.mark.parametrize("kind", ["none", "expired", "foreign"])

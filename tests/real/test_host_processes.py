@@ -17,6 +17,7 @@ from nbd_client import connected
 
 from drsim.core.batch import WriteBatch
 from drsim.core.errors import FileError, PeerError, PlatformError
+from drsim.core.facts import CheckpointSkipped
 from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.files.traces.reader import read_trace
@@ -54,9 +55,9 @@ def test_every_word_is_heard_as_it_was_said_with_its_memory() -> None:
     stream = StreamId("crm", Address("london/london-1/vra"), Address("leeds/leeds-1/recovery"))
     spec = StreamSpec(stream, (VOLUME.vm,), (VOLUME,))
     said: list[words.Word] = [
-        words.Open(1, VOLUME, "db.disk", must_exist=True), words.Serve(3, b"\x00rest"), words.Watch(1, spec),
-        words.Unwatch(1), words.HoldOn(2, 1), words.LetGo(1, failed=True), words.Settle(3, 1), words.Freed(1, 9),
-        words.Record(5, "db", (3,), on=True), words.Answered(1, 2),
+        words.Open(1, VOLUME, "db.disk", must_exist=True), words.Close(6, 3), words.Serve(3, b"\x00rest"),
+        words.Watch(1, spec), words.Unwatch(1), words.HoldOn(2, 1), words.LetGo(1, failed=True), words.Settle(3, 1),
+        words.Freed(1, 9), words.Record(5, "db", (3,), on=True), words.Answered(1, 2),
         words.Refused(1, "StoreFull", "no room", "disk", "add some"),
         words.Chunked(1, 2, BYTES), words.Wrote(1, 2, 3, 4), words.TurnedAway("no request"),
     ]  # fmt: skip
@@ -218,6 +219,31 @@ def test_a_process_that_does_not_answer_a_hold_is_killed_and_no_checkpoint_has_i
         await asyncio.to_thread(sites.write, "db/system", 0, b"x" * SECTOR)
         kept = await sites.checkpoint("crm", "after")
         assert sites.rebuilt(kept, "images")[sites.london.state.state.volumes["db/system"]][:SECTOR] == b"x" * SECTOR
+
+    on_sites(folder, check)
+
+
+def test_a_process_that_does_not_answer_holds_up_nobody_else(folder: Path) -> None:
+    """PROTOCOL 3: whatever fails, no guest waits for longer than the budget. When it answers again, it is as before."""
+
+    async def check(sites: Sites) -> None:
+        await sites.london.protect(sites.vpg("crm", "db", "app"))
+        await sites.checkpoint("crm", "first")
+        host = hosts(sites)[0]
+        pid = host.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            void = CheckpointSkipped, "hold budget"
+            await sites.until(lambda: void in [(type(f), getattr(f, "reason", "")) for _, f in sites.london.facts])
+            await asyncio.to_thread(sites.write, "app/system", 0, b"x" * SECTOR)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.to_thread(sites.write, "db/system", 0, b"y" * SECTOR)
+        found = sites.rebuilt(await sites.checkpoint("crm", "after"), "images")
+        numbers = sites.london.state.state.volumes
+        assert (found[numbers["app/system"]][:1], found[numbers["db/system"]][:1]) == (b"x", b"y")
+        assert host.pid == pid
 
     on_sites(folder, check)
 

@@ -107,6 +107,7 @@ def test_real_sites_under_seeded_faults(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--rounds", "3"), "--rounds was given without --live"),
+        (("--first-round", "3"), "--first-round was given without --live"),
         (("--live", "--seconds", "3"), "--live was given with an option of the swarm"),
     ],
 )

@@ -14,6 +14,7 @@ from drsim.core.errors import FileError
 from drsim.core.events import Verdict
 from drsim.core.recovery.plan import Commit, Kind, Shutdown
 from drsim.real.local import guest
+from drsim.real.transport import Connector
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,28 @@ def test_a_failover_takes_the_vms_over_for_good(tmp_path: Path) -> None:
         assert (await over(sites, begin(sites, Kind.LIVE)))["outcome"] == "refused"
 
     run(tmp_path, check, again)
+
+
+def test_a_connection_that_breaks_and_comes_back_fails_no_failover(tmp_path: Path, monkeypatch: Any) -> None:
+    """While the source stops its VMs; the answer is lost, and it is asked again."""
+
+    async def check(sites: Sites) -> None:
+        await protected(sites)
+        stop, end = sites.london.desk._stop, sites.london.site.end
+        assert isinstance(end, Connector)
+
+        async def stopped(*words: Any, **named: Any) -> None:
+            await stop(*words, **named)
+            if end.breaks == 0:
+                end.sever()
+                asyncio.get_running_loop().call_later(0.3, end.mend)
+
+        monkeypatch.setattr(sites.london.desk, "_stop", stopped)
+        report = await over(sites, begin(sites, Kind.LIVE, shutdown=Shutdown.FORCE, commit=Commit.COMMIT))
+        assert end.breaks == 1
+        assert (report["outcome"], report["reasons"], report["people"]) == ("committed", [], [])
+
+    run(tmp_path, check)
 
 
 def test_a_failover_that_is_rolled_back_leaves_everything_as_it_was(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Reverse protection of real VMs: fail over, protect the other way, write on, move back; whoever dies on the way."""
 
 import asyncio
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from live_guests import begin, ended, power_off, prepare, protected
 from live_sites import Sites, on_sites
+from nbd_client import connected
 from programs import program
 
 from drsim.core.recovery.plan import Commit, Kind, Shutdown
@@ -40,8 +42,9 @@ def turned(site: Installation) -> bool:
     return known is not None and known.vpg.source == site.spec.site
 
 
-def test_there_and_back_again(tmp_path: Path) -> None:
-    prepare(tmp_path)
+@pytest.mark.parametrize("processes", [False, True], ids=["one process", "hosts' processes"])
+def test_there_and_back_again(tmp_path: Path, processes: bool) -> None:
+    prepare(tmp_path, processes=processes)
 
     async def there(sites: Sites) -> None:
         await protected(sites)
@@ -66,7 +69,7 @@ def test_there_and_back_again(tmp_path: Path) -> None:
         await power_off(sites)
         last = await tagged(sites, sites.leeds, sites.london, "d")
         for volume, disk in sites.leeds.site.disks.items():
-            assert disk.read(0, disk.size) == last[volume], "byte for byte"
+            assert disk.path.read_bytes() == last[volume], "byte for byte"
             assert rounds(last[volume], tmp_path / "x") >= rounds(before[volume], tmp_path / "x")
         await sites.leeds.hypervisor.power_on("db")
         await sites.leeds.hypervisor.power_on("app")
@@ -164,3 +167,26 @@ def _unless_turning(ask: Any, instead: Any) -> Any:
         return await (instead() if request.do == "turn round" else ask(request))
 
     return asked
+
+
+@pytest.mark.parametrize("processes", [False, True], ids=["one process", "hosts' processes"])
+def test_nobody_uses_a_disk_at_the_old_source_any_more(tmp_path: Path, processes: bool) -> None:
+    """A client that is not the VM: a mirror is under the disk now, and nobody else may write to it."""
+    prepare(tmp_path, processes=processes)
+
+    async def check(sites: Sites) -> None:
+        await protected(sites)
+        with connected(sites.london.folder / "nbd.sock", "db/system") as client:
+            assert await asyncio.to_thread(client.read, 0, 512)
+            wish = {"commit": Commit.COMMIT, "shutdown": Shutdown.FORCE, "reverse": True}
+            report = await ended(sites, sites.leeds, begin(sites.leeds, Kind.LIVE, **wish))
+            assert (report["outcome"], report["people"]) == ("committed", [])
+            with pytest.raises((OSError, EOFError)):
+                await asyncio.to_thread(client.write, 0, b"late" * 128)
+        await tagged(sites, sites.leeds, sites.london, "all")
+        for host in sites.london.site.hosts.values():
+            assert host.pid is not None
+            opened = [os.readlink(path) for path in Path(f"/proc/{host.pid}/fd").iterdir()]
+            assert not [path for path in opened if path.endswith(".disk")]
+
+    on_sites(tmp_path, check, last=power_off)

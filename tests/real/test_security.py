@@ -6,6 +6,7 @@ looked at from outside.
 
 import json
 import re
+import resource
 import socket
 import ssl
 import stat
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from cryptography import x509
@@ -233,6 +235,30 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
             SiteProcess(tmp_path, "leeds")
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
+
+
+def test_a_full_disk_is_named_until_there_is_room(sites: Sites) -> None:
+    """No file of the recovery site may grow; what is listed stays, and replication goes on when they may."""
+    pid = sites.leeds.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    listed = sites.insist(sites.leeds, "GET", "/vpgs/crm/checkpoints")
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 << 10, before[1]))
+    try:
+        with connected(sites.london.folder / "nbd.sock", "db/data") as client:
+            client.sendall(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.WRITE, 1, 0, 64 * SECTOR) + bytes(64 * SECTOR))
+            client.recv(16)
+        while not (stores := sites.insist(sites.leeds, "GET", "/status")["stores"]):
+            time.sleep(0.05)
+        ((stream, why),) = stores.items()
+        assert stream.startswith("crm:")
+        assert why == f"{sites.leeds.folder / 'journals' / quote(stream, safe='')}: no room left"
+        (vpg,) = sites.insist(sites.london, "GET", "/status")["vpgs"]
+        assert vpg["cause"] == "recovery or journal storage error"
+        assert sites.insist(sites.leeds, "GET", "/vpgs/crm/checkpoints")[: len(listed)] == listed
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    while sites.insist(sites.leeds, "GET", "/status")["stores"]:
+        time.sleep(0.05)
 
 
 def test_a_disk_that_is_no_file_is_named(tmp_path: Path) -> None:
