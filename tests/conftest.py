@@ -23,3 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def rewrite_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--rewrite-golden"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is tested at both fidelities is tested write by write among the slow proofs."""
+    for item in items:
+        if getattr(item, "callspec", None) is not None and item.callspec.params.get("fidelity") == "write":
+            item.add_marker(pytest.mark.slow)

@@ -49,6 +49,7 @@ def journal_digests(run: Run) -> dict[int, dict[str, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bandwidth", ["100 Mbit/s", "60 Mbit/s"])
 def test_write_and_slice_give_the_same_journals_and_cuts(bandwidth: str) -> None:
     exact = simulate(model("write", bandwidth=bandwidth), keep_frames=True)

@@ -26,6 +26,7 @@ def test_the_worst_instant_of_a_run_is_exact() -> None:
     assert 180 * SECOND < found.at < 200 * SECOND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["seconds", "writes", "bytes"])
 def test_searching_beats_chance_at_equal_budget(measure: Measure) -> None:
     spec = model(CUT, {**CUT, "at": "14 min"}, SLOW)

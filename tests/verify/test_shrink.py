@@ -113,6 +113,7 @@ def test_what_does_not_fail_stays_as_it_is() -> None:
     assert shrink(hunter(lambda head, made: ""), whole, "P1") == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "seed"),
     [("cut-by-wall-clocks", 6), ("rollback-keeps-the-count", 167), ("gap-not-seen", 14),

@@ -12,6 +12,7 @@ from drsim.verify.store_programs import LENGTH, StoreProbes, random_store_progra
 PROGRAMS = 300
 
 
+@pytest.mark.slow
 def test_programs_are_clean_and_reach_every_probe() -> None:
     reached: set[str] = set()
     for seed in range(PROGRAMS):
