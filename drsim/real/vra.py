@@ -144,18 +144,17 @@ class Vra:
 
     def _site(self) -> socket.socket:
         """The next site that connects; says meanwhile when the process has ended."""
-        while (process := self._process) is not None:
-            poll, ended = select.poll(), os.pidfd_open(process.pid)
+        if self._process is not None:
+            poll, ended = select.poll(), os.pidfd_open(self._process.pid)
             poll.register(self._listener, select.POLLIN)
             poll.register(ended, select.POLLIN)
             try:
                 happened = dict(poll.poll())
             finally:
                 os.close(ended)
-            if self._listener.fileno() in happened:
-                break
-            self._end()
-            self._said("its site is gone; waits for it")
+            if self._listener.fileno() not in happened:
+                self._end()
+                self._said("its site is gone; waits for it")
         return self._listener.accept()[0]
 
     def _end(self) -> None:

@@ -72,15 +72,29 @@ def _explore(program: bytes) -> Played:
     return Played(x.kernel.steps, frozenset(x.probes | reached(x)), frozenset(x.states))
 
 
-def _trace(program: bytes, sink: Sink) -> None:
-    with suppress(Exception):  # its steps up to there are what was asked for
-        run(program, trace=sink)
+def _traced(run: Callable[..., object]) -> Callable[[bytes, Sink], None]:
+    """Tells what the core does when `run` plays a program."""
+
+    def trace(program: bytes, sink: Sink) -> None:
+        with suppress(Exception):  # its steps up to there are what was asked for
+            run(program, trace=sink)
+
+    return trace
 
 
-def _explored(program: bytes) -> str:
-    digest = TraceDigest()
-    _trace(program, digest)
-    return digest.hexdigest
+def _steps(trace: Callable[[bytes, Sink], None]) -> Callable[[bytes], str]:
+    """Identifies the steps that a program is told to take."""
+
+    def digest(program: bytes) -> str:
+        sink = TraceDigest()
+        trace(program, sink)
+        return sink.hexdigest
+
+    return digest
+
+
+_trace, _trace_epochs, _trace_reverse = _traced(run), _traced(run_epochs), _traced(run_reverse)
+_explored = _steps(_trace)
 
 
 def _twins(program: bytes) -> Played:
@@ -110,17 +124,6 @@ def _epochs(program: bytes) -> Played:
     return Played(x.kernel.steps, frozenset(x.probes | reached(x)), frozenset(x.states))
 
 
-def _trace_epochs(program: bytes, sink: Sink) -> None:
-    with suppress(Exception):
-        run_epochs(program, trace=sink)
-
-
-def _of_epochs(program: bytes) -> str:
-    digest = TraceDigest()
-    _trace_epochs(program, digest)
-    return digest.hexdigest
-
-
 def _recovery(program: bytes) -> Played:
     rehearsal = rehearsal_of(program)
     report = rehearsal.play()
@@ -140,17 +143,6 @@ def _reverse(program: bytes) -> Played:
     return Played(steps, frozenset(name for x in runs for name in x.probes | reached(x)))
 
 
-def _trace_reverse(program: bytes, sink: Sink) -> None:
-    with suppress(Exception):
-        run_reverse(program, trace=sink)
-
-
-def _reversed(program: bytes) -> str:
-    digest = TraceDigest()
-    _trace_reverse(program, digest)
-    return digest.hexdigest
-
-
 HUNTERS = {
     "explorer": Hunter(
         "explorer", LENGTH, HEAD, 3, random_program, _explore, _explored, share=12, batch=50, trace=_trace,
@@ -163,12 +155,12 @@ HUNTERS = {
         "figures", FIGURES_LENGTH, FIGURES_LENGTH, 1, random_figures, _figures, _figured, share=1, batch=10
     ),
     "reverse": Hunter(
-        "reverse", REVERSE_LENGTH, HEAD, 3, random_reverse, _reverse, _reversed, share=1, batch=25,
+        "reverse", REVERSE_LENGTH, HEAD, 3, random_reverse, _reverse, _steps(_trace_reverse), share=1, batch=25,
         trace=_trace_reverse, weighed=weighed
     ),
     "epochs": Hunter(
-        "epochs", EPOCHS_LENGTH, HEAD, 3, random_epochs, _epochs, _of_epochs, share=1, batch=50, trace=_trace_epochs,
-        weighed=weighed_epochs
+        "epochs", EPOCHS_LENGTH, HEAD, 3, random_epochs, _epochs, _steps(_trace_epochs), share=1, batch=50,
+        trace=_trace_epochs, weighed=weighed_epochs
     ),
     "recovery": Hunter(
         "recovery", RECOVERY_LENGTH, RECOVERY_LENGTH, 1, random_recovery, _recovery, _recovered, share=1, batch=50

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,20 +44,6 @@ from drsim.spec.vsphere import Vsphere
 HOST, OTHER_HOST, STORE = VsphereBench.host, VsphereBench.other_host, VsphereBench.store
 ME = "suite/op 1"
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[VCenter]:
-    with vcenter(certificates() / "server.pem") as center:
-        yield center
-
-
-@pytest.fixture
-def center(shared: VCenter) -> Iterator[VCenter]:
-    """A vCenter that others have used; its proxy does nothing special."""
-    after, instead = list(shared.proxy.after), dict(shared.proxy.instead)
-    yield shared
-    shared.proxy.rules, shared.proxy.after, shared.proxy.instead = [], after, instead
 
 
 @asynccontextmanager

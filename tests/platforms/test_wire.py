@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import time
-from collections.abc import Iterator
 from http.client import HTTPException
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from platforms.soap_proxy import Rule
-from platforms.vcenter import VCenter, vcenter
+from platforms.vcenter import VCenter
 from platforms.vsphere_arm import APPLIANCE, LIMITS, VsphereBench, certificates, spec_of
 from pyVmomi import vim
 
@@ -20,19 +19,6 @@ from drsim.real.vsphere import connect
 from drsim.real.vsphere.wire import Wire, _answer
 
 ME, HOST, STORE, MIB = "suite/op 1", VsphereBench.host, VsphereBench.store, 1 << 20
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[VCenter]:
-    with vcenter(certificates() / "server.pem") as center:
-        yield center
-
-
-@pytest.fixture
-def center(shared: VCenter) -> Iterator[VCenter]:
-    after = list(shared.proxy.after)
-    yield shared
-    shared.proxy.rules, shared.proxy.after = [], after
 
 
 def session_of(platform: Platform) -> Any:

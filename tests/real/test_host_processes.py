@@ -41,6 +41,17 @@ def hosts(sites: Sites) -> list[HostLink]:
     return list(sites.london.site.hosts.values())
 
 
+async def stopped(sites: Sites) -> tuple[HostLink, int]:
+    """A host whose process is stopped just now, with its VMs and another host's protected."""
+    await sites.london.protect(sites.vpg("crm", "db", "app"))
+    await sites.checkpoint("crm", "first")
+    host = hosts(sites)[0]
+    pid = host.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    return host, pid
+
+
 def alive(pid: int) -> bool:
     with suppress(ProcessLookupError):
         os.kill(pid, 0)
@@ -208,12 +219,7 @@ def test_a_process_that_does_not_answer_a_hold_is_killed_and_no_checkpoint_has_i
     monkeypatch.setattr("drsim.real.host.PATIENCE", 0.2)
 
     async def check(sites: Sites) -> None:
-        await sites.london.protect(sites.vpg("crm", "db", "app"))
-        await sites.checkpoint("crm", "first")
-        host = hosts(sites)[0]
-        pid = host.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        host, pid = await stopped(sites)
         await sites.until(lambda: host.pid not in (None, pid))
         assert not alive(pid)
         await asyncio.to_thread(sites.write, "db/system", 0, b"x" * SECTOR)
@@ -227,12 +233,7 @@ def test_a_process_that_does_not_answer_holds_up_nobody_else(folder: Path) -> No
     """PROTOCOL 3: whatever fails, no guest waits for longer than the budget. When it answers again, it is as before."""
 
     async def check(sites: Sites) -> None:
-        await sites.london.protect(sites.vpg("crm", "db", "app"))
-        await sites.checkpoint("crm", "first")
-        host = hosts(sites)[0]
-        pid = host.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        host, pid = await stopped(sites)
         try:
             void = CheckpointSkipped, "hold budget"
             await sites.until(lambda: void in [(type(f), getattr(f, "reason", "")) for _, f in sites.london.facts])

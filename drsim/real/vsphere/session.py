@@ -24,7 +24,7 @@ from pyVmomi import vim, vmodl
 
 from drsim.core.errors import PlatformError
 from drsim.real.patience import Login, Verdict
-from drsim.real.platforms import OLDEST
+from drsim.real.platforms import outdated
 from drsim.real.ports import Limits, Unavailable
 from drsim.real.vsphere.collector import POLL, Questions, Updates, filter_of
 from drsim.real.vsphere.faults import TROUBLE, Refused, blamed, is_fault, judge
@@ -84,8 +84,7 @@ class Session:
         self._wire.cookie = ""  # a login within a login is refused
         self.content = await self.call(self.root.RetrieveContent)
         version = self.content.about.apiVersion
-        if tuple(map(int, version.split(".")[:2])) < OLDEST["vsphere"]:
-            oldest = ".".join(map(str, OLDEST["vsphere"]))
+        if oldest := outdated("vsphere", version):
             raise PlatformError(f"its API is {version}; {oldest} is the oldest that will do", place=self.place)
         await self.call(self.content.sessionManager.Login, self.spec.user, self._password)
         for forget in self.fresh:
