@@ -4,7 +4,7 @@ Theory of operation.
 
     state      guest writes are     leaves when
     ---------  -------------------  --------------------------------------------------------------------------
-    IN_SYNC    numbered and queued  `fold`: buffer full, peer lost, VRA restart, pause -> WAITING or HANDSHAKE
+    IN_SYNC    numbered and queued  `fold`: buffer full, writes missed, peer lost, pause -> WAITING or HANDSHAKE
     ASKING     marked dirty         `Standing`: epoch and numbers are known           -> WAITING or HANDSHAKE
     WAITING    marked dirty         the peer is connected, nothing holds it up        -> HANDSHAKE
     HANDSHAKE  marked dirty         `Resynced` for this epoch                         -> SWEEP
@@ -217,6 +217,13 @@ class Sender:
         if opened.rows >= tweaks.frame_writes or opened.nbytes >= tweaks.frame_bytes:
             effects += self.flush()
         return rest, nbytes - size
+
+    def missed(self, batch: WriteBatch) -> list[Effect]:
+        """Guest writes whose content nobody kept: where they went is dirty."""
+        if self.state not in NUMBERING:
+            return self._mark(batch)
+        self.bitmap.mark(batch)
+        return self.fold(Trigger.PROTECTED_VRA)
 
     def flush(self) -> list[Effect]:
         """Cut the open frame, if it holds anything, and send what the window allows."""

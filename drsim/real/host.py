@@ -37,6 +37,7 @@ from drsim.real.host_words import (
     Close,
     Freed,
     HoldOn,
+    Missed,
     Open,
     Record,
     Refused,
@@ -260,7 +261,7 @@ class HostLink:
         match word:
             case Chunked(number, chunk, content):
                 self._chunk(number, chunk, content, fd)
-            case Wrote(number) if (tap := self._taps.get(number)) is not None:
+            case Wrote(number) | Missed(number) if (tap := self._taps.get(number)) is not None:
                 tap.wrote(word)
                 return tap
             case Answered(number) if number in self._found:

@@ -60,6 +60,7 @@ from drsim.core.events import (
     VmLeft,
     VolumeFound,
     VolumeLost,
+    WritesMissed,
 )  # fmt: skip
 from drsim.core.facts import CheckpointSealed, Fact, SyncEnded
 from drsim.core.kernel import Sink
@@ -68,7 +69,7 @@ from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.recovery_vra import RecoveryVra
-from drsim.core.sender import Sender
+from drsim.core.sender import NUMBERING, Sender
 from drsim.core.status import Regions
 from drsim.core.units import SECTOR
 from drsim.core.vpg import TICK, Vpg
@@ -167,6 +168,7 @@ class Explorer(Bags):
         self.full: set[tuple[Address, str]] = set()  # recovery VRAs, and VPGs whose store there takes nothing
         self.clogged: set[Link] = set()  # directions that carry nothing for the time being
         self.holed: set[Link] = set()  # connections on which data was lost: they must be renewed some day
+        self.roomless = False  # taps have no room for content
         self.held: set[tuple[Address, str]] = set()
         self.unacked: dict[tuple[Address, str], list[Write]] = {}
         self.frames: deque[Frame] = deque(maxlen=REMEMBERED)  # delivered lately
@@ -357,7 +359,10 @@ class Explorer(Bags):
 
     def captured(self, stream: StreamId, writes: Sequence[Write]) -> None:
         """The tap has captured these writes: the VRA gets them."""
-        self.post(stream.source, GuestWrote(stream, self.rows[stream].batch(list(writes))))
+        batch = self.rows[stream].batch(list(writes))
+        if self.roomless and self.has(stream) and self.sender(stream).state in NUMBERING:
+            self.probes.add("writes were missed")
+        self.post(stream.source, (WritesMissed if self.roomless else GuestWrote)(stream, batch))
 
     def acknowledge(self, writes: Sequence[Write]) -> None:
         """Tell the guests that these writes are done; later, while they are held."""

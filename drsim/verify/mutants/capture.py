@@ -7,8 +7,9 @@ import numpy as np
 from drsim.core.batch import OpenFrame, WriteBatch
 from drsim.core.bitmap import DirtyBitmap
 from drsim.core.events import GuestWrote
+from drsim.core.messages import Trigger
 from drsim.core.protected_vra import ProtectedVra
-from drsim.core.sender import Sender
+from drsim.core.sender import NUMBERING, Sender
 from drsim.verify.explorer import Tap
 from drsim.verify.guests import Write
 from drsim.verify.mutants.base import Patch, mutant, patched, several
@@ -104,3 +105,19 @@ def last_region_of_a_write_not_marked() -> Patch:
         mark(self, WriteBatch.of(batch.vm, batch.volume, batch.lba, first, batch.issued))
 
     return several(patched(DirtyBitmap, "mark", mutated))
+
+
+@mutant(by=("P12",))
+def missed_writes_forgotten() -> Patch:
+    """Writes that the tap had no room for make the stream synchronize, but where they went is not marked."""
+
+    def mutated(self: Sender, batch: WriteBatch) -> object:
+        return self.fold(Trigger.PROTECTED_VRA) if self.state in NUMBERING else []
+
+    return patched(Sender, "missed", mutated)
+
+
+@mutant(by=("P1", "P12"))
+def missed_writes_leave_the_stream_in_sync() -> Patch:
+    """Where missed writes went is dirty, and the stream counts as in sync all the same."""
+    return patched(Sender, "missed", Sender._mark)
