@@ -57,6 +57,7 @@ from drsim.real.host_words import (
     Settle,
     TurnedAway,
     Unwatch,
+    Want,
     Watch,
     Word,
     Wrote,
@@ -180,6 +181,8 @@ class HostProcess:
                 self._taps[tap][0].hold()
                 self._tell()
                 self._channel.say(Answered(number))
+            case Want(tap, content):
+                self._taps[tap][0].want(content=content)
             case LetGo(tap, failed):
                 self._taps[tap][0].release(PlatformError("the site stops") if failed else None)
             case Serve(volume, rest):

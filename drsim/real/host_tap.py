@@ -15,7 +15,7 @@ from drsim.core.events import Done, Failed, GuestWrote, VolumeLost, WritesMissed
 from drsim.core.names import StreamSpec, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.real.files import blame, read_into
-from drsim.real.host_words import LetGo, Missed, Wrote
+from drsim.real.host_words import LetGo, Missed, Want, Wrote
 from drsim.real.missed import batch_of
 from drsim.real.sweep import answer_of
 
@@ -81,6 +81,10 @@ class HostTap:
     def release(self, failure: BaseException | None = None) -> None:
         """See `Tap.release`."""
         self._link.say(LetGo(self.number, failure is not None))
+
+    def want(self, *, content: bool) -> None:
+        """See `Tap.want`."""
+        self._link.say(Want(self.number, content))
 
     def pull(self) -> list[HostHeard]:
         """See `Tap.pull`."""

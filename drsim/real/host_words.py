@@ -68,6 +68,14 @@ class Unwatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Want:
+    """The content of what is written is wanted, or only where it went."""
+
+    tap: int
+    content: bool
+
+
+@dataclass(frozen=True, slots=True)
 class HoldOn:
     """Ask: acknowledge nothing of this tap; answered when all that was captured before has been told."""
 
@@ -168,7 +176,7 @@ class TurnedAway:
 
 
 Ask = Open | Close | HoldOn | Settle | Record
-Word = Ask | Serve | Watch | Unwatch | LetGo | Freed | Answered | Refused | Chunked | Wrote | Missed | TurnedAway
+Word = Ask | Serve | Watch | Unwatch | Want | LetGo | Freed | Answered | Refused | Chunked | Wrote | Missed | TurnedAway
 _WORDS: dict[str, type] = {cls.__name__: cls for cls in get_args(Word)}
 
 

@@ -14,8 +14,9 @@ first and the queue pulled then, all that was ever acknowledged has been capture
 Content is copied once, into a chunk that batches and frames are windows on (`chunk.py`). The event loop is woken at
 once for an answer or when much has come together, otherwise a little later, so that it finds more than one run.
 
-No guest waits for the VRA to hear. While more than `MOST_PENDING` bytes have not been pulled, or there is no memory for
-another chunk, the tap keeps where writes went and not what was written (`missed.py`), in their place in the queue.
+No guest waits for the VRA to hear. While the VRA wants no content, more than `MOST_PENDING` bytes have not been pulled,
+or there is no memory for another chunk, the tap keeps where writes went and not what was written (`missed.py`), in
+their place in the queue.
 """
 
 import asyncio
@@ -81,7 +82,7 @@ class Tap:
         self._volumes = {volume.id: volume for volume in spec.volumes}
         self._lock = threading.Lock()  # disks of a stream are written at the same time
         self._queue: deque[Piece | Missed | Done | Failed] = deque()
-        self._pending = 0
+        self._pending, self._content = 0, True
         self._told = self._urged = False  # that there is something; that it is much
         self._pool = pool or Pool(POOL)
         self._chunk = Chunk(bytearray(size_of(0)), 0)  # without room: the first write brings the first chunk
@@ -120,7 +121,7 @@ class Tap:
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
         with self._lock:
-            if self._pending > MOST_PENDING or self._pool.crowded:
+            if not self._content or self._pending > MOST_PENDING or self._pool.crowded:
                 self._miss(run)
             else:
                 self._keep(run)
@@ -165,6 +166,10 @@ class Tap:
         self.failure = self.failure or failure
         self._gate.set()
         self._open.set()
+
+    def want(self, *, content: bool) -> None:
+        """See effects.Capture."""
+        self._content = content
 
     def close(self) -> None:
         """Hear of nothing any more; guests go on without."""

@@ -10,7 +10,7 @@ lane (`lane.py`), one for each target, and comes back as an event.
     Arm                           the event loop's timers
     HoldGuests, ReleaseGuests     the gates of the taps; closed before a VRA hears of the hold (below)
     FreezeGuests, ThawGuests      nobody: there are no agents in the guests yet, so no VM takes part
-    TapVolumes, UntapVolumes      the taps of the disks that are here
+    TapVolumes, UntapVolumes      the taps of the disks that are here; Capture too
     Append, Promote, Discard      the journal store, in the stream's lane
     ReadRegions                   the tap, in its host's lane; answered through the tap's queue
     ReadDigests                   likewise, or the journal store, as above
@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, assert_never
 from drsim.core.effects import (
     Append,
     Arm,
+    Capture,
     Discard,
     Effect,
     EffectId,
@@ -302,6 +303,8 @@ class Site:
                 for volume in spec.volumes:
                     if volume.id not in self.disks:
                         self.post(here, VolumeLost(volume.id))
+            case Capture(stream, content):
+                self.taps[stream].want(content=content)
             case UntapVolumes(stream):
                 self.untap(stream)
             case Keep(checkpoint):

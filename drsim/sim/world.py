@@ -22,6 +22,7 @@ from drsim.core.catalog import Catalog
 from drsim.core.effects import (
     Append,
     Arm,
+    Capture,
     Discard,
     Effect,
     EffectId,
@@ -328,6 +329,8 @@ class World:
                 self.recoveries.perform(id_, effect)
             case TapVolumes(spec):
                 self.places.tap(spec)
+            case Capture():
+                pass  # content costs nothing here
             case UntapVolumes(stream):
                 self.places.untap(stream)
             case Discard(stream):

@@ -30,6 +30,7 @@ from drsim.core.batch import Columns, WriteBatch
 from drsim.core.catalog import AGE, Catalog
 from drsim.core.effects import (
     Append,
+    Capture,
     Discard,
     Effect,
     Forget,
@@ -169,6 +170,7 @@ class Explorer(Bags):
         self.clogged: set[Link] = set()  # directions that carry nothing for the time being
         self.holed: set[Link] = set()  # connections on which data was lost: they must be renewed some day
         self.roomless = False  # taps have no room for content
+        self.places: set[StreamId] = set()  # streams of whose writes the tap keeps only where they went
         self.held: set[tuple[Address, str]] = set()
         self.unacked: dict[tuple[Address, str], list[Write]] = {}
         self.frames: deque[Frame] = deque(maxlen=REMEMBERED)  # delivered lately
@@ -265,6 +267,8 @@ class Explorer(Bags):
                 self.freezer.thaw(address, effect)
             case TapVolumes(spec):
                 self._tap(spec)
+            case Capture(stream, content):
+                (self.places.discard if content else self.places.add)(stream)
             case UntapVolumes(stream):
                 self._untap(stream)
 
@@ -361,8 +365,9 @@ class Explorer(Bags):
         """The tap has captured these writes: the VRA gets them."""
         batch = self.rows[stream].batch(list(writes))
         if self.roomless and self.has(stream) and self.sender(stream).state in NUMBERING:
-            self.probes.add("writes were missed")
-        self.post(stream.source, (WritesMissed if self.roomless else GuestWrote)(stream, batch))
+            self.probes.add(f"writes were missed: {self.sender(stream).state.value}")
+        missed = self.roomless or stream in self.places
+        self.post(stream.source, (WritesMissed if missed else GuestWrote)(stream, batch))
 
     def acknowledge(self, writes: Sequence[Write]) -> None:
         """Tell the guests that these writes are done; later, while they are held."""

@@ -206,7 +206,7 @@ class Rigs:
     def _site(self, folder: Path, name: str) -> "subprocess.Popen[bytes]":
         words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(folder / f"{name}.yaml"), "--armed"]
         if not self._shield:
-            words = ["nice", "-n", "10", *words]  # who serves disks is nicer to, and then as nice as any other server
+            words = ["chrt", "--idle", "0", *words]  # who serves disks is nicer to, and then as nice as any other server
         return subprocess.Popen(self._at(REPLICATION, None, *words), stdout=subprocess.DEVNULL)
 
     def _first(self, pid: int) -> None:
@@ -214,6 +214,9 @@ class Rigs:
         subprocess.run(["taskset", "-a", "-p", "-c", "0", str(pid)], check=True, stdout=subprocess.DEVNULL)
         if self._shield:
             subprocess.run(["chrt", "-a", "-r", "-p", str(SERVER), str(pid)], check=True)
+        else:
+            subprocess.run(["chrt", "-a", "-o", "-p", "0", str(pid)], check=True)
+            for t in os.listdir(f"/proc/{pid}/task"): os.setpriority(os.PRIO_PROCESS, int(t), 0)
 
     @contextmanager
     def replicated(self) -> Iterator[Durable]:

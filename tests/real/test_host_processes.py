@@ -68,10 +68,11 @@ def test_every_word_is_heard_as_it_was_said_with_its_memory() -> None:
     spec = StreamSpec(stream, (VOLUME.vm,), (VOLUME,))
     said: list[words.Word] = [
         words.Open(1, VOLUME, "db.disk", must_exist=True), words.Close(6, 3), words.Serve(3, b"\x00rest"),
-        words.Watch(1, spec), words.Unwatch(1), words.HoldOn(2, 1), words.LetGo(1, failed=True), words.Settle(3, 1),
+        words.Watch(1, spec), words.Unwatch(1), words.Want(1, content=True), words.HoldOn(2, 1),
+        words.LetGo(1, failed=True), words.Settle(3, 1), words.Missed(1, bytes(24 * words.ROWS)),
         words.Freed(1, 9), words.Record(5, "db", (3,), on=True), words.Answered(1, 2),
         words.Refused(1, "StoreFull", "no room", "disk", "add some"),
-        words.Chunked(1, 2, BYTES), words.Wrote(1, 2, 3, 4), words.Missed(1, bytes(24 * words.ROWS)), words.TurnedAway("no request"),
+        words.Chunked(1, 2, BYTES), words.Wrote(1, 2, 3, 4), words.TurnedAway("no request"),
     ]  # fmt: skip
     assert {type(word) for word in said} == set(words.Word.__args__), "all of them"
     one, other = (words.Channel(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -214,7 +215,9 @@ def test_a_process_that_is_killed_is_started_again_and_protection_returns(folder
     on_sites(folder, check)
 
 
-def test_guests_do_not_wait_for_a_site_that_does_not_hear_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guests_do_not_wait_for_a_site_that_does_not_hear_of_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What there is no room for is known by place: the site finds out by itself when it hears again."""
     monkeypatch.setattr("drsim.real.vra._SPARE", -60)  # 8 MiB in all
     before, after = threading.Event(), threading.Event()
@@ -238,9 +241,10 @@ def test_guests_do_not_wait_for_a_site_that_does_not_hear_of_them(folder: Path, 
         writer.join(60)  # in the event loop's thread: the site is deaf
         assert not writer.is_alive(), "a guest waits for its site"
         kept = await sites.checkpoint("crm", "after")
-        assert sites.rebuilt(kept, "images")[sites.london.state.state.volumes["db/system"]] == (
-            folder / "london" / "db.disk"
-        ).read_bytes()
+        assert (
+            sites.rebuilt(kept, "images")[sites.london.state.state.volumes["db/system"]]
+            == (folder / "london" / "db.disk").read_bytes()
+        )
         began = [fact for _, fact in sites.london.facts if isinstance(fact, SyncStarted)]
         assert began[-1].trigger is Trigger.PROTECTED_VRA
 
