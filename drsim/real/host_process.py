@@ -69,8 +69,8 @@ from drsim.real.splitter import MOST_CONNECTIONS
 from drsim.real.tap import Tap
 from drsim.real.transmission import serve_client
 
-COLLECT = 0.002
-"""Seconds that a captured write waits for company before the site hears of it."""
+COLLECT, PLACES = 0.002, 0.02
+"""Seconds that a captured write waits for company before the site hears of it; the same when nobody wants content."""
 SWITCH = 0.0005
 AHEAD = 10
 """By how much guests are nicer to serve than to replicate."""
@@ -262,7 +262,7 @@ class HostProcess:
         while True:
             self._told.wait()
             if not self._urgent:
-                sleep(COLLECT)
+                sleep(COLLECT if any(tap.wanted for tap, _ in tuple(self._taps.values())) else PLACES)
             self._told.clear()
             self._urgent = False
             self._tell()

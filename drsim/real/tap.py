@@ -82,7 +82,9 @@ class Tap:
         self._volumes = {volume.id: volume for volume in spec.volumes}
         self._lock = threading.Lock()  # disks of a stream are written at the same time
         self._queue: deque[Piece | Missed | Done | Failed] = deque()
-        self._pending, self._content = 0, True
+        self._pending = 0
+        self.wanted = True
+        """Whether content is."""
         self._told = self._urged = False  # that there is something; that it is much
         self._pool = pool or Pool(POOL)
         self._chunk = Chunk(bytearray(size_of(0)), 0)  # without room: the first write brings the first chunk
@@ -121,7 +123,7 @@ class Tap:
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
         with self._lock:
-            if not self._content or self._pending > MOST_PENDING or self._pool.crowded:
+            if not self.wanted or self._pending > MOST_PENDING or self._pool.crowded:
                 self._miss(run)
             else:
                 self._keep(run)
@@ -169,7 +171,7 @@ class Tap:
 
     def want(self, *, content: bool) -> None:
         """See effects.Capture."""
-        self._content = content
+        self.wanted = content
 
     def close(self) -> None:
         """Hear of nothing any more; guests go on without."""
