@@ -70,16 +70,23 @@ class HostTap:
         self.spec, self.number = spec, number
         self._link, self.captured = link, captured
         self._volumes = {volume.id: volume for volume in spec.volumes}
+        self._held = 0  # the ask that holds its guests
         self.heard: deque[HostHeard] = deque()
         self.chunks: dict[int, Columns] = {}
         """Those that more may be written to, by number."""
 
-    def hold(self, until: float) -> bool:
-        """See `Tap.hold`; False: the process has not answered. If there is none, its volumes are known to be lost."""
-        return self._link.hold(self.number, until)
+    def hold(self) -> None:
+        """See `Tap.hold`. Once until it is released."""
+        if not self._held:
+            self._held = self._link.hold(self.number)
+
+    def holds(self, until: float) -> bool:
+        """See `Tap.holds`; False: the process has not answered. If there is none, its volumes are known to be lost."""
+        return self._link.holds(self._held, until)
 
     def release(self, failure: BaseException | None = None) -> None:
         """See `Tap.release`."""
+        self._held = 0
         self._link.say(LetGo(self.number, failure is not None))
 
     def want(self, *, content: bool) -> None:

@@ -157,10 +157,13 @@ class Tap:
 
     # -- for the world ----------------------------------------------------------------------------------------
 
-    def hold(self, until: float = 0.0) -> bool:
-        """Acknowledge no write until `release`. Whether that was so before `until` (`time.monotonic`): it always is."""
+    def hold(self) -> None:
+        """Acknowledge no write until `release`."""
         self._gate.clear()
         self._open.clear()
+
+    def holds(self, until: float) -> bool:
+        """Whether `hold` is in force before `until` (`time.monotonic`): it always is."""
         return True
 
     def release(self, failure: BaseException | None = None) -> None:

@@ -200,8 +200,8 @@ class Site:
         hold = event.message if taps and isinstance(event, Received) and isinstance(event.message, Hold) else None
         held = self._taps_of(to, hold.vpg) if hold is not None else []
         if hold is not None:
-            until = self.holds.begin(to, hold.vpg, hold.checkpoint, self.tweaks.hold_budget / SECOND)
-            if not all(tap.hold(until) for tap in held):
+            until = self._hold(to, hold)
+            if not all(tap.holds(until) for tap in held):
                 event = None  # void: it is too late for an answer, and what is not heard is not answered
         for heard in [heard for tap in taps for heard in tap.pull()]:
             self._step(to, heard)
@@ -316,6 +316,13 @@ class Site:
             case _:
                 assert_never(effect)
 
+    def _hold(self, vra: Address, hold: Hold) -> float:
+        """Close the gates of a VPG's guests on a host; until when that is worth waiting for (`time.monotonic`)."""
+        until = self.holds.begin(vra, hold.vpg, hold.checkpoint, self.tweaks.hold_budget / SECOND)
+        for tap in self._taps_of(vra, hold.vpg):
+            tap.hold()
+        return until
+
     def _let_go(self, vra: Address, vpg: str) -> None:
         for tap in self._taps_of(vra, vpg):
             tap.release()
@@ -331,6 +338,8 @@ class Site:
     def _send(self, sender: Address, to: Address, message: Message) -> None:
         if site_of(to) == self.name:
             self._events.append((to, Received(sender, message)))
+            if isinstance(message, Hold):  # now, so that the guests of all hosts wait at the same time
+                self._hold(to, message)
         elif self.end is not None:
             self.end.send(sender, to, message)
 

@@ -287,6 +287,20 @@ def test_a_process_that_does_not_answer_holds_up_nobody_else(folder: Path) -> No
     on_sites(folder, check)
 
 
+def test_guests_of_all_hosts_are_held_at_the_same_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    hold, holds = HostLink.hold, HostLink.holds
+    monkeypatch.setattr(HostLink, "hold", lambda link, tap: order.append("asked") or hold(link, tap))
+    monkeypatch.setattr(HostLink, "holds", lambda link, *ask: order.append("waited for") or holds(link, *ask))
+
+    async def check(sites: Sites) -> None:
+        await sites.london.protect(sites.vpg("crm", "db", "app"))
+        await sites.checkpoint("crm", "first")
+        assert order[:4] == ["asked", "asked", "waited for", "waited for"]
+
+    on_sites(folder, check)
+
+
 def test_a_second_process_for_the_same_host_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drsim.real.vra.LOCKED", 0)
 
