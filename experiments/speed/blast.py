@@ -54,7 +54,9 @@ def _gone() -> bytes:
     raise SystemExit("the server has closed the connection")
 
 
-def blast(nbd: socket.socket, size: int, *, block: int, depth: int, seconds: float, sequential: bool) -> dict[str, float]:
+def blast(
+    nbd: socket.socket, size: int, *, block: int, depth: int, seconds: float, sequential: bool
+) -> dict[str, float]:
     """Write for so long."""
     slots = max(depth, MEMORY // (_REQUEST.itemsize + block))
     form = np.dtype([("head", _REQUEST), ("data", np.void, block)])
@@ -62,7 +64,7 @@ def blast(nbd: socket.socket, size: int, *, block: int, depth: int, seconds: flo
     heads = requests["head"]
     heads["magic"], heads["flags"], heads["type"], heads["length"] = 0x25609513, 0, 1, block
     heads["cookie"] = np.arange(slots)
-    memory, each, blocks = memoryview(requests).cast("B"), form.itemsize, size // block
+    memory, each, blocks = requests.view(np.uint8).data, form.itemsize, size // block
     rng, first = np.random.default_rng(7), 0
     heard, have = bytearray(depth * _REPLY.itemsize), 0
     replies, into = np.frombuffer(heard, _REPLY), memoryview(heard)

@@ -205,8 +205,8 @@ class Rigs:
 
     def _site(self, folder: Path, name: str) -> "subprocess.Popen[bytes]":
         words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(folder / f"{name}.yaml"), "--armed"]
-        if not self._shield:
-            words = ["chrt", "--idle", "0", *words]  # who serves disks is nicer to, and then as nice as any other server
+        if not self._shield:  # who serves disks leaves that class (`_first`), and is then as nice as any other server
+            words = ["nice", "-n", "10", "chrt", "--idle", "0", *words]
         return subprocess.Popen(self._at(REPLICATION, None, *words), stdout=subprocess.DEVNULL)
 
     def _first(self, pid: int) -> None:
@@ -216,7 +216,6 @@ class Rigs:
             subprocess.run(["chrt", "-a", "-r", "-p", str(SERVER), str(pid)], check=True)
         else:
             subprocess.run(["chrt", "-a", "-o", "-p", "0", str(pid)], check=True)
-            for t in os.listdir(f"/proc/{pid}/task"): os.setpriority(os.PRIO_PROCESS, int(t), 0)
 
     @contextmanager
     def replicated(self) -> Iterator[Durable]:
