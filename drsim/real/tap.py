@@ -21,7 +21,6 @@ their place in the queue.
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -238,30 +237,3 @@ def waking(pull: Callable[[], None]) -> Callable[[bool], None]:
                 loop.call_soon_threadsafe(loop.call_later, COLLECT, pull)
 
     return captured
-
-
-class Holds:
-    """How long guests had to wait for checkpoints."""
-
-    def __init__(self) -> None:
-        self.seconds: deque[float] = deque(maxlen=1000)
-        """Of the last ones, for the guests of one VPG on one VRA."""
-        self._began: dict[tuple[str, str], float] = {}
-        self._until: dict[str, tuple[int, float]] = {}  # of each VPG's last checkpoint
-
-    def begin(self, vra: str, vpg: str, checkpoint: int, budget: float) -> float:
-        """Their gates are about to be closed, unless they are already; until when (`time.monotonic`) they may be.
-
-        `budget` in seconds, from when the first VRA was asked for this checkpoint.
-        """
-        now = time.monotonic()
-        self._began.setdefault((vra, vpg), now)
-        known = self._until.get(vpg)
-        if known is None or known[0] != checkpoint:
-            known = self._until[vpg] = checkpoint, now + budget
-        return known[1]
-
-    def end(self, vra: str, vpg: str) -> None:
-        """Their gates are open."""
-        if (began := self._began.pop((vra, vpg), None)) is not None:
-            self.seconds.append(time.monotonic() - began)
