@@ -21,6 +21,7 @@ from operator import attrgetter
 from drsim.core.effects import (
     Append,
     Arm,
+    Capture,
     Discard,
     Effect,
     EffectId,
@@ -59,7 +60,7 @@ TARGETS: dict[type, tuple[str, Callable[[Effect], object]]] = {
     FreezeGuests: ("guests", attrgetter("vpg")),
 }
 """What an effect that is answered works on: effects on one target are performed in order."""
-Unanswered = HoldGuests | ReleaseGuests | ThawGuests | TapVolumes | UntapVolumes | Publish
+Unanswered = HoldGuests | ReleaseGuests | ThawGuests | TapVolumes | Capture | UntapVolumes | Publish
 
 
 class Bags:

@@ -44,6 +44,8 @@ PROBES = {
     **{f"skipped: {reason}": "a checkpoint was given up for this reason" for reason in SKIPPED},
     **{f"retired: {reason}": "checkpoints left the list for this reason" for reason in RETIRED},
     **{f"synchronized: {s.value}": "a stream is in sync again after a sync of this kind" for s in KINDS},
+    "writes were missed: in sync": "a tap had no room for what was written to a stream in sync",
+    "writes were missed: tail": "likewise, when the end of a sweep was in sight",
     "a bitmap was given up": "more regions were dirty than a bitmap has memory for",
     "a region was found equal": "digests said that a region need not be sent",
     "a region was written while it was compared": "the answer must not call it clean",
