@@ -24,6 +24,7 @@ from drsim.real.ports import DiskId, NewVm, Power
 from drsim.verify.conformance.bench import Arm, Bench
 from drsim.verify.conformance.boot import speaking
 from drsim.verify.conformance.claims import MEMORY, SIZE
+from drsim.verify.transcripts import replay
 
 SITE = """
 site: {site}
@@ -65,7 +66,7 @@ class Estate:
 
 @asynccontextmanager
 async def protected(folder: Path, estate: Estate) -> AsyncIterator[tuple[Installation, Installation]]:
-    """The source's site and the target's, with a VPG of which a checkpoint is listed."""
+    """The source's site and the target's, with a VPG of which a checkpoint is listed. In the end they replay (P28)."""
     port, source, target = free_port(), estate.source, estate.target
     (folder / "london.yaml").write_text(SITE.format(
         site="london", peer="leeds", how="connect", port=port, host=source.host,
@@ -77,7 +78,7 @@ async def protected(folder: Path, estate: Estate) -> AsyncIterator[tuple[Install
     async with AsyncExitStack() as stack:
         leeds, london = [
             await stack.enter_async_context(
-                Installation(load_site(folder / f"{name}.yaml"), folder, platform=bench.platform)
+                Installation(load_site(folder / f"{name}.yaml"), folder, transcript=True, platform=bench.platform)
             )
             for name, bench in (("leeds", target), ("london", source))
         ]
@@ -90,6 +91,9 @@ async def protected(folder: Path, estate: Estate) -> AsyncIterator[tuple[Install
         await london.protect(vpg)
         await until(lambda: bool(leeds.listed("crm")), london, leeds)
         yield london, leeds
+    for site in (london, leeds):
+        assert site.transcript is not None
+        assert replay(site.transcript.path).broke == ""
 
 
 async def play(folder: Path, estate: Estate, kind: Kind) -> None:
