@@ -34,7 +34,7 @@ from drsim.real.files import blame, make_directory, read_exactly, replace_file, 
 from drsim.real.journal_copy import JournalCopy
 from drsim.real.journal_view import JournalView
 from drsim.real.ports import Change, DiskId, Firmware, Gone, HostChanged, Moved, Platform
-from drsim.real.target import Target
+from drsim.real.target import Origin, Target
 from drsim.spec.live import LiveDisk, LiveVm, ProtectedVm, SiteFile, VpgState
 
 if TYPE_CHECKING:
@@ -245,13 +245,10 @@ class Elsewhere:
         """Of its volumes."""
         return {VolumeId(v.id): v.sectors * SECTOR for v in self._protected(vm).volumes}
 
-    def firmware(self, vm: VmId) -> Firmware:
-        """As at the source."""
-        return Firmware(self._protected(vm).firmware)
-
-    def ready(self, vm: VmId) -> str:
-        """As at the source."""
-        return self._protected(vm).ready
+    def origin(self, vm: VmId) -> Origin:
+        """As its VPG knows it."""
+        was = self._protected(vm)
+        return Origin(Firmware(was.firmware), was.ready, was.secure_boot, was.system)
 
     def _protected(self, vm: VmId) -> ProtectedVm:
         here = self._site

@@ -66,6 +66,7 @@ def _unfit(site: "Installation", plan: Plan) -> tuple[str, ...]:
         convert.Machine(
             vm.name, kind, tuple(v.sectors * SECTOR for v in protected[vm.vm].volumes), len(vm.networks), vm.cpus,
             vm.memory, protected[vm.vm].firmware, protected[vm.vm].secure_boot, protected[vm.vm].system,
+            any(nic.address for nic in vm.nics or ()),
         )
         for vm in plan.vms if vm.vm in protected
     ]  # fmt: skip

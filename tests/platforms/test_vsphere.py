@@ -21,6 +21,7 @@ from drsim.core.errors import DrsimError, FileError, PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.ports import (
     Area,
+    Firmware,
     Gone,
     HostChanged,
     LoginRefused,
@@ -391,6 +392,27 @@ def test_networks_are_given_to_a_vm_that_is_off(center: VCenter) -> None:
             await here.hypervisor.set_networks("web", nics[:1])
         found = await here.inventory.vm("web")
         assert (found.networks, found.addresses) == (("DC0_DVPG0", "VM Network"), ("192.0.2.9",))
+
+    run(center, work)
+
+
+def test_a_windows_guest_is_called_so_and_is_never_run_through_sysprep(center: VCenter) -> None:
+    async def work(here: Platform) -> None:
+        await here.hypervisor.create(a_vm(firmware=Firmware.UEFI, secure_boot=True, system="windows"))
+        found = await here.inventory.vm("web")
+        assert (found.firmware, found.secure_boot, found.system) == (Firmware.UEFI, True, "windows")
+        await here.hypervisor.create(a_vm("old", system="linux", secure_boot=True))  # which BIOS knows nothing of
+        found = await here.inventory.vm("old")
+        assert (found.firmware, found.secure_boot, found.system) == (Firmware.BIOS, False, "linux")
+        center.proxy.calls.clear()
+        static = [Nic("DC0_DVPG0", "192.0.2.9", "255.255.255.0"), Nic("VM Network")]
+        for _ in range(2):
+            with pytest.raises(Unsupported, match="no static address: a vCenter would run Sysprep"):
+                await here.hypervisor.set_networks("web", static)
+        assert (await here.inventory.vm("web")).networks == ("DC0_DVPG0", "VM Network")
+        await here.hypervisor.set_networks("web", [Nic("VM Network")])
+        assert (await here.inventory.vm("web")).networks == ("VM Network",)
+        assert "CustomizeVM_Task" not in center.proxy.calls
 
     run(center, work)
 

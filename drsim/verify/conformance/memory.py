@@ -99,8 +99,10 @@ class MemoryHypervisor(Part):
         if host is None or not host.usable:
             raise NotFound(f"host {vm.host} takes no VMs", place="sim")
         if there is None:
-            made = VmFacts(vm.name, vm.owner, vm.host, Power.OFF, vm.cpus, vm.memory, vm.firmware)
-            self.estate.vms[vm.name] = made
+            self.estate.vms[vm.name] = VmFacts(
+                vm.name, vm.owner, vm.host, Power.OFF, vm.cpus, vm.memory, vm.firmware, secure_boot=vm.secure_boot,
+                system=vm.system,
+            )  # fmt: skip
 
     async def delete(self, name: str, owner: str) -> None:
         """Without its disks."""
