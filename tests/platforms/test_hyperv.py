@@ -53,14 +53,15 @@ def test_names_with_wildcards_are_themselves() -> None:
 
 
 def test_addresses_are_an_embedded_instance_with_what_is_in_a_name_escaped() -> None:
-    text = configuration(
-        "Microsoft:GuestNetwork\\A\\B<&>", Nic("lan", "10.0.0.5", "255.0.0.0", "10.0.0.1", ("9.9.9.9",))
-    )
+    text = configuration("Microsoft:GuestNetwork\\A\\B<&>", Nic("lan", "10.0.0.5", "8", "10.0.0.1", ("9.9.9.9",)))
     root = ElementTree.fromstring(text)
     found = {each.get("NAME"): [value.text for value in each.iter("VALUE")] for each in root}
     assert found["InstanceID"] == ["Microsoft:GuestNetwork\\A\\B<&>"]
     assert found["DHCPEnabled"] == ["false"]
     assert (found["IPAddresses"], found["DefaultGateways"]) == (["10.0.0.5"], ["10.0.0.1"])
+    assert found["Subnets"] == ["255.0.0.0"]
+    root = ElementTree.fromstring(configuration("id", Nic("lan", "fd00::5", "64")))
+    assert [v.text for each in root if each.get("NAME") == "Subnets" for v in each.iter("VALUE")] == ["64"]
 
 
 def test_firmware_places_vlan_and_a_name_that_two_vms_have() -> None:

@@ -384,8 +384,12 @@ def test_many_vms_at_once_have_each_their_own_disk(center: VCenter, monkeypatch:
 def test_networks_are_given_to_a_vm_that_is_off(center: VCenter) -> None:
     async def work(here: Platform) -> None:
         await here.hypervisor.create(a_vm())
-        nics = [Nic("DC0_DVPG0", "192.0.2.9", "255.255.255.0", "192.0.2.1", ("192.0.2.2",)), Nic("VM Network")]
+        nics = [Nic("DC0_DVPG0", "192.0.2.9", "25", "192.0.2.1", ("192.0.2.2",)), Nic("VM Network")]
+        asked: list[bytes] = []
+        center.proxy.after.append(lambda called, request, got: asked.append(request) or got)  # type: ignore[func-returns-value]
         await here.hypervisor.set_networks("web", nics)
+        [customized] = [each for each in asked if b"<CustomizeVM_Task" in each]
+        assert b"<subnetMask>255.255.255.128</subnetMask>" in customized
         await here.hypervisor.power_on("web")
         await here.hypervisor.set_networks("web", nics)
         with pytest.raises(PlatformError, match="while it is off"):

@@ -143,7 +143,7 @@ def _of_address(name: str, nic: Nic) -> Iterator[str]:
     if nic.address is None:
         return
     try:
-        subnet = ipaddress.ip_interface(f"{nic.address}/{nic.mask or 24}").network
+        subnet = nic.subnet
         if nic.gateway is not None and ipaddress.ip_address(nic.gateway) not in subnet:
             yield f"gateway {nic.gateway} of {name} is outside {subnet}; correct one of them"
         for server in nic.dns:
