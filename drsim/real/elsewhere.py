@@ -83,7 +83,8 @@ class Elsewhere:
                 disks[disk] = LiveDisk(path=f"{spec.folder}/shadows/{name}/{disk}.shadow", size=size)
             found = {
                 "disks": disks, "memory": facts.memory, "cpus": facts.cpus, "tools": facts.tools,
-                "firmware": facts.firmware.value, "secure_boot": facts.secure_boot, "system": facts.system,
+                "firmware": facts.firmware.value, "secure_boot": facts.secure_boot,
+                "system": facts.system or vm.system,
             }  # fmt: skip
             vms[name] = vm.model_copy(update=found)
         return spec.model_copy(update={"vms": vms})

@@ -91,6 +91,31 @@ def test_firmware_places_vlan_and_a_name_that_two_vms_have() -> None:
     asyncio.run(run())
 
 
+def test_secure_boot_and_the_system_of_a_guest_are_known_as_far_as_it_says() -> None:
+    async def run() -> None:
+        async with bench() as here:
+            vms = here.hosts["hv-1"].vms
+            for name, generation, system in (("win", 2, "Windows Server 2022"), ("deb", 2, "Debian GNU/Linux"),
+                                             ("old", 1, "Ubuntu"), ("bsd", 1, "FreeBSD"), ("mute", 2, "")):  # fmt: skip
+                vms.append(Vm(name, generation, SMALL, STORE, state=2, system=system))
+            vms[-4].secure_boot = "Off"
+            inventory = here.platform.inventory
+            found = {vm.name: (vm.secure_boot, vm.system) for vm in await inventory.vms()}
+            assert found == {
+                "vra": (True, ""), "win": (True, "windows"), "deb": (False, "linux"), "old": (False, "linux"),
+                "bsd": (False, ""), "mute": (True, ""),
+            }  # fmt: skip
+            for name, each in found.items():
+                one = await inventory.vm(name)
+                assert (one.secure_boot, one.system) == each
+            vms[1].state = 3
+            assert (await inventory.vm("win")).system == "", "a guest that is off says nothing"
+            vms += [Vm(f"many-{n}", 2, SMALL, STORE, state=2, system="Ubuntu") for n in range(30)]
+            assert [vm.system for vm in await inventory.vms() if vm.name.startswith("many")] == ["linux"] * 30
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("woe", [Woe.LOST_ANSWER, Woe.EXPIRED])
 def test_every_cmdlet_that_changes_something_may_lose_its_answer_or_its_shell(woe: Woe) -> None:
     async def cycle(here: HypervBench) -> None:

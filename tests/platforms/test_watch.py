@@ -42,7 +42,7 @@ def test_moves_losses_and_hosts_are_told(tmp_path: Path) -> None:
             port = free_port()
             async with (
                 site(tmp_path, target, "leeds", port=port) as leeds,
-                site(tmp_path, source, "london", f"{{web: {{host: {source.host}}}}}", port) as london,
+                site(tmp_path, source, "london", f"{{web: {{host: {source.host}, system: linux}}}}", port) as london,
             ):
                 assert london.site.end is not None
                 await london.site.end.wait(connected=True)
@@ -50,6 +50,7 @@ def test_moves_losses_and_hosts_are_told(tmp_path: Path) -> None:
                     london.spec, london.state.state, "crm", ["web"], target.host, interval=100_000_000,
                     history=3600 * 10**9, rpo_alert=60 * 10**9, journal=None, epochs=3600 * 10**9,
                 )  # fmt: skip
+                assert vpg.vms[0].system == "linux", "where the platform does not know, the file may say it"
                 await london.protect(vpg)
                 await until(lambda: bool(leeds.listed("crm")), london, leeds)
                 said: list[str] = []
