@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from drsim.core import convert
 from drsim.core.errors import DrsimError
@@ -19,6 +20,7 @@ from drsim.core.units import SECOND
 from drsim.real.clock import now_ns
 from drsim.real.platforms import connect, outdated
 from drsim.real.ports import Limits, LoginRefused, NewVm, NotFound, Platform, Power
+from drsim.spec.aws import AwsSite
 from drsim.spec.hyperv import HypervSite
 from drsim.spec.sites import PlatformSite
 from drsim.spec.vcd import Vcd
@@ -113,6 +115,9 @@ class Examination:
         except LoginRefused as error:
             self._say("login", False, error.message, error.hint or "check user and password, or token")
             return False
+        except NotFound as error:
+            self._say("login", False, error.message, error.hint or "correct the file, or make it")
+            return False
         except DrsimError as error:
             self._say("login", False, error.message, error.hint or "is the platform overloaded? try again")
             return False
@@ -153,6 +158,8 @@ class Examination:
     async def _stores(self, here: Platform) -> None:
         stores = {store.name: store for store in await here.inventory.stores()}
         self._named("datastores", self.site.stores, list(stores))
+        if not stores:
+            self._say("capacity", False, "there is no datastore", "does the account see them?")
         for name in self.site.stores or stores:
             if name in stores:
                 free, room = stores[name].free, self.site.room
@@ -177,7 +184,8 @@ class Examination:
             hint = "deploy the appliance, or correct its name in the file"
             self._say("appliance", False, f"no VM is called {here.appliance}", hint)
             return
-        self._say("appliance", vm.power is Power.ON, f"{vm.name} is {vm.power} on {vm.host}", "power it on")
+        where = f" on {vm.host}" if vm.host else ""
+        self._say("appliance", vm.power is Power.ON, f"{vm.name} is {vm.power}{where}", "power it on")
 
     # -- the self-test ----------------------------------------------------------------------------------------
 
@@ -228,6 +236,10 @@ def endpoints(spec: Any) -> list[tuple[str, str, int, str | None, bool]]:
         case HypervSite():
             usual = 5986 if spec.tls else 5985
             return [(n, host.address, host.port or usual, spec.ca, spec.tls) for n, host in spec.hosts.items()]
+        case AwsSite(endpoint=str(url)):
+            parts = urlsplit(url)
+            tls, name = parts.scheme == "https", parts.hostname or ""
+            return [(name, name, parts.port or (443 if tls else 80), None, tls)]
         case Vcd():
             own = (spec.address, spec.address, spec.port, spec.ca, True)
             return [own, *endpoints(spec.vcenter)]
