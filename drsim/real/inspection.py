@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from drsim.core import convert
 from drsim.core.errors import DrsimError
 from drsim.core.names import Address, VmId
-from drsim.core.recovery.facts import Facts, Trial
+from drsim.core.recovery.facts import ENOUGH, Facts, Trial
 from drsim.core.recovery.plan import Kind, Plan
 from drsim.core.status import Lifecycle, Peer, Phase, Regions
 from drsim.core.units import SECTOR
@@ -110,10 +110,13 @@ async def _elsewhere(elsewhere: "Elsewhere", kind: str, operation: Address) -> _
         lacks.append(f"{name} is {about.version}; update it to {wanted} or later")
     hosts = [host for host in await here.hosts() if host.usable]
     stores = {store.name: store.free for store in await here.stores()}
+    if elsewhere.store not in stores:
+        there = ", ".join(sorted(stores)) or "none"
+        lacks.append(f"datastore {elsewhere.store} is not at {name}; bring it back, or name another one of: {there}")
     return _Room(
         {host.name: host.memory for host in hosts}, {host.name: host.cpus for host in hosts},
         frozenset(vm.name for vm in await here.vms() if vm.owner != operation), frozenset(await here.networks()),
-        stores.get(elsewhere.store, 0), tuple(lacks),
+        stores.get(elsewhere.store, ENOUGH), tuple(lacks),
     )  # fmt: skip
 
 
