@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from drsim.core import convert
 from drsim.core.errors import DrsimError
 from drsim.core.units import SECOND
+from drsim.real.certificate import advice
 from drsim.real.clock import now_ns
 from drsim.real.platforms import connect, outdated
 from drsim.real.ports import Limits, LoginRefused, NewVm, NotFound, Platform, Power
@@ -95,7 +96,7 @@ class Examination:
             await asyncio.to_thread(_shake, address, port, context)
         except ssl.SSLCertVerificationError as error:
             self._say("reachable", True, where)
-            self._say("TLS", False, f"{where}: {error.verify_message}", _certificate(error.verify_message))
+            self._say("TLS", False, f"{where}: {error.verify_message}", advice(error.verify_message))
             return False
         except ssl.SSLError as error:
             self._say("TLS", False, f"{where}: {error.reason}", "is it the right port? does it speak TLS 1.2 or later?")
@@ -252,14 +253,6 @@ def _shake(address: str, port: int, context: ssl.SSLContext | None) -> None:
         if context is not None:
             with context.wrap_socket(plain, server_hostname=address):
                 pass
-
-
-def _certificate(said: str) -> str:
-    if "expired" in said:
-        return "renew the certificate"
-    if "IP address mismatch" in said or "Hostname mismatch" in said:
-        return "use the name that is in the certificate, or have one made with this name"
-    return "name the certificate's authority as `ca`, or have one made by an authority that this machine trusts"
 
 
 async def conversions(one: Examination, other: Examination) -> list[Line]:

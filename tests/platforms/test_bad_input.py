@@ -19,6 +19,7 @@ from platforms.vcd_arm import cloud, spec_over
 from platforms.vcenter import PASSWORD, VCenter, vcenter
 from platforms.vsphere_arm import APPLIANCE, LIMITS, VsphereBench, certificates, spec_of
 
+from drsim.core.errors import PlatformError
 from drsim.core.names import Address
 from drsim.core.recovery.plan import Kind
 from drsim.real import inspection
@@ -115,6 +116,8 @@ def test_an_expired_certificate(tmp_path: Path) -> None:
         said = asyncio.run(examined(site_of("vsphere", spec)))
         assert [each for each in wrong(said) if "certificate has expired" in each]
         assert [line.hint for line in said if line.check == "TLS"] == ["renew the certificate"]
+        with pytest.raises(PlatformError, match="certificate has expired\n  hint: renew the certificate"):
+            asyncio.run(connect(spec, certificates(), limits=LIMITS))
         assert center.proxy.calls == []
 
 
