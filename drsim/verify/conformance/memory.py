@@ -23,6 +23,7 @@ from drsim.real.ports import (
     HostChanged,
     HostFacts,
     LoginRefused,
+    Moved,
     NewVm,
     NotFound,
     Platform,
@@ -326,6 +327,11 @@ class MemoryBench:
         """It takes no VMs."""
         self._estate.hosts[name] = replace(self._estate.hosts[name], usable=False)
         self._estate.tell(HostChanged(name, usable=False))
+
+    async def move_vm(self, name: str, host: str) -> None:
+        """It is there at once."""
+        self._estate.put(name, host=host)
+        self._estate.tell(Moved(name, host))
 
     async def restart(self) -> Platform:
         """Another connection."""
