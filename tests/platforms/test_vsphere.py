@@ -21,6 +21,7 @@ from drsim.core.errors import DrsimError, FileError, PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.ports import (
     Area,
+    DiskId,
     Firmware,
     Gone,
     HostChanged,
@@ -486,6 +487,20 @@ def _with_a_disk(center: VCenter, work: Callable[[Platform, Any], Awaitable[None
         await work(here, disk)
 
     run(center, whole, **changes)
+
+
+def test_a_disk_that_is_another_by_now_is_said_with_what_to_do(center: VCenter) -> None:
+    """As after a Storage vMotion: its file, and so its name, is another one."""
+
+    async def work(here: Platform, disk: Any) -> None:
+        assert here.changes is not None
+        epoch = await here.changes.begin("web", ME)
+        with pytest.raises(NotFound, match="is not in this snapshot of VM web") as caught:
+            await here.changes.changed(epoch, DiskId(disk.replace("one", "two")), None)
+        assert "moved to another datastore?" in caught.value.hint
+        await here.changes.end(epoch)
+
+    _with_a_disk(center, work)
 
 
 def test_changed_areas_come_in_parts(center: VCenter) -> None:
