@@ -131,6 +131,14 @@ class EpochCaptured:
 
 
 @value
+class VmMoved:
+    """A VM that is captured by epochs runs on another host now (vMotion). VRAs have nothing to do with it."""
+
+    vm: VmId
+    host: str
+
+
+@value
 class Reconfigured:
     """The VPG consists of these streams from now on; `starts`: of the new ones, what the other side has.
 
@@ -207,6 +215,6 @@ class Decided:
 
 Event = (
     Started | Stopped | GuestWrote | WritesMissed | VmLeft | VmArrived | VolumeLost | VolumeFound | Received | Fired
-    | Done | Failed | Lost | Connected | TagAsked | EpochCaptured | Reconfigured | DeleteAsked | SyncAsked | PauseAsked
-    | FenceAsked | PinAsked | Decided
+    | Done | Failed | Lost | Connected | TagAsked | EpochCaptured | VmMoved | Reconfigured | DeleteAsked | SyncAsked
+    | PauseAsked | FenceAsked | PinAsked | Decided
 )  # fmt: skip

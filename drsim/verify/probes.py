@@ -117,6 +117,7 @@ EPOCH_PROBES = {
     "a process died with shadows of two epochs": "and was built again from what it had kept",
     "a change source had forgotten its mark": "everything had to be read",
     "the marks of an epoch could not be written": "so the next one began where the one before had",
+    "an epoch was due at once": "because a VM had moved",
 }
 """Those that only capture by epochs can reach (`epochs.py`)."""
 PROBES |= EPOCH_PROBES
