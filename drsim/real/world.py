@@ -12,7 +12,7 @@ lane (`lane.py`), one for each target, and comes back as an event.
     FreezeGuests, ThawGuests      nobody: there are no agents in the guests yet, so no VM takes part
     TapVolumes, UntapVolumes      the taps of the disks that are here; Capture too
     Append, Promote, Discard      the journal store, in the stream's lane
-    ReadRegions                   the tap, in its host's lane; answered through the tap's queue
+    ReadRegions                   the tap, in the stream's lane; answered through the tap's queue
     ReadDigests                   likewise, or the journal store, as above
     Keep, Forget                  the catalogue store, in the VPG's lane
     Publish                       the observers
@@ -313,7 +313,7 @@ class Site:
                 assert_never(effect)
 
     def _read(self, id_: EffectId, effect: ReadRegions | ReadDigests, tap: Tap | HostTap) -> None:
-        work, lane = (lambda: tap.answer(id_, effect, self.tweaks.region_bytes)), self.lane(f"disk {id_.address}")
+        work, lane = (lambda: tap.answer(id_, effect, self.tweaks.region_bytes)), self.lane(f"disk {effect.stream}")
         lane.submit(work, lambda outcome: None if outcome.error is None else self.failed(outcome.error))
 
     def _send(self, sender: Address, to: Address, message: Message) -> None:

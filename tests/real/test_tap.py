@@ -11,7 +11,7 @@ from drsim.core.batch import WriteBatch
 from drsim.core.events import GuestWrote, WritesMissed
 from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
-from drsim.real import missed
+from drsim.real import missed, sweep
 from drsim.real.chunk import Chunk, Pool
 from drsim.real.disk import Disk, Run
 from drsim.real.missed import Missed, batch_of
@@ -121,3 +121,30 @@ def test_a_tap_that_nobody_pulls_keeps_no_more_than_it_may(tmp_path: Path, monke
     assert len(lost.batch) == 1000
     assert len(made) == 1
     disk.close()
+
+
+class Watch:
+    """Time that passes when somebody sleeps, or says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_sweep_waits_for_guests_that_outrun_it_and_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch()
+    monkeypatch.setattr(sweep, "time", watch)
+    pace = sweep.Pace()
+    waited = []
+    for worked, wrote in ((0.01, 0), (0.01, 1000), (0.01, 1001), (0.01, 0), (10.0, 5000)):
+        watch.now += worked
+        pace.wrote(wrote)
+        began = watch.now
+        pace.wait(1000)
+        waited.append(round(watch.now - began, 6))
+    assert waited == [0, 0, 0.02, 0, sweep.LONGEST]
