@@ -172,7 +172,7 @@ class Rigs:
     # -- our own ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _sites(self, *, rate: str = "", vms: tuple[str, ...] = ("db",)) -> Iterator[Sites]:
+    def _sites(self, *, rate: str = "", vms: tuple[str, ...] = ("db",), behind: bool = True) -> Iterator[Sites]:
         with self._folder() as folder:
             at = f"127.0.0.1:{free_port()}"
             pki.init(folder / "pki", ["london", "leeds"])
@@ -188,13 +188,13 @@ class Rigs:
             ):
                 secure = {"pki": f"pki/{name}"} if self._tls else {}
                 (folder / f"{name}.yaml").write_text(json.dumps({"site": name, "folder": name, **secure, **more}))
-            processes = [self._site(folder, name) for name in ("leeds", "london")]
+            processes = [self._site(folder, name, behind=behind) for name in ("leeds", "london")]
             try:
                 while not all((folder / name / "api.sock").exists() for name in ("london", "leeds")):
                     time.sleep(0.05)
                 sites = Sites(folder, processes)
                 sites.wait(lambda: sites.london.ask("GET", "/status")["peer"]["connected"])
-                for pid in sites.hosts():
+                for pid in sites.hosts() if behind or self._shield else ():
                     self._first(pid)
                 yield sites
             finally:
@@ -203,9 +203,11 @@ class Rigs:
                 for process in processes:
                     process.wait()
 
-    def _site(self, folder: Path, name: str) -> "subprocess.Popen[bytes]":
+    def _site(self, folder: Path, name: str, *, behind: bool) -> "subprocess.Popen[bytes]":
         words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(folder / f"{name}.yaml"), "--armed"]
-        if not self._shield:  # who serves disks leaves that class (`_first`), and is then as nice as any other server
+        if (
+            behind and not self._shield
+        ):  # who serves disks leaves that class (`_first`), and is then as nice as any other server
             words = ["nice", "-n", "10", "chrt", "--idle", "0", *words]
         return subprocess.Popen(self._at(REPLICATION, None, *words), stdout=subprocess.DEVNULL)
 
@@ -226,8 +228,8 @@ class Rigs:
 
     @contextmanager
     def pair(self) -> Iterator[Sites]:
-        """Two VMs on two VRAs in one VPG."""
-        with self._sites(vms=("db", "app")) as sites:
+        """Two VMs on two VRAs in one VPG; the site is not behind anybody, as it is whose gates they are."""
+        with self._sites(vms=("db", "app"), behind=False) as sites:
             sites.protect("db", "app", interval=0.1)
             yield sites
 
