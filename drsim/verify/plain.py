@@ -237,6 +237,8 @@ class Words:
                 return "the word to compare everything"
             case Age(checkpoint=None):
                 return "the leave to age everything"
+            case Sealed(checkpoint):
+                return f"the sealed checkpoint {checkpoint.id}"
             case Marks() | StoreState() | JournalLimit() | Withdrawn():
                 return PLAINLY[type(message)]
             case _:
@@ -257,8 +259,6 @@ class Words:
                 return f"{self.place(vra)}'s word that it had held for checkpoint"
             case Aborted(vra=vra, reason=reason):
                 return f"{self.place(vra)}'s word that it cannot vouch ({reason}) for checkpoint"
-            case Sealed(checkpoint):
-                return "the sealed checkpoint"
             case Await():
                 return "the question for checkpoint"
             case Reached():
