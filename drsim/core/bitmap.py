@@ -50,9 +50,10 @@ class DirtyBitmap:
 
     def mark(self, batch: WriteBatch) -> None:
         """Every region that a row touches, wholly or partly, is dirty."""
-        if not len(batch):
+        rows = len(batch)
+        if not rows:
             return
-        keys = self._keys_of_few(batch) if len(batch) <= FEW else self._keys_of(batch)
+        keys = self._keys_of_few(batch) if rows <= FEW else self._keys_of(batch)
         self._pending.append(keys)
         self._pending_rows += len(keys)
         if self._pending_rows > max(MERGE, len(self._keys)):

@@ -254,9 +254,10 @@ class Receiver:
     def _refusal(self, frame: Frame) -> Refusal | None:
         if self.stalled:
             return Refusal.FULL
-        if not all(journal.has_room(frame.sizes[n]) for n, journal in self._own):
-            self.blocked = frame.sizes
-            return Refusal.LIMIT
+        for n, journal in self._own:
+            if not journal.has_room(frame.sizes[n]):
+                self.blocked = frame.sizes
+                return Refusal.LIMIT
         if self.pending and frame.nbytes > self._room():
             return Refusal.BUSY
         return None
