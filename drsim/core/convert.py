@@ -4,7 +4,7 @@ Limits and sizes are the platforms' published ones; where a platform has several
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ class Kind:
     """What a platform takes. `step`, `least`, `most`: bytes of a disk. `units`: disks of one SCSI controller.
 
     `controller`, `nic`: what a recovered VM gets; `drivers`: what its guest needs for them, by operating system.
+    `no_static`: the systems whose guests are given no static addresses (re-IP), and why.
     """
 
     name: str
@@ -36,6 +37,11 @@ class Kind:
     controller: str
     nic: str
     drivers: Mapping[str, str]
+    no_static: Mapping[str, str] = field(default_factory=dict)
+
+
+_SYSPREP = MappingProxyType({"windows": "a vCenter would run Sysprep, which makes it another one (a new SID)"})
+_HOOK = MappingProxyType({"windows": "the hook that sets them is for Linux"})
 
 
 def _any(number: int) -> Mapping[str, int]:
@@ -45,7 +51,7 @@ def _any(number: int) -> Mapping[str, int]:
 _KINDS = (
     Kind("vsphere", "vmdk", MIB, MIB, 62 * TIB, _any(60), 10, 768, 24 * TIB, ("bios", "uefi"), True, 15, 4, "pvscsi",
          "vmxnet3", MappingProxyType({"linux": "vmw_pvscsi and vmxnet3 (in Linux since 2.6.33)",
-                                      "windows": "VMware Tools (PVSCSI, VMXNET3)"})),
+                                      "windows": "VMware Tools (PVSCSI, VMXNET3)"}), _SYSPREP),
     Kind("vcd", "vmdk", MIB, MIB, 62 * TIB, _any(60), 10, 768, 24 * TIB, ("bios", "uefi"), True, 15, 4, "pvscsi",
          "vmxnet3", MappingProxyType({"linux": "vmw_pvscsi and vmxnet3 (in Linux since 2.6.33)",
                                       "windows": "VMware Tools (PVSCSI, VMXNET3)"})),
@@ -57,7 +63,8 @@ _KINDS = (
          ("bios", "uefi"), False, 40, 1, "NVMe", "ENA",
          MappingProxyType({"linux": "nvme and ena; in the initial ramdisk", "windows": "AWS NVMe and ENA drivers"})),
     Kind("local", "raw", 512, 512, 8 << 60, _any(24), 8, 64, TIB, ("bios",), False, 24, 1, "virtio-blk", "virtio-net",
-         MappingProxyType({"linux": "virtio_blk and virtio_net", "windows": "virtio drivers (viostor, NetKVM)"})),
+         MappingProxyType({"linux": "virtio_blk and virtio_net", "windows": "virtio drivers (viostor, NetKVM)"}),
+         _HOOK),
 )  # fmt: skip
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _KINDS})
 """All platforms, by the name that a site's file uses. products.md 1.7 has AWS's limits of volumes."""
@@ -65,7 +72,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _KINDS
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A VM as far as a conversion goes. `disks`: bytes of each, in order; `system`: linux, windows or unknown."""
+    """A VM as far as a conversion goes. `disks`: bytes of each, in order; `system`: linux, windows or unknown.
+
+    `static`: it is to have a static address there.
+    """
 
     name: str
     kind: str
@@ -76,6 +86,7 @@ class Machine:
     firmware: str = "bios"
     secure_boot: bool = False
     system: str = ""
+    static: bool = False
 
 
 class Weight(StrEnum):
@@ -158,6 +169,9 @@ def _stops(vm: Machine, to: Kind) -> list[Finding]:
                                 (vm.cpus, to.cpus, "processors")):  # fmt: skip
         if have > limit:
             stop(f"it has {have} {things}; {to.name} takes at most {limit}", f"take some {things} away")
+    if vm.static and (why := to.no_static.get(vm.system)):
+        stop(f"{to.name} gives a guest with {vm.system.title()} no static address: {why}",
+             "give its adapters DHCP (no address in its re-IP, or --network), and set the address inside")  # fmt: skip
     if vm.memory > to.memory:
         stop(f"it has {_said(vm.memory)} of memory; {to.name} takes at most {_said(to.memory)}", "give it less")
     return found
@@ -175,6 +189,9 @@ def _differs(vm: Machine, to: Kind) -> list[Finding]:
         found.append(
             Finding(vm.name, Weight.DIFFERS, "it starts without Secure Boot", "switch it on there when it runs")
         )
+    if not vm.static and (why := to.no_static.get(vm.system)):
+        what = f"it can be given no static address there: {why}"
+        found.append(Finding(vm.name, Weight.DIFFERS, what, "let it keep its addresses, or have them by DHCP"))
     if vm.kind != to.name:
         what = f"controllers become {to.controller}, network adapters {to.nic}"
         if to.name == "hyperv":

@@ -87,6 +87,17 @@ class TapVolumes:
 
 
 @value
+class Capture:
+    """Of what is written to the stream's volumes, content is wanted from now on, or only where it went.
+
+    A hint: who taps may hand over more, or for want of room less (`WritesMissed`). A new tap begins with content.
+    """
+
+    stream: StreamId
+    content: bool
+
+
+@value
 class UntapVolumes:
     """Hand over nothing of this stream any more."""
 
@@ -188,8 +199,8 @@ class Perform:
 
 
 Effect = (
-    Send | Arm | HoldGuests | ReleaseGuests | FreezeGuests | ThawGuests | TapVolumes | UntapVolumes | Append | Promote
-    | ReadRegions | ReadDigests | Discard | Publish | Keep | Forget | Perform
+    Send | Arm | HoldGuests | ReleaseGuests | FreezeGuests | ThawGuests | TapVolumes | Capture | UntapVolumes | Append
+    | Promote | ReadRegions | ReadDigests | Discard | Publish | Keep | Forget | Perform
 )  # fmt: skip
 
 

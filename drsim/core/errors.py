@@ -16,6 +16,11 @@ class DrsimError(Exception):
         hint = f"\n  hint: {self.hint}" if self.hint else ""
         return f"{where}{self.message}{hint}"
 
+    @property
+    def line(self) -> str:
+        """The same in one line, for reports."""
+        return str(self).replace("\n  hint: ", "; ")
+
 
 class FileError(DrsimError):
     """The user's file is wrong: a model, a trace, an option."""

@@ -30,6 +30,17 @@ class GuestWrote:
 
 
 @value
+class WritesMissed:
+    """Writes that the tap has passed to the local disk, but had no room for: where they went, without their content.
+
+    In their place among those that it captured.
+    """
+
+    stream: StreamId
+    batch: WriteBatch
+
+
+@value
 class VmLeft:
     """A VM runs on another host from now on (vMotion): nothing that it writes comes here."""
 
@@ -120,6 +131,14 @@ class EpochCaptured:
 
 
 @value
+class VmMoved:
+    """A VM that is captured by epochs runs on another host now (vMotion). VRAs have nothing to do with it."""
+
+    vm: VmId
+    host: str
+
+
+@value
 class Reconfigured:
     """The VPG consists of these streams from now on; `starts`: of the new ones, what the other side has.
 
@@ -195,7 +214,7 @@ class Decided:
 
 
 Event = (
-    Started | Stopped | GuestWrote | VmLeft | VmArrived | VolumeLost | VolumeFound | Received | Fired | Done | Failed
-    | Lost | Connected | TagAsked | EpochCaptured | Reconfigured | DeleteAsked | SyncAsked | PauseAsked | FenceAsked
-    | PinAsked | Decided
+    Started | Stopped | GuestWrote | WritesMissed | VmLeft | VmArrived | VolumeLost | VolumeFound | Received | Fired
+    | Done | Failed | Lost | Connected | TagAsked | EpochCaptured | VmMoved | Reconfigured | DeleteAsked | SyncAsked
+    | PauseAsked | FenceAsked | PinAsked | Decided
 )  # fmt: skip

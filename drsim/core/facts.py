@@ -48,6 +48,15 @@ class CheckpointsRetired:
 
 
 @value
+class EpochDue:
+    """An epoch is to be taken at once: a VM runs on another host now, and what changed may not be told any more."""
+
+    vpg: str
+    vm: VmId
+    host: str
+
+
+@value
 class GenerationChanged:
     """The VPG is in a later generation: the source is fenced, or goes on."""
 
@@ -157,7 +166,7 @@ class OperationEnded:
 
 
 Fact = (
-    CheckpointSealed | CheckpointSkipped | CheckpointListed | CheckpointsRetired | GenerationChanged | SyncStarted
-    | SyncEnded | SyncDropped | StateChanged | FrameRefused | BitmapGivenUp | StoreChanged | RecoverySideChanged
-    | VpgDeleted | StepBegun | StepEnded | OperationEnded
+    CheckpointSealed | CheckpointSkipped | CheckpointListed | CheckpointsRetired | EpochDue | GenerationChanged
+    | SyncStarted | SyncEnded | SyncDropped | StateChanged | FrameRefused | BitmapGivenUp | StoreChanged
+    | RecoverySideChanged | VpgDeleted | StepBegun | StepEnded | OperationEnded
 )  # fmt: skip

@@ -4,7 +4,9 @@ Theory of operation. Each VPG with VMs on this host has one stream to each recov
 what they share: the buffer (a share of the appliance's pool) and the holds of PROTOCOL 3.
 
 Buffer. A write is taken while it fits. One that does not fit makes the stream that holds most fold into its bitmap
-(the first of equals), which frees that stream's memory at once; the guest never waits.
+(the first of equals), which frees that stream's memory at once; the guest never waits. Nor does it for a VRA that is
+too slow to hear of its writes: the tap then keeps where they went, and not what (`WritesMissed`), and their stream
+folds.
 
 Hold. On `Hold` the VRA cuts every open frame of the VPG, stops acknowledging its guests and answers `Held` with what
 is captured. It lets go on `Release` and answers `Released`, or by itself when the hold budget has run out, and then
@@ -63,6 +65,7 @@ from drsim.core.events import (
     VmLeft,
     VolumeFound,
     VolumeLost,
+    WritesMissed,
 )
 from drsim.core.facts import SyncDropped
 from drsim.core.messages import (
@@ -162,6 +165,8 @@ class ProtectedVra:
                 if sender.state is IN_SYNC and taken == len(batch):
                     return effects
                 effects += self._overflow(sender, event, taken)
+            case WritesMissed(stream, batch):
+                effects = self.senders[stream].missed(batch)
             case Done() | Failed():
                 effects = self._performed(event)
             case Fired(timer):

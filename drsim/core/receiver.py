@@ -92,7 +92,8 @@ def unlike(some: bytes, others: bytes, regions: int) -> bytes:
         each = range(0, len(some), width)
         return bytes([some[at : at + width] != others[at : at + width] for at in each])
     differ = np.frombuffer(some, np.uint8) != np.frombuffer(others, np.uint8)
-    return differ.reshape(regions, width).any(axis=1).tobytes()
+    found: bytes = differ.reshape(regions, width).any(axis=1).tobytes()
+    return found
 
 
 @dataclass(frozen=True, slots=True)

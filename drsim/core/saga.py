@@ -57,7 +57,7 @@ class Saga:
         try:
             await action
         except DrsimError as error:
-            self.failed.append(f"{action}: {error.message}")
+            self.failed.append(f"{action}: {error.line}")
 
     def keep(self) -> None:
         """Nothing is undone any more."""

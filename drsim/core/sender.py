@@ -4,7 +4,7 @@ Theory of operation.
 
     state      guest writes are     leaves when
     ---------  -------------------  --------------------------------------------------------------------------
-    IN_SYNC    numbered and queued  `fold`: buffer full, peer lost, VRA restart, pause -> WAITING or HANDSHAKE
+    IN_SYNC    numbered and queued  `fold`: buffer full, writes missed, peer lost, pause -> WAITING or HANDSHAKE
     ASKING     marked dirty         `Standing`: epoch and numbers are known           -> WAITING or HANDSHAKE
     WAITING    marked dirty         the peer is connected, nothing holds it up        -> HANDSHAKE
     HANDSHAKE  marked dirty         `Resynced` for this epoch                         -> SWEEP
@@ -19,7 +19,8 @@ the window has room, and are freed by acknowledgement.
 are never used twice: the next epoch begins after the last number given. In a sweep, dirty regions are sent with
 their current content. Such a sync frame takes its numbers and its place in the queue when the read is *asked*, so a
 write captured while the read is under way comes after it and cannot be overwritten by older content. A region is in
-flight until its frame is acknowledged; a fold marks it dirty again.
+flight until its frame is acknowledged; a fold marks it dirty again. While much is to be swept the tap need not keep the
+content of writes (`Capture`). It is asked for with the tail; a write that it missed by then is dirty as before.
 
 All kinds of synchronization are this one sweep; they differ in what is marked when it begins (`Start`, `distrust`):
 
@@ -59,7 +60,7 @@ from operator import add
 
 from drsim.core.batch import OpenFrame, WriteBatch
 from drsim.core.bitmap import DirtyBitmap
-from drsim.core.effects import Arm, Effect, Publish, ReadDigests, ReadRegions, Send, TapVolumes
+from drsim.core.effects import Arm, Capture, Effect, Publish, ReadDigests, ReadRegions, Send, TapVolumes
 from drsim.core.facts import BitmapGivenUp, SyncEnded, SyncStarted
 from drsim.core.messages import (
     Ack,
@@ -144,6 +145,7 @@ class Sender:
         self._reading: Frame | None = None  # the queued sync frame whose content is being read
         self._comparing: Extent | None = None  # being compared
         self._flushing = False
+        self._content = True  # the tap is to keep it
         self._tail_bytes = tail_bytes
         self._swept: Position = self.numbered  # the end of the youngest sync frame
         self._sync_upto: Position | None = None  # the position that ends the sync, once known
@@ -213,6 +215,13 @@ class Sender:
         if opened.rows >= tweaks.frame_writes or opened.nbytes >= tweaks.frame_bytes:
             effects += self.flush()
         return batch.rows(rows, waiting), nbytes - size
+
+    def missed(self, batch: WriteBatch) -> list[Effect]:
+        """Guest writes whose content nobody kept: where they went is dirty."""
+        if self.state is IN_SYNC or self._sync_upto is not None:
+            self.bitmap.mark(batch)
+            return self.fold(Trigger.PROTECTED_VRA)
+        return self._mark(batch)
 
     def flush(self) -> list[Effect]:
         """Cut the open frame, if it holds anything, and send what the window allows."""
@@ -397,8 +406,13 @@ class Sender:
         if self._reading is not None or (self._queue and not reaches(self._queue[0].after, self._swept)):
             return []  # one sync frame at a time waits for the window, so that live frames get their turn
         effects = self._compare()
-        if self.state is SWEEP and self._comparing is None and self.bitmap.nbytes <= self._tail_bytes:
-            self.state = TAIL
+        if self.state is SWEEP:
+            fits = self._comparing is None and self.bitmap.nbytes <= self._tail_bytes
+            if fits:
+                self.state = TAIL
+            if fits is not self._content:
+                self._content = fits
+                effects.append(Capture(self.spec.id, content=fits))
         if self.bitmap.known:
             if self._open.rows:
                 self._enqueue(self._open.cut(), sync=False)

@@ -13,7 +13,7 @@ import numpy as np
 from drsim.core.batch import WriteBatch, content_digest
 from drsim.core.effects import Append, Effect, Forget, Keep, Promote, ReadRegions
 from drsim.core.errors import DrsimError
-from drsim.core.events import Done, Event, Fired, GuestWrote, Received
+from drsim.core.events import Done, Event, Fired, GuestWrote, Received, WritesMissed
 from drsim.core.messages import (
     Ack,
     Await,
@@ -71,6 +71,8 @@ def brief(event: Event) -> str:
     match event:
         case GuestWrote(stream, batch):
             return f"w {stream.vpg} {stream.target} {len(batch)} {batch.nbytes} {batch.lba[0]}"
+        case WritesMissed(stream, batch):
+            return f"m {stream.vpg} {stream.target} {len(batch)} {batch.lba[0]}"
         case Received(_, Frame(epoch=epoch, upto=upto)):
             return f"f {epoch} {upto}"
         case Received(_, Ack(epoch=epoch, durable=durable)):

@@ -19,7 +19,8 @@ No checkpoint is tried while a stream synchronizes or the recovery manager canno
 Epochs. VMs whose writes nobody can tap are captured by epochs: snapshots, and what changed between two. Then there is
 one checkpoint for each epoch, tried at every tick until it is sealed, and a tag in between is of the same epoch (or
 waits for the first). It says that it was taken when the epoch was (`EpochCaptured`), so that reported RPO is never
-better than true RPO.
+better than true RPO. After a VM has moved (`VmMoved`) an epoch is due at once (`EpochDue`): if the platform has lost
+track of its changes, all of it has to be read, and that is to begin, and to show, now and not a period later.
 
 State. `regions` follows what the VRAs, the catalogue and the connection report; every change is published together
 with its cause, by the field's trigger names, so that each second of a missed service level can be attributed.
@@ -62,8 +63,9 @@ from drsim.core.events import (
     Stopped,
     SyncAsked,
     TagAsked,
+    VmMoved,
 )
-from drsim.core.facts import CheckpointSealed, CheckpointSkipped, StateChanged, VpgDeleted
+from drsim.core.facts import CheckpointSealed, CheckpointSkipped, EpochDue, StateChanged, VpgDeleted
 from drsim.core.messages import (
     Aborted,
     Checkpoint,
@@ -183,6 +185,9 @@ class Vpg:
             case EpochCaptured(taken):
                 self._epoch, self._owed = taken, True
                 return self._next_tag(now) or self._begin(now, UNTAGGED)
+            case VmMoved(vm, host):
+                ends = self._epoch is None or self.regions.lifecycle is Lifecycle.DELETING
+                return [] if ends else [Publish(EpochDue(self.name, vm, host))]
             case TagAsked(tag, quiesce):
                 self._tags.append(Tag(tag, quiesce))
                 return self._next_tag(now)

@@ -112,7 +112,7 @@ class Pool:
 
     @property
     def crowded(self) -> bool:
-        """Whether writers should wait until chunks are free."""
+        """Whether there should be no more chunks: memory is all that bounds them here."""
         return False
 
     def chunk(self, least: int) -> Chunk:

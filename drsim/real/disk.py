@@ -36,10 +36,6 @@ class Run(NamedTuple):
 class Listener(Protocol):
     """Hears of what is written. Called from any thread."""
 
-    def make_room(self) -> None:
-        """Return when a run may be captured."""
-        ...
-
     def capture(self, run: Run) -> None:
         """Called with the disk's lock held."""
         ...
@@ -77,8 +73,6 @@ class Disk:
     def write(self, writes: Sequence[tuple[int, Payload]]) -> None:
         """Write a run, in order, and capture it; the memory is the caller's again. Raises PlatformError."""
         issued = now_ns()
-        for listener in self.listeners:
-            listener.make_room()
         with self.lock:
             try:
                 try:

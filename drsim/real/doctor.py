@@ -12,13 +12,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from drsim.core import convert
 from drsim.core.errors import DrsimError
 from drsim.core.units import SECOND
+from drsim.real.certificate import advice
 from drsim.real.clock import now_ns
 from drsim.real.platforms import connect, outdated
 from drsim.real.ports import Limits, LoginRefused, NewVm, NotFound, Platform, Power
+from drsim.spec.aws import AwsSite
 from drsim.spec.hyperv import HypervSite
 from drsim.spec.sites import PlatformSite
 from drsim.spec.vcd import Vcd
@@ -93,7 +96,7 @@ class Examination:
             await asyncio.to_thread(_shake, address, port, context)
         except ssl.SSLCertVerificationError as error:
             self._say("reachable", True, where)
-            self._say("TLS", False, f"{where}: {error.verify_message}", _certificate(error.verify_message))
+            self._say("TLS", False, f"{where}: {error.verify_message}", advice(error.verify_message))
             return False
         except ssl.SSLError as error:
             self._say("TLS", False, f"{where}: {error.reason}", "is it the right port? does it speak TLS 1.2 or later?")
@@ -112,6 +115,9 @@ class Examination:
             self.platform = await connect(self.site.platform, self._base, limits=self._limits)
         except LoginRefused as error:
             self._say("login", False, error.message, error.hint or "check user and password, or token")
+            return False
+        except NotFound as error:
+            self._say("login", False, error.message, error.hint or "correct the file, or make it")
             return False
         except DrsimError as error:
             self._say("login", False, error.message, error.hint or "is the platform overloaded? try again")
@@ -153,6 +159,8 @@ class Examination:
     async def _stores(self, here: Platform) -> None:
         stores = {store.name: store for store in await here.inventory.stores()}
         self._named("datastores", self.site.stores, list(stores))
+        if not stores:
+            self._say("capacity", False, "there is no datastore", "does the account see them?")
         for name in self.site.stores or stores:
             if name in stores:
                 free, room = stores[name].free, self.site.room
@@ -177,7 +185,8 @@ class Examination:
             hint = "deploy the appliance, or correct its name in the file"
             self._say("appliance", False, f"no VM is called {here.appliance}", hint)
             return
-        self._say("appliance", vm.power is Power.ON, f"{vm.name} is {vm.power} on {vm.host}", "power it on")
+        where = f" on {vm.host}" if vm.host else ""
+        self._say("appliance", vm.power is Power.ON, f"{vm.name} is {vm.power}{where}", "power it on")
 
     # -- the self-test ----------------------------------------------------------------------------------------
 
@@ -228,6 +237,10 @@ def endpoints(spec: Any) -> list[tuple[str, str, int, str | None, bool]]:
         case HypervSite():
             usual = 5986 if spec.tls else 5985
             return [(n, host.address, host.port or usual, spec.ca, spec.tls) for n, host in spec.hosts.items()]
+        case AwsSite(endpoint=str(url)):
+            parts = urlsplit(url)
+            tls, name = parts.scheme == "https", parts.hostname or ""
+            return [(name, name, parts.port or (443 if tls else 80), None, tls)]
         case Vcd():
             own = (spec.address, spec.address, spec.port, spec.ca, True)
             return [own, *endpoints(spec.vcenter)]
@@ -240,14 +253,6 @@ def _shake(address: str, port: int, context: ssl.SSLContext | None) -> None:
         if context is not None:
             with context.wrap_socket(plain, server_hostname=address):
                 pass
-
-
-def _certificate(said: str) -> str:
-    if "expired" in said:
-        return "renew the certificate"
-    if "IP address mismatch" in said or "Hostname mismatch" in said:
-        return "use the name that is in the certificate, or have one made with this name"
-    return "name the certificate's authority as `ca`, or have one made by an authority that this machine trusts"
 
 
 async def conversions(one: Examination, other: Examination) -> list[Line]:

@@ -4,7 +4,8 @@ Theory of operation. The site's process is the appliance: journals, mirrors and 
 a site on this machine is here, and nothing else knows of it:
 
     protect    its VMs are captured by epochs (`epochs.py`); a loop for each VPG takes one and tells the VPG's manager
-    watch      VMs that are moved or deleted there, hosts that take no VMs any more: said in the site's status
+    watch      a VM that is moved there: the VPG's manager hears of it, and wants an epoch at once; a VM that is
+               deleted, a host that takes no VMs any more: said in the site's status
     recover    what a workflow asks of the target goes through the platform's ports (`target.py`); disks are laid out as
                of the checkpoint, from journal and mirror
     source     VMs are shut down and started through the ports; a last epoch before the drain has what they wrote
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from drsim.core.action import Action
 from drsim.core.errors import FileError, PlatformError
-from drsim.core.events import EpochCaptured, PauseAsked
+from drsim.core.events import EpochCaptured, PauseAsked, VmMoved
 from drsim.core.names import Address, CheckpointId, StreamId, VmId, VolumeId
 from drsim.core.recovery import actions as do
 from drsim.core.units import SECOND, SECTOR
@@ -33,7 +34,7 @@ from drsim.real.files import blame, make_directory, read_exactly, replace_file, 
 from drsim.real.journal_copy import JournalCopy
 from drsim.real.journal_view import JournalView
 from drsim.real.ports import Change, DiskId, Firmware, Gone, HostChanged, Moved, Platform
-from drsim.real.target import Target
+from drsim.real.target import Origin, Target
 from drsim.spec.live import LiveDisk, LiveVm, ProtectedVm, SiteFile, VpgState
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Elsewhere:
         """What does not work at the moment and is tried again: epochs of a VPG, copies of journals; and why."""
         self._epochs: dict[str, Epochs] = {}
         self._one_at_a_time: dict[str, asyncio.Lock] = {}
-        self._over: dict[str, asyncio.Event] = {}
+        self._due: dict[str, asyncio.Event] = {}
+        """Of each VPG that is captured: set when its loop is not to wait any longer."""
 
     # -- the site's own VMs -----------------------------------------------------------------------------------
 
@@ -81,7 +83,8 @@ class Elsewhere:
                 disks[disk] = LiveDisk(path=f"{spec.folder}/shadows/{name}/{disk}.shadow", size=size)
             found = {
                 "disks": disks, "memory": facts.memory, "cpus": facts.cpus, "tools": facts.tools,
-                "firmware": facts.firmware.value, "secure_boot": facts.secure_boot, "system": facts.system,
+                "firmware": facts.firmware.value, "secure_boot": facts.secure_boot,
+                "system": facts.system or vm.system,
             }  # fmt: skip
             vms[name] = vm.model_copy(update=found)
         return spec.model_copy(update={"vms": vms})
@@ -113,8 +116,9 @@ class Elsewhere:
 
     async def capture(self, vpg: str) -> None:
         """Take epochs, for as long as the VPG is protected here."""
-        over = self._over[vpg] = asyncio.Event()
-        while not over.is_set():
+        due = self._due[vpg] = asyncio.Event()
+        while self._due.get(vpg) is due:
+            due.clear()
             every = (self._site.known(vpg).vpg.epochs or DEFAULT) / SECOND
             try:
                 await self.epoch(vpg)
@@ -125,7 +129,12 @@ class Elsewhere:
                 self._fails(vpg, error)
                 wait = min(every, _AGAIN)
             with suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), wait)
+                await asyncio.wait_for(due.wait(), wait)
+
+    def due(self, vpg: str) -> None:
+        """The next epoch is taken at once; one that is under way may have begun too early, and does not count."""
+        if vpg in self._due:
+            self._due[vpg].set()
 
     async def copy_journals(self) -> None:
         """Copy journals and lists to the platform's object store, if it has one, again and again, for ever."""
@@ -151,10 +160,7 @@ class Elsewhere:
             await asyncio.sleep(COPY)
 
     async def watch(self) -> None:
-        """Hear what happens to VMs and hosts at the platform, for ever; whoever looks at the site is told.
-
-        A VM that others move to another host is captured as before: by its platform, not by a host.
-        """
+        """Hear what happens to VMs and hosts at the platform, for ever."""
         while True:
             try:
                 async with aclosing(self.platform.inventory.changes()) as changes:  # type: ignore[type-var]  # they are generators
@@ -166,11 +172,15 @@ class Elsewhere:
             await asyncio.sleep(_AGAIN)
 
     def _heard(self, change: Change) -> None:
+        here = self._site.spec.site
         vpgs = [known.vpg for known in self._site.state.state.vpgs.values()]
-        targets = {vm.target for vpg in vpgs if vpg.target == self._site.spec.site for vm in vpg.vms}
+        targets = {vm.target for vpg in vpgs if vpg.target == here for vm in vpg.vms}
         match change:
             case Moved(vm, host) if vm in self._disks:
-                self._site.warned(f"VM {vm} runs on {host} now; it is captured as before")
+                self._site.warned(f"VM {vm} runs on {host} now")
+                for vpg in (each for each in vpgs if each.source == here):
+                    for id_ in (VmId(each.id) for each in vpg.vms if each.name == vm):
+                        self._site.site.post(self._site.manager(vpg.name), VmMoved(id_, host))
             case Gone(vm) if vm in self._disks:
                 hint = "unprotect it, or bring it back under its name"
                 self._fails(f"VM {vm}", PlatformError("it is not there any more", place=self.platform.name, hint=hint))
@@ -188,8 +198,8 @@ class Elsewhere:
         """A VPG is protected no more: nothing of its epochs is left on the platform. Raises nothing."""
         name, source = known.vpg.name, self.platform.changes
         self._epochs.pop(name, None)
-        if name in self._over and source is not None:
-            self._over.pop(name).set()
+        if name in self._due and source is not None:
+            self._due.pop(name).set()
             async with self._one_at_a_time.setdefault(name, asyncio.Lock()):
                 for vm in known.vpg.vms:
                     try:
@@ -236,13 +246,10 @@ class Elsewhere:
         """Of its volumes."""
         return {VolumeId(v.id): v.sectors * SECTOR for v in self._protected(vm).volumes}
 
-    def firmware(self, vm: VmId) -> Firmware:
-        """As at the source."""
-        return Firmware(self._protected(vm).firmware)
-
-    def ready(self, vm: VmId) -> str:
-        """As at the source."""
-        return self._protected(vm).ready
+    def origin(self, vm: VmId) -> Origin:
+        """As its VPG knows it."""
+        was = self._protected(vm)
+        return Origin(Firmware(was.firmware), was.ready, was.secure_boot, was.system)
 
     def _protected(self, vm: VmId) -> ProtectedVm:
         here = self._site

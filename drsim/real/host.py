@@ -37,6 +37,7 @@ from drsim.real.host_words import (
     Close,
     Freed,
     HoldOn,
+    Missed,
     Open,
     Record,
     Refused,
@@ -217,12 +218,15 @@ class HostLink:
                 self._died()
         return self._answers.pop(number)
 
-    def hold(self, tap: int, until: float) -> bool:
-        """Close the gate of a tap; False when that was not answered by then. One that is silent for long is ended."""
+    def hold(self, tap: int) -> int:
+        """Ask to close the gate of a tap; the number of the ask."""
         self._asked += 1
-        number = self._asked
-        self._late[number] = self._loop.time()
-        self.say(HoldOn(number, tap))
+        self._late[self._asked] = self._loop.time()
+        self.say(HoldOn(self._asked, tap))
+        return self._asked
+
+    def holds(self, number: int, until: float) -> bool:
+        """Whether it is closed by then. A process that is silent for long is ended."""
         while number in self._late and (channel := self._channel) is not None and self._wait(channel, until):
             pass
         if self._channel is not None and self._late and min(self._late.values()) < self._loop.time() - PATIENCE:
@@ -260,7 +264,7 @@ class HostLink:
         match word:
             case Chunked(number, chunk, content):
                 self._chunk(number, chunk, content, fd)
-            case Wrote(number) if (tap := self._taps.get(number)) is not None:
+            case Wrote(number) | Missed(number) if (tap := self._taps.get(number)) is not None:
                 tap.wrote(word)
                 return tap
             case Answered(number) if number in self._found:

@@ -11,7 +11,8 @@ Theory of operation. The site (`host.py`) starts it with one end of a socket and
     settler             waits until the writes under way have been captured, for what the site has read
 
 Captured content lies in chunks that the site can see (`chunk.py`): it is never sent. A chunk is used again when the
-site says that nobody looks at it; when too many are in use, guests wait for the site, as they do in one process.
+site says that nobody looks at it; while too many are in use, the site hears where guests write, and not what. No guest
+waits for the site but in a hold: what it is to hear waits in this process, and takes little memory.
 
 It ends when the socket does, and then at once: guests get no answer that the site might not know of. The lock of its
 host is let go by its death alone, so that the next one opens no disk that this one may still write to.
@@ -32,13 +33,16 @@ from mmap import mmap
 from pathlib import Path
 from time import sleep
 
+import numpy as np
+
 from drsim.core.batch import WriteBatch
-from drsim.core.errors import DrsimError, PlatformError
-from drsim.core.events import GuestWrote
+from drsim.core.errors import CoreError, DrsimError, PlatformError
+from drsim.core.events import GuestWrote, WritesMissed
 from drsim.real.chunk import BYTES, Chunk, size_of
 from drsim.real.disk import Disk
 from drsim.real.files import blame, make_directory
 from drsim.real.host_words import (
+    ROWS,
     Answered,
     Channel,
     Chunked,
@@ -46,12 +50,14 @@ from drsim.real.host_words import (
     Freed,
     HoldOn,
     LetGo,
+    Missed,
     Open,
     Record,
     Serve,
     Settle,
     TurnedAway,
     Unwatch,
+    Want,
     Watch,
     Word,
     Wrote,
@@ -63,8 +69,8 @@ from drsim.real.splitter import MOST_CONNECTIONS
 from drsim.real.tap import Tap
 from drsim.real.transmission import serve_client
 
-COLLECT = 0.002
-"""Seconds that a captured write waits for company before the site hears of it."""
+COLLECT, PLACES = 0.002, 0.02
+"""Seconds that a captured write waits for company before the site hears of it; the same when nobody wants content."""
 SWITCH = 0.0005
 AHEAD = 10
 """By how much guests are nicer to serve than to replicate."""
@@ -80,12 +86,13 @@ class SharedPool:
         self._lock = threading.Lock()
         self._made = 0
         self._used: dict[int, tuple[int, mmap]] = {}  # descriptor and memory, by number
+        self._untold: dict[int, Chunked] = {}  # those that the site does not know yet
         self._free: deque[tuple[int, mmap]] = deque()
         self._numbers: dict[int, int] = {}  # by the identity of columns; who asks has them
 
     @property
     def crowded(self) -> bool:
-        """Whether writers should wait until the site has freed chunks."""
+        """Whether there should be no more chunks until the site has freed some."""
         return len(self._used) > self._most
 
     def chunk(self, least: int) -> Chunk:
@@ -101,15 +108,18 @@ class SharedPool:
             number = self._made
             chunk = Chunk(memory, content)
             self._used[number], self._numbers[id(chunk.columns)] = (fd, memory), number
-            self._channel.say(Chunked(self._tap, number, content), fd)
+            self._untold[number] = Chunked(self._tap, number, content)
         return chunk
 
     def rest(self, chunk: Chunk) -> None:
         """See `tap.ChunkPool`; the site says when nobody looks at it any more."""
 
-    def number_of(self, batch: WriteBatch) -> int:
-        """Of the chunk that a batch is in."""
-        return self._numbers[id(batch.columns)]
+    def tell(self, batch: WriteBatch) -> None:
+        """The site is to hear of a batch in one of the chunks."""
+        number = self._numbers[id(batch.columns)]
+        if (word := self._untold.pop(number, None)) is not None:
+            self._channel.say(word, self._used[number][0])
+        self._channel.say(Wrote(self._tap, number, batch.lo, batch.hi))
 
     def freed(self, number: int) -> None:
         """Nobody at the site looks at a chunk any more."""
@@ -163,7 +173,6 @@ class HostProcess:
         match word:
             case Freed(tap, chunk) if tap in self._taps:
                 self._taps[tap][1].freed(chunk)
-                self._taps[tap][0].roomier()
             case Freed():
                 pass  # of one that is closed
             case Settle():
@@ -172,6 +181,8 @@ class HostProcess:
                 self._taps[tap][0].hold()
                 self._tell()
                 self._channel.say(Answered(number))
+            case Want(tap, content):
+                self._taps[tap][0].want(content=content)
             case LetGo(tap, failed):
                 self._taps[tap][0].release(PlatformError("the site stops") if failed else None)
             case Serve(volume, rest):
@@ -251,7 +262,7 @@ class HostProcess:
         while True:
             self._told.wait()
             if not self._urgent:
-                sleep(COLLECT)
+                sleep(COLLECT if any(tap.wanted for tap, _ in tuple(self._taps.values())) else PLACES)
             self._told.clear()
             self._urgent = False
             self._tell()
@@ -261,9 +272,15 @@ class HostProcess:
         with self._telling:
             for number, (tap, pool) in tuple(self._taps.items()):
                 for heard in tap.pull():
-                    assert isinstance(heard, GuestWrote), "the site reads for itself"
-                    batch = heard.batch
-                    self._channel.say(Wrote(number, pool.number_of(batch), batch.lo, batch.hi))
+                    match heard:
+                        case GuestWrote(_, batch):
+                            pool.tell(batch)
+                        case WritesMissed(_, batch):
+                            rows = np.stack([batch.volume, batch.lba, batch.sectors], axis=1)
+                            for at in range(0, len(rows), ROWS):
+                                self._channel.say(Missed(number, rows[at : at + ROWS].tobytes()))
+                        case _:
+                            raise CoreError("the site reads for itself")
 
     def _settle_on(self) -> None:
         while True:

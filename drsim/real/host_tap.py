@@ -7,19 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from drsim.core.batch import Columns, WriteBatch
 from drsim.core.effects import EffectId, ReadDigests, ReadRegions
-from drsim.core.events import Done, Failed, GuestWrote, VolumeLost
+from drsim.core.events import Done, Failed, GuestWrote, VolumeLost, WritesMissed
 from drsim.core.names import StreamSpec, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.real.files import blame, read_into
-from drsim.real.host_words import LetGo, Wrote
-from drsim.real.sweep import answer_of
+from drsim.real.host_words import LetGo, Missed, Want, Wrote
+from drsim.real.missed import batch_of
+from drsim.real.sweep import Pace, answer_of
 
 if TYPE_CHECKING:
     from drsim.real.host import HostLink
 
-HostHeard = GuestWrote | Done | Failed | VolumeLost
+HostHeard = GuestWrote | WritesMissed | Done | Failed | VolumeLost
 
 
 class HostDisk:
@@ -66,17 +69,30 @@ class HostTap:
     def __init__(self, link: "HostLink", number: int, spec: StreamSpec, captured: Callable[[bool], None]) -> None:
         self.spec, self.number = spec, number
         self._link, self.captured = link, captured
+        self._volumes = {volume.id: volume for volume in spec.volumes}
+        self._pace = Pace()
+        self._held = 0  # the ask that holds its guests
         self.heard: deque[HostHeard] = deque()
         self.chunks: dict[int, Columns] = {}
         """Those that more may be written to, by number."""
 
-    def hold(self, until: float) -> bool:
-        """See `Tap.hold`; False: the process has not answered. If there is none, its volumes are known to be lost."""
-        return self._link.hold(self.number, until)
+    def hold(self) -> None:
+        """See `Tap.hold`. Once until it is released."""
+        if not self._held:
+            self._held = self._link.hold(self.number)
+
+    def holds(self, until: float) -> bool:
+        """See `Tap.holds`; False: the process has not answered. If there is none, its volumes are known to be lost."""
+        return self._link.holds(self._held, until)
 
     def release(self, failure: BaseException | None = None) -> None:
         """See `Tap.release`."""
+        self._held = 0
         self._link.say(LetGo(self.number, failure is not None))
+
+    def want(self, *, content: bool) -> None:
+        """See `Tap.want`."""
+        self._link.say(Want(self.number, content))
 
     def pull(self) -> list[HostHeard]:
         """See `Tap.pull`."""
@@ -87,11 +103,17 @@ class HostTap:
         """See `Tap.answer`. From any thread."""
         known = self._link.disks.copy()  # others may be opened meanwhile
         disks = {int(volume): disk for volume, disk in known.items()}
-        found = answer_of(id_, effect, disks, region_bytes)
+        found = answer_of(id_, effect, disks, region_bytes, self._pace)
         self._link.soon(lambda: self._link.settle(self, found))
 
-    def wrote(self, word: Wrote) -> None:
-        """Rows were written."""
+    def wrote(self, word: Wrote | Missed) -> None:
+        """Rows were written, or there was no room for what was written."""
+        if isinstance(word, Missed):
+            rows = np.frombuffer(word.rows, np.int64).reshape(-1, 3)
+            batch = batch_of(rows, self._volumes)
+            self._pace.wrote(batch.nbytes)
+            self.heard.append(WritesMissed(self.spec.id, batch))
+            return
         for old in [number for number in self.chunks if number < word.chunk]:
             del self.chunks[old]
         self.heard.append(GuestWrote(self.spec.id, WriteBatch(self.chunks[word.chunk], word.lo, word.hi)))

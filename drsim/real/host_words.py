@@ -2,7 +2,8 @@
 
 A word is a small value as JSON (`codec.py`). What is captured lies in memory that both can see: the word comes with its
 descriptor. Every `Ask` is answered by `Answered` or `Refused` with its number, in no promised order among asks; but
-what is heard of one tap (`Wrote`, and answers to `HoldOn` and `Settle`) comes in the order in which it happened.
+what is heard of one tap (`Wrote`, `Missed`, and answers to `HoldOn` and `Settle`) comes in the order in which it
+happened.
 """
 
 import json
@@ -20,6 +21,8 @@ from drsim.real.codec import build, hints, plain
 
 MOST = 64 << 10
 """Bytes of a word."""
+ROWS = 1000
+"""Of `Missed`: its bytes as text are more than half of a word."""
 _ERRORS: dict[str, type[DrsimError]] = {cls.__name__: cls for cls in (PlatformError, StoreFull, PeerError, FileError)}
 
 
@@ -62,6 +65,14 @@ class Unwatch:
     """Tap them no more."""
 
     tap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The content of what is written is wanted, or only where it went."""
+
+    tap: int
+    content: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +161,14 @@ class Wrote:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """There was no room for what was written here; `rows`: see `missed.py`, at most `ROWS` of them."""
+
+    tap: int
+    rows: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TurnedAway:
     """A client was."""
 
@@ -157,7 +176,7 @@ class TurnedAway:
 
 
 Ask = Open | Close | HoldOn | Settle | Record
-Word = Ask | Serve | Watch | Unwatch | LetGo | Freed | Answered | Refused | Chunked | Wrote | TurnedAway
+Word = Ask | Serve | Watch | Unwatch | Want | LetGo | Freed | Answered | Refused | Chunked | Wrote | Missed | TurnedAway
 _WORDS: dict[str, type] = {cls.__name__: cls for cls in get_args(Word)}
 
 

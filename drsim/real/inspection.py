@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from drsim.core import convert
 from drsim.core.errors import DrsimError
 from drsim.core.names import Address, VmId
-from drsim.core.recovery.facts import Facts, Trial
+from drsim.core.recovery.facts import ENOUGH, Facts, Trial
 from drsim.core.recovery.plan import Kind, Plan
 from drsim.core.status import Lifecycle, Peer, Phase, Regions
 from drsim.core.units import SECTOR
@@ -66,6 +66,7 @@ def _unfit(site: "Installation", plan: Plan) -> tuple[str, ...]:
         convert.Machine(
             vm.name, kind, tuple(v.sectors * SECTOR for v in protected[vm.vm].volumes), len(vm.networks), vm.cpus,
             vm.memory, protected[vm.vm].firmware, protected[vm.vm].secure_boot, protected[vm.vm].system,
+            any(nic.address for nic in vm.nics or ()),
         )
         for vm in plan.vms if vm.vm in protected
     ]  # fmt: skip
@@ -109,10 +110,13 @@ async def _elsewhere(elsewhere: "Elsewhere", kind: str, operation: Address) -> _
         lacks.append(f"{name} is {about.version}; update it to {wanted} or later")
     hosts = [host for host in await here.hosts() if host.usable]
     stores = {store.name: store.free for store in await here.stores()}
+    if elsewhere.store not in stores:
+        there = ", ".join(sorted(stores)) or "none"
+        lacks.append(f"datastore {elsewhere.store} is not at {name}; bring it back, or name another one of: {there}")
     return _Room(
         {host.name: host.memory for host in hosts}, {host.name: host.cpus for host in hosts},
         frozenset(vm.name for vm in await here.vms() if vm.owner != operation), frozenset(await here.networks()),
-        stores.get(elsewhere.store, 0), tuple(lacks),
+        stores.get(elsewhere.store, ENOUGH), tuple(lacks),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from typing import ParamSpec
 from drsim.core.catalog import Catalog
 from drsim.core.errors import FileError, PlatformError
 from drsim.core.events import DeleteAsked, PauseAsked, Reconfigured, SyncAsked, TagAsked
-from drsim.core.facts import Fact, StateChanged, VpgDeleted
+from drsim.core.facts import EpochDue, Fact, StateChanged, VpgDeleted
 from drsim.core.machine import Machine
 from drsim.core.messages import Checkpoint, Retention, Start
 from drsim.core.names import (
@@ -350,6 +350,8 @@ class Installation:
                 creating = regions.lifecycle is Lifecycle.CREATING
                 if self.known(vpg).creating and not creating:
                     self.state.vpg(vpg, lambda known: known.model_copy(update={"creating": False}))
+            case EpochDue(vpg) if self.elsewhere is not None:
+                self.elsewhere.due(vpg)
             case VpgDeleted(vpg):
                 self._work(self._drop(vpg))
             case _:

@@ -140,7 +140,7 @@ class DiskFacts:
 
 @dataclass(frozen=True, slots=True)
 class NewVm:
-    """A VM that is to be made: without disks, powered off. `memory` in bytes.
+    """A VM that is to be made: without disks, powered off. `memory` in bytes. `secure_boot`, `system`: as in VmFacts.
 
     `ready`: what its guest prints when it is up, where a platform can see that.
     """
@@ -153,13 +153,16 @@ class NewVm:
     memory: int = 4 << 30
     firmware: Firmware = Firmware.BIOS
     ready: str = ""
+    secure_boot: bool = False
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class VmFacts:
     """A VM. `disks` in the order in which the guest sees them; `addresses`: what its guest says that it has.
 
-    `tools`: its guest can be asked to shut down. `system`: linux, windows, or nothing where nobody says.
+    `tools`: its guest can be asked to shut down. `secure_boot`: its firmware starts only what is signed. `system`: its
+    guest's, linux or windows, or nothing where nobody says.
     """
 
     name: str

@@ -30,9 +30,6 @@ class Recorder:
             with disk.lock:
                 disk.listeners = (*disk.listeners, self)
 
-    def make_room(self) -> None:
-        """See disk.Listener."""
-
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
         at, id_ = (run.issued - self._began) // 1000, self._ids[run.volume.id]

@@ -14,13 +14,13 @@ first and the queue pulled then, all that was ever acknowledged has been capture
 Content is copied once, into a chunk that batches and frames are windows on (`chunk.py`). The event loop is woken at
 once for an answer or when much has come together, otherwise a little later, so that it finds more than one run.
 
-The queue is bounded: a writer waits while more than `MOST_PENDING` bytes have not been pulled, which is a matter of
-this process's speed, never of the WAN's.
+No guest waits for the VRA to hear. While the VRA wants no content, more than `MOST_PENDING` bytes have not been pulled,
+or there is no memory for another chunk, the tap keeps where writes went and not what was written (`missed.py`), in
+their place in the queue.
 """
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -28,12 +28,13 @@ from typing import Protocol
 
 from drsim.core.effects import EffectId, ReadDigests, ReadRegions
 from drsim.core.errors import PlatformError
-from drsim.core.events import Done, Failed, GuestWrote
+from drsim.core.events import Done, Failed, GuestWrote, WritesMissed
 from drsim.core.names import StreamSpec
-from drsim.real.chunk import Chunk, Piece, Pool
+from drsim.real.chunk import Chunk, Piece, Pool, size_of
 from drsim.real.disk import Disk, Run
 from drsim.real.lane import Lane
-from drsim.real.sweep import answer_of
+from drsim.real.missed import Missed, batch_of
+from drsim.real.sweep import Pace, answer_of
 
 MOST_PENDING = 32 << 20
 MUCH = 1 << 20
@@ -49,7 +50,7 @@ class ChunkPool(Protocol):
 
     @property
     def crowded(self) -> bool:
-        """Whether writers should wait until chunks are free."""
+        """Whether there should be no more chunks until some are free."""
         ...
 
     def chunk(self, least: int) -> Chunk:
@@ -61,7 +62,7 @@ class ChunkPool(Protocol):
         ...
 
 
-Heard = GuestWrote | Done | Failed
+Heard = GuestWrote | WritesMissed | Done | Failed
 
 
 class Tap:
@@ -77,11 +78,15 @@ class Tap:
         self.spec, self.disks = spec, dict(disks)
         self.failure: BaseException | None = None
         self._lane, self._captured = lane, captured
-        self._queue: deque[Piece | Done | Failed] = deque()
-        self._pending, self._drained = 0, threading.Condition()
+        self._volumes = {volume.id: volume for volume in spec.volumes}
+        self._lock = threading.Lock()  # disks of a stream are written at the same time
+        self._queue: deque[Piece | Missed | Done | Failed] = deque()
+        self._pending, self._pace = 0, Pace()
+        self.wanted = True
+        """Whether content is."""
         self._told = self._urged = False  # that there is something; that it is much
         self._pool = pool or Pool(POOL)
-        self._chunk = self._pool.chunk(0)
+        self._chunk = Chunk(bytearray(size_of(0)), 0)  # without room: the first write brings the first chunk
         self._gate, self._open = threading.Event(), asyncio.Event()
         self._gate.set()
         self._open.set()
@@ -114,36 +119,36 @@ class Tap:
             self._gate.wait()
         self._check()
 
-    def make_room(self) -> None:
-        """See disk.Listener."""
-        if self._pending > MOST_PENDING or self._pool.crowded:
-            with self._drained:
-                self._drained.wait_for(
-                    lambda: (self._pending <= MOST_PENDING and not self._pool.crowded) or self.failure is not None
-                )
-
-    def roomier(self) -> None:
-        """The pool may not be crowded any more."""
-        with self._drained:
-            self._drained.notify_all()
-
     def capture(self, run: Run) -> None:
         """See disk.Listener."""
-        with self._drained:  # disks of a stream are written at the same time
-            volume, offsets, parts, issued = run
-            while True:
-                n, nbytes = self._chunk.put(parts)
-                if n:
-                    lengths = list(map(len, parts[:n]))
-                    self._queue.append(Piece(self._chunk, volume, offsets[:n], lengths, issued, nbytes))
-                    self._pending += nbytes
-                    if n == len(parts):
-                        break
-                    offsets, parts = offsets[n:], parts[n:]
-                self._pool.rest(self._chunk)
-                self._chunk = self._pool.chunk(len(parts[0]))
+        with self._lock:
+            if not self.wanted or self._pending > MOST_PENDING or self._pool.crowded:
+                self._miss(run)
+            else:
+                self._keep(run)
         if not self._told or (self._pending > MUCH and not self._urged):
             self._tell(urgent=self._pending > MUCH)
+
+    def _keep(self, run: Run) -> None:
+        volume, offsets, parts, issued = run
+        while True:
+            n, nbytes = self._chunk.put(parts)
+            if n:
+                lengths = list(map(len, parts[:n]))
+                self._queue.append(Piece(self._chunk, volume, offsets[:n], lengths, issued, nbytes))
+                self._pending += nbytes
+                if n == len(parts):
+                    return
+                offsets, parts = offsets[n:], parts[n:]
+            self._pool.rest(self._chunk)
+            self._chunk = self._pool.chunk(len(parts[0]))
+
+    def _miss(self, run: Run) -> None:
+        last = self._queue[-1] if self._queue else None
+        if not isinstance(last, Missed):
+            last = Missed()
+            self._queue.append(last)
+        last.add(run)
 
     def _check(self) -> None:
         if self.failure is not None:
@@ -151,10 +156,13 @@ class Tap:
 
     # -- for the world ----------------------------------------------------------------------------------------
 
-    def hold(self, until: float = 0.0) -> bool:
-        """Acknowledge no write until `release`. Whether that was so before `until` (`time.monotonic`): it always is."""
+    def hold(self) -> None:
+        """Acknowledge no write until `release`."""
         self._gate.clear()
         self._open.clear()
+
+    def holds(self, until: float) -> bool:
+        """Whether `hold` is in force before `until` (`time.monotonic`): it always is."""
         return True
 
     def release(self, failure: BaseException | None = None) -> None:
@@ -162,9 +170,10 @@ class Tap:
         self.failure = self.failure or failure
         self._gate.set()
         self._open.set()
-        if failure is not None:
-            with self._drained:
-                self._drained.notify_all()
+
+    def want(self, *, content: bool) -> None:
+        """See effects.Capture."""
+        self.wanted = content
 
     def close(self) -> None:
         """Hear of nothing any more; guests go on without."""
@@ -177,32 +186,33 @@ class Tap:
     def pull(self) -> list[Heard]:
         """What the VRA has not heard yet, in order. From the event loop's thread."""
         self._told = self._urged = False
+        with self._lock:
+            queue, self._queue = self._queue, deque()
+            self._pending = 0
         heard: list[Heard] = []
         pieces: list[Piece] = []
-        pulled = 0
-        while self._queue:
-            item = self._queue.popleft()
+        for item in queue:
             if pieces and (not isinstance(item, Piece) or item.chunk is not pieces[0].chunk):
                 heard.append(GuestWrote(self.spec.id, pieces[0].chunk.window(pieces)))
                 pieces = []
             if isinstance(item, Piece):
                 pieces.append(item)
-                pulled += item.nbytes
+            elif isinstance(item, Missed):
+                batch = batch_of(item.rows(), self._volumes)
+                self._pace.wrote(batch.nbytes)
+                heard.append(WritesMissed(self.spec.id, batch))
             else:
                 heard.append(item)
         if pieces:
             heard.append(GuestWrote(self.spec.id, pieces[0].chunk.window(pieces)))
-        if pulled:
-            with self._drained:
-                self._pending -= pulled
-                self._drained.notify_all()
         return heard
 
     def answer(self, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
         """Read what the VRA asked for, and put the answer into the queue. Call in the lane."""
-        found = answer_of(id_, effect, self.disks, region_bytes)
+        found = answer_of(id_, effect, self.disks, region_bytes, self._pace)
         self.settle()
-        self._queue.append(found)
+        with self._lock:
+            self._queue.append(found)
         self._tell(urgent=True)
 
     def settle(self) -> None:
@@ -229,30 +239,3 @@ def waking(pull: Callable[[], None]) -> Callable[[bool], None]:
                 loop.call_soon_threadsafe(loop.call_later, COLLECT, pull)
 
     return captured
-
-
-class Holds:
-    """How long guests had to wait for checkpoints."""
-
-    def __init__(self) -> None:
-        self.seconds: deque[float] = deque(maxlen=1000)
-        """Of the last ones, for the guests of one VPG on one VRA."""
-        self._began: dict[tuple[str, str], float] = {}
-        self._until: dict[str, tuple[int, float]] = {}  # of each VPG's last checkpoint
-
-    def begin(self, vra: str, vpg: str, checkpoint: int, budget: float) -> float:
-        """Their gates are about to be closed, unless they are already; until when (`time.monotonic`) they may be.
-
-        `budget` in seconds, from when the first VRA was asked for this checkpoint.
-        """
-        now = time.monotonic()
-        self._began.setdefault((vra, vpg), now)
-        known = self._until.get(vpg)
-        if known is None or known[0] != checkpoint:
-            known = self._until[vpg] = checkpoint, now + budget
-        return known[1]
-
-    def end(self, vra: str, vpg: str) -> None:
-        """Their gates are open."""
-        if (began := self._began.pop((vra, vpg), None)) is not None:
-            self.seconds.append(time.monotonic() - began)

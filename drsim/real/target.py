@@ -18,6 +18,7 @@ has seen that disk yet.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,16 @@ SHARED = "drsim"
 _NUMBER = 6  # digits
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a VM was at its source and has to be again, whatever the plan says of it. Fields as in NewVm."""
+
+    firmware: Firmware = Firmware.BIOS
+    ready: str = ""
+    secure_boot: bool = False
+    system: str = ""
+
+
 class Images(Protocol):
     """The VMs' volumes as of checkpoints."""
 
@@ -44,12 +55,8 @@ class Images(Protocol):
         """Write a volume as of a checkpoint to a file or block device of its size, durably."""
         ...
 
-    def firmware(self, vm: VmId) -> Firmware:
-        """What starts it."""
-        ...
-
-    def ready(self, vm: VmId) -> str:
-        """What its guest prints when it is up, if anybody can see that."""
+    def origin(self, vm: VmId) -> Origin:
+        """What it was at its source."""
         ...
 
 
@@ -65,10 +72,13 @@ class Target:
         here, owner = self._platform(), str(operation)
         match action:
             case do.CreateVm(name, vm, host, cpus, memory):
-                images = self._images
+                was = self._images.origin(vm)
                 await here.hypervisor.create(
-                    NewVm(name, owner, host, self._store, cpus, memory, images.firmware(vm), images.ready(vm))
-                )
+                    NewVm(
+                        name, owner, host, self._store, cpus, memory, was.firmware, was.ready, was.secure_boot,
+                        was.system,
+                    )
+                )  # fmt: skip
             case do.DeleteVm(name):
                 await here.hypervisor.delete(name, owner)
             case do.CreateScratch(name, vm, checkpoint) | do.CopyDisks(name, vm, checkpoint):

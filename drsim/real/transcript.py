@@ -131,8 +131,9 @@ def plain(value: object) -> Any:
             return {"batch": [c.tolist() for c in (value.vm, value.volume, value.lba, value.sectors, value.issued)]}
         case Spec():
             return {"spec": [_name(kind), value.model_dump(mode="json")]}
-        case DrsimError():
-            return {"error": [_name(kind), value.message, value.place, value.hint]}
+        case DrsimError():  # as the core knows it: the ports have errors of their own below the core's
+            known = next(each for each in kind.__mro__ if each.__module__.startswith(_HOME))
+            return {"error": [_name(known), value.message, value.place, value.hint]}
         case _ if (names := field_names(kind)) is not None:
             return {"is": _name(kind)} | {name: plain(getattr(value, name)) for name in names}
         case tuple():

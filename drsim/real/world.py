@@ -10,16 +10,16 @@ lane (`lane.py`), one for each target, and comes back as an event.
     Arm                           the event loop's timers
     HoldGuests, ReleaseGuests     the gates of the taps; closed before a VRA hears of the hold (below)
     FreezeGuests, ThawGuests      nobody: there are no agents in the guests yet, so no VM takes part
-    TapVolumes, UntapVolumes      the taps of the disks that are here
+    TapVolumes, UntapVolumes      the taps of the disks that are here; Capture too
     Append, Promote, Discard      the journal store, in the stream's lane
-    ReadRegions                   the tap, in its host's lane; answered through the tap's queue
+    ReadRegions                   the tap, in the stream's lane; answered through the tap's queue
     ReadDigests                   likewise, or the journal store, as above
     Keep, Forget                  the catalogue store, in the VPG's lane
     Publish                       the observers
 
 Guests are pulled: before a VRA hears of anything, it hears of all that its taps have captured. Before it hears of a
-hold the gates are closed as well, so that nothing is acknowledged that will not be in its answer; if it does not hold
-after all, they open again. Gates that a host's process does not close within the budget are opened, and no VRA holds.
+hold the gates are closed as well (`holds.py`). It does not hear of one whose gates a host's process has not closed
+within the budget.
 
 Time is the machine's (`clock.py`); two sites on two machines need clocks that agree, as NTP keeps them.
 
@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, assert_never
 from drsim.core.effects import (
     Append,
     Arm,
+    Capture,
     Discard,
     Effect,
     EffectId,
@@ -65,13 +66,14 @@ from drsim.core.units import SECOND, Ns
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.clock import now_ns
 from drsim.real.disk import Disk
+from drsim.real.holds import Holds
 from drsim.real.host import HostLink
 from drsim.real.host_tap import HostDisk, HostTap
 from drsim.real.journal_store import JournalStore
 from drsim.real.journaling import Journaling
 from drsim.real.lane import Lane, Outcome
 from drsim.real.news import News, Timers
-from drsim.real.tap import Holds, Tap, waking
+from drsim.real.tap import Tap, waking
 from drsim.real.transport import Connector, Listener
 from drsim.spec.tweaks import Tweaks
 
@@ -112,8 +114,7 @@ class Site:
         self._handling = False
         self._started = self._closed = False
         self._removed: set[Address] = set()
-        self._held: set[tuple[Address, str]] = set()  # VRAs that hold a VPG's guests
-        self.holds = Holds()
+        self.holds = Holds(self.taps, tweaks.hold_budget / SECOND)
         self._timers = Timers()
         self._lanes: dict[str, Lane] = {}
         self._journaling = Journaling(self)
@@ -195,19 +196,16 @@ class Site:
         """One event to its machine, after all that the machine's guests did before; None: only that."""
         if to in self._removed:
             return
-        taps = self._taps_of(to) if self.taps else []
+        taps = self.holds.taps_of(to) if self.taps else []
         hold = event.message if taps and isinstance(event, Received) and isinstance(event.message, Hold) else None
-        held = self._taps_of(to, hold.vpg) if hold is not None else []
-        if hold is not None:
-            until = self.holds.begin(to, hold.vpg, hold.checkpoint, self.tweaks.hold_budget / SECOND)
-            if not all(tap.hold(until) for tap in held):
-                event = None  # void: it is too late for an answer, and what is not heard is not answered
+        if hold is not None and not self.holds.closed(to, hold):
+            event = None  # void: it is too late for an answer, and what is not heard is not answered
         for heard in [heard for tap in taps for heard in tap.pull()]:
             self._step(to, heard)
         if event is not None:
             self._step(to, event)
-        if hold is not None and (to, hold.vpg) not in self._held:
-            self._let_go(to, hold.vpg)
+        if hold is not None:
+            self.holds.settle(to, hold.vpg)
 
     def _step(self, to: Address, event: Event) -> None:
         now = Ns(now_ns())
@@ -275,10 +273,9 @@ class Site:
             case Arm(timer, delay):
                 self._timers.arm((here, timer), delay, lambda: self.post(here, Fired(timer)))
             case HoldGuests(vpg, _):
-                self._held.add((here, vpg))
+                self.holds.keep(here, vpg)
             case ReleaseGuests(vpg, _):
-                self._held.discard((here, vpg))
-                self._let_go(here, vpg)
+                self.holds.open(here, vpg)
             case FreezeGuests():
                 self.post(here, Done(id_, effect, ()))  # there are no agents in the guests yet: nobody takes part
             case ThawGuests():
@@ -302,6 +299,8 @@ class Site:
                 for volume in spec.volumes:
                     if volume.id not in self.disks:
                         self.post(here, VolumeLost(volume.id))
+            case Capture(stream, content):
+                self.taps[stream].want(content=content)
             case UntapVolumes(stream):
                 self.untap(stream)
             case Keep(checkpoint):
@@ -313,21 +312,15 @@ class Site:
             case _:
                 assert_never(effect)
 
-    def _let_go(self, vra: Address, vpg: str) -> None:
-        for tap in self._taps_of(vra, vpg):
-            tap.release()
-        self.holds.end(vra, vpg)
-
-    def _taps_of(self, vra: Address, vpg: str | None = None) -> list[Tap | HostTap]:
-        return [tap for id_, tap in self.taps.items() if id_.source == vra and vpg in (None, id_.vpg)]
-
     def _read(self, id_: EffectId, effect: ReadRegions | ReadDigests, tap: Tap | HostTap) -> None:
-        work, lane = (lambda: tap.answer(id_, effect, self.tweaks.region_bytes)), self.lane(f"disk {id_.address}")
+        work, lane = (lambda: tap.answer(id_, effect, self.tweaks.region_bytes)), self.lane(f"disk {effect.stream}")
         lane.submit(work, lambda outcome: None if outcome.error is None else self.failed(outcome.error))
 
     def _send(self, sender: Address, to: Address, message: Message) -> None:
         if site_of(to) == self.name:
             self._events.append((to, Received(sender, message)))
+            if isinstance(message, Hold):
+                self.holds.close(to, message)
         elif self.end is not None:
             self.end.send(sender, to, message)
 

@@ -24,6 +24,7 @@ from drsim.core.facts import (
     CheckpointSealed,
     CheckpointSkipped,
     CheckpointsRetired,
+    EpochDue,
     Fact,
     GenerationChanged,
     OperationEnded,
@@ -86,7 +87,7 @@ class Watch:
                 | VpgDeleted(vpg)
             ):  # fmt: skip
                 self._look_soon(vpg)
-            case StepBegun() | StepEnded() | OperationEnded():
+            case StepBegun() | StepEnded() | OperationEnded() | EpochDue():
                 pass
             case _:
                 self._look_soon(fact.stream.vpg)

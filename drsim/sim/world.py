@@ -15,6 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from typing import Protocol, assert_never
 
@@ -22,6 +23,7 @@ from drsim.core.catalog import Catalog
 from drsim.core.effects import (
     Append,
     Arm,
+    Capture,
     Discard,
     Effect,
     EffectId,
@@ -328,6 +330,8 @@ class World:
                 self.recoveries.perform(id_, effect)
             case TapVolumes(spec):
                 self.places.tap(spec)
+            case Capture():
+                pass  # content costs nothing here
             case UntapVolumes(stream):
                 self.places.untap(stream)
             case Discard(stream):
@@ -335,14 +339,12 @@ class World:
                 self.journals[stream].discard(effect, lambda: answer(None), self._wanted(here))
             case Keep(checkpoint):
                 self._kept[checkpoint.vpg][checkpoint.id] = checkpoint
-                answer = self._answer(id_, effect)
-                self.clock.call(0, lambda: answer(None))
+                self.clock.call(0, partial(self._answer(id_, effect), None))
             case Forget(vpg, before):
                 kept = self._kept[vpg]
                 for gone in list(takewhile(lambda id_: before is None or id_ < before, kept)):
                     del kept[gone]
-                answer = self._answer(id_, effect)
-                self.clock.call(0, lambda: answer(None))
+                self.clock.call(0, partial(self._answer(id_, effect), None))
             case _:
                 assert_never(effect)
 

@@ -34,6 +34,8 @@ class Vsphere(Spec):
     """Where this machine names its disks by their identity, for all other datastores."""
     guest: str = Field(default="otherLinux64Guest", min_length=1)
     """What vCenter calls the operating system of recovered VMs; it has to know it, to give guests their addresses."""
+    windows: str = Field(default="windows9Server64Guest", pattern="^win")
+    """The same of those whose guest is known to be Windows. (This one is Windows Server 2016 and later.)"""
     domain: str = Field(default="localdomain", min_length=1)
     """The DNS domain of guests that get new addresses."""
     controller: Literal["pvscsi", "lsilogic", "lsisas"] = "pvscsi"

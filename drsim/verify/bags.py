@@ -23,6 +23,7 @@ from typing import Any
 from drsim.core.effects import (
     Append,
     Arm,
+    Capture,
     Discard,
     Effect,
     EffectId,
@@ -60,7 +61,7 @@ TARGETS: dict[type, tuple[str, Callable[[Effect], object]]] = {
     FreezeGuests: ("guests", attrgetter("vpg")),
 }
 """What an effect that is answered works on: effects on one target are performed in order."""
-Unanswered = HoldGuests | ReleaseGuests | ThawGuests | TapVolumes | UntapVolumes | Publish
+Unanswered = HoldGuests | ReleaseGuests | ThawGuests | TapVolumes | Capture | UntapVolumes | Publish
 
 
 class Bags:

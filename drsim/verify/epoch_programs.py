@@ -53,6 +53,12 @@ def _forgets(x: Explorer, a: int, b: int) -> None:
     x.marks.clear()
 
 
+def _moves(x: Explorer, a: int, b: int) -> None:
+    """A VM runs on another host now."""
+    assert isinstance(x, EpochWorld)
+    x.moved(x.vms[a % len(x.vms)], f"host-{b}")
+
+
 def _unwritable(x: Explorer, a: int, b: int) -> None:
     """Marks cannot be written for a while, or can again."""
     assert isinstance(x, EpochWorld)
@@ -70,7 +76,7 @@ def _resume(x: Explorer, a: int, b: int) -> None:
 
 OPERATIONS = (
     Operation("deliver", 30, common.deliver),
-    Operation("VM writes", 34, _vm_writes),
+    Operation("VM writes", 32, _vm_writes),
     Operation("epoch", 20, _epoch),
     Operation("answers", 34, _answers),
     Operation("perform", 28, common.perform),
@@ -100,6 +106,7 @@ OPERATIONS = (
     Operation("force", 1, force),
     Operation("alarm", 3, common.alarm),
     Operation("resume", 3, _resume, "pauses"),
+    Operation("vMotion", 2, _moves, "moves"),
 )
 """As in `operations.py`: a place is a code. Append only, never reorder, never remove."""
 TABLE = codes(OPERATIONS)

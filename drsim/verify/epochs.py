@@ -25,9 +25,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drsim.core.effects import Effect, Keep
+from drsim.core.effects import Effect, Keep, Publish
 from drsim.core.errors import PlatformError
-from drsim.core.events import EpochCaptured, PauseAsked
+from drsim.core.events import EpochCaptured, PauseAsked, VmMoved
+from drsim.core.facts import EpochDue
 from drsim.core.kernel import Sink
 from drsim.core.messages import Checkpoint
 from drsim.core.names import Address, VmId, VolumeInfo
@@ -35,6 +36,7 @@ from drsim.core.units import SECTOR, Ns
 from drsim.core.vpg import DEADLINE
 from drsim.real.epochs import Epochs, Kept, Process, Taken
 from drsim.real.ports import Area, DiskId, Epoch, Untrusted
+from drsim.verify.bags import Unanswered
 from drsim.verify.estate import Shape
 from drsim.verify.explorer import Explorer
 from drsim.verify.guests import Guest, Write, sector_bytes, sector_stamps
@@ -263,6 +265,18 @@ class EpochWorld(Explorer):
         self._snapshots += 1
         self.taken[-1].at[vm], self.taken[-1].held[vm] = self.now, bytes(self.platform[vm].disk)
         return str(self._snapshots)
+
+    def moved(self, vm: VmId, host: str) -> None:
+        """A VM runs on another host, which its platform tells the process, if there is one."""
+        if self.down.isdisjoint(self.process):
+            self.now += 1
+            self.post(self.estate.managers[self.name], VmMoved(vm, host))
+
+    def told(self, address: Address, effect: Unanswered) -> None:
+        super().told(address, effect)
+        if isinstance(effect, Publish) and isinstance(effect.fact, EpochDue):
+            self.probes.add("an epoch was due at once")
+            self.begin()
 
     def begin(self) -> None:
         """An epoch is due."""

@@ -31,6 +31,7 @@ from drsim.core.batch import Columns, WriteBatch
 from drsim.core.catalog import AGE, Catalog
 from drsim.core.effects import (
     Append,
+    Capture,
     Discard,
     Effect,
     Forget,
@@ -61,6 +62,7 @@ from drsim.core.events import (
     VmLeft,
     VolumeFound,
     VolumeLost,
+    WritesMissed,
 )  # fmt: skip
 from drsim.core.facts import CheckpointSealed, Fact, SyncEnded
 from drsim.core.kernel import Sink
@@ -69,7 +71,7 @@ from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
 from drsim.core.recovery_vra import RecoveryVra
-from drsim.core.sender import Sender
+from drsim.core.sender import NUMBERING, Sender
 from drsim.core.status import Regions
 from drsim.core.units import SECTOR
 from drsim.core.vpg import TICK, Vpg
@@ -170,6 +172,8 @@ class Explorer(Bags):
         self.full: set[tuple[Address, str]] = set()  # recovery VRAs, and VPGs whose store there takes nothing
         self.clogged: set[Link] = set()  # directions that carry nothing for the time being
         self.holed: set[Link] = set()  # connections on which data was lost: they must be renewed some day
+        self.roomless = False  # taps have no room for content
+        self.places: set[StreamId] = set()  # streams of whose writes the tap keeps only where they went
         self.held: set[tuple[Address, str]] = set()
         self.unacked: dict[tuple[Address, str], list[Write]] = {}
         self.frames: deque[Frame] = deque(maxlen=REMEMBERED)  # delivered lately
@@ -263,6 +267,8 @@ class Explorer(Bags):
                 self.freezer.thaw(address, effect)
             case TapVolumes(spec):
                 self._tap(spec)
+            case Capture(stream, content):
+                (self.places.discard if content else self.places.add)(stream)
             case UntapVolumes(stream):
                 self._untap(stream)
 
@@ -357,7 +363,11 @@ class Explorer(Bags):
 
     def captured(self, stream: StreamId, writes: Sequence[Write]) -> None:
         """The tap has captured these writes: the VRA gets them."""
-        self.post(stream.source, GuestWrote(stream, self.rows[stream].batch(list(writes))))
+        batch = self.rows[stream].batch(list(writes))
+        if self.roomless and self.has(stream) and self.sender(stream).state in NUMBERING:
+            self.probes.add(f"writes were missed: {self.sender(stream).state.value}")
+        missed = self.roomless or stream in self.places
+        self.post(stream.source, (WritesMissed if missed else GuestWrote)(stream, batch))
 
     def acknowledge(self, writes: Sequence[Write]) -> None:
         """Tell the guests that these writes are done; later, while they are held."""

@@ -92,10 +92,12 @@ def _stop_faults(x: Explorer, core: tuple[VpgEstate, ...]) -> None:
 
 
 def _flows(x: Explorer, vpg: VpgEstate) -> None:
-    """A write goes its way without waiting for a checkpoint."""
+    """A write goes its way without waiting for a checkpoint, and without a sync."""
     for spec in vpg.streams:
         for vm in [vm for vm in spec.vms if x.guests[vm].stream == spec.id][:1]:
             x.write([x.new_write(vm, 0, 0, 1)])
+            if x.sender(spec.id).state is not SendState.IN_SYNC:
+                raise Violation("P20", f"{vpg.name}: a write takes it out of sync ({spec.id})")
     for timer in [t for t in x.timers if t[1] not in (TICK, AGE)]:
         x.expire(*timer)
     x.drain()

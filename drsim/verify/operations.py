@@ -112,6 +112,13 @@ def _follow(x: Explorer, cause: Write, b: int) -> None:
             x.write([x.new_write(VmId(vm), index, lba, sectors)])
 
 
+def miss(x: Explorer, a: int, b: int) -> None:
+    """Guests write while their tap has no room for content."""
+    x.roomless = True
+    write(x, a, b)
+    x.roomless = False
+
+
 def write_compared(x: Explorer, a: int, b: int) -> None:
     """What is under way goes on until digests are compared, and a guest writes there before the answer comes."""
     known = [id_ for id_ in x.estate.streams if x.has(id_)]
@@ -446,10 +453,10 @@ def freeze_fails(x: Explorer, a: int, b: int) -> None:
 
 
 OPERATIONS = (
-    Operation("deliver", 29, deliver),
+    Operation("deliver", 28, deliver),
     Operation("write", 27, write),
     Operation("pair", 20, pair),
-    Operation("perform", 31, perform),
+    Operation("perform", 30, perform),
     Operation("drain", 8, drain),
     Operation("tick", 14, tick),
     Operation("flush", 10, flush),
@@ -499,6 +506,7 @@ OPERATIONS = (
     Operation("volume lost", 2, volume_lost, "effects"),
     Operation("fence", 2, fence, "pauses"),
     Operation("write compared", 2, write_compared),
+    Operation("miss", 2, miss, "full"),
 )
 """An operation's place is its code in programs, and so in tokens: append only, never reorder, never remove."""
 

@@ -16,6 +16,7 @@ from drsim.core.facts import (
     CheckpointSealed,
     CheckpointSkipped,
     CheckpointsRetired,
+    EpochDue,
     Fact,
     FrameRefused,
     GenerationChanged,
@@ -337,6 +338,8 @@ class Words:
             case CheckpointsRetired(vpg=vpg, before=before, reason=reason):
                 which = "all checkpoints" if before is None else f"the checkpoints before {before}"
                 return f"{which}{self.of(vpg)} left the list: {reason}"
+            case EpochDue(vpg=vpg, vm=vm, host=host):
+                return f"VM {vm} runs on {host}, and an epoch{self.of(vpg)} is due at once"
             case GenerationChanged(vpg=vpg, generation=generation, fenced=fenced):
                 what = "is fenced" if fenced else "goes on"
                 return f"the source{self.of(vpg)} {what} in generation {generation}"

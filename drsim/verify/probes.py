@@ -45,6 +45,8 @@ PROBES = {
     **{f"skipped: {reason}": "a checkpoint was given up for this reason" for reason in SKIPPED},
     **{f"retired: {reason}": "checkpoints left the list for this reason" for reason in RETIRED},
     **{f"synchronized: {s.value}": "a stream is in sync again after a sync of this kind" for s in KINDS},
+    "writes were missed: in sync": "a tap had no room for what was written to a stream in sync",
+    "writes were missed: tail": "likewise, when the end of a sweep was in sight",
     "a bitmap was given up": "more regions were dirty than a bitmap has memory for",
     "a region was found equal": "digests said that a region need not be sent",
     "a region was written while it was compared": "the answer must not call it clean",
@@ -116,6 +118,7 @@ EPOCH_PROBES = {
     "a process died with shadows of two epochs": "and was built again from what it had kept",
     "a change source had forgotten its mark": "everything had to be read",
     "the marks of an epoch could not be written": "so the next one began where the one before had",
+    "an epoch was due at once": "because a VM had moved",
 }
 """Those that only capture by epochs can reach (`epochs.py`)."""
 PROBES |= EPOCH_PROBES

@@ -2,10 +2,11 @@
 
     python experiments/speed/live.py [--json] [--seconds 5] [--rounds 3] [--only NAME ...] [--shield]
 
-Every server has a file on the same disk. Whoever serves the disk is pinned to core 0, fio (its `nbd` engine) to core 1;
-what replicates behind it (the site's process, the recovery site, QEMU's target) may use both and comes after them. All
-take turns, and each figure is the median of the rounds: a ratio compares what ran side by side. Needs fio, nbdkit,
-qemu-nbd and qemu-storage-daemon, and a machine with two cores.
+Every server has a file on the same disk. Whoever serves the disk is pinned to core 0, who writes to it to core 1; what
+replicates behind it (the site's process, the recovery site, QEMU's target) may use both and comes after them: it runs
+when a core is idle. fio (its `nbd` engine) writes, and at depth 32 also `blast.py`, which sends many requests at once,
+so that the server is the limit. All take turns, and each figure is the median of the rounds: a ratio compares what ran
+side by side. Needs fio, nbdkit, qemu-nbd and qemu-storage-daemon, and a machine with two cores.
 
 --shield is for a machine that others use as well, and needs root: everything measured has a real-time priority, the
 same for all servers, then fio, then what replicates.
@@ -19,6 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -29,6 +31,7 @@ JOBS = {
     "4k random, depth 1": ["--rw=randwrite", "--bs=4k", "--iodepth=1"],
     "1M sequential, depth 4": ["--rw=write", "--bs=1M", "--iodepth=4"],
 }
+BLAST = "4k random, depth 32, many at once"
 KINDS = ("nbdkit file", "qemu-nbd", "drsim, not replicated", "drsim, replicated")
 WORK = 256 << 20
 """Bytes of random 4-KiB writes that are to be durable at the other side."""
@@ -48,13 +51,23 @@ def fio(rigs: Rigs, uri: str, job: list[str], *limits: str) -> dict[str, float]:
     }  # fmt: skip
 
 
+def blast(rigs: Rigs, uri: str, seconds: float) -> dict[str, float]:
+    """Writes a second and megabytes a second."""
+    disk = urlsplit(uri)
+    (path,) = parse_qs(disk.query)["socket"]
+    program = str(Path(__file__).with_name("blast.py"))
+    words = rigs.client(sys.executable, program, path, disk.path[1:], "--seconds", str(seconds))
+    found: dict[str, float] = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
 def guests(rigs: Rigs, found: Found, seconds: float) -> None:
     """What guests get."""
     limits = "--time_based", f"--runtime={seconds}"
     for kind in KINDS:
         with rigs.served(kind) as (uri, sites):
-            for job, words in JOBS.items():
-                row = fio(rigs, uri, words, *limits)
+            for job in (BLAST, *JOBS):
+                row = blast(rigs, uri, seconds) if job == BLAST else fio(rigs, uri, JOBS[job], *limits)
                 if sites is not None and kind == "drsim, replicated":
                     row["seconds_to_sync"] = sites.synced()
                 found.setdefault(job, {}).setdefault(kind, []).append(row)
@@ -112,9 +125,11 @@ def ratios(table: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str,
         made[name] = {"measured": round(value, 3), "wanted": wanted}
 
     if (deep := table.get("4k random, depth 32")) is not None:
-        ours, one = deep["drsim, replicated"]["iops"], table["4k random, depth 1"]
-        put("4k depth 32, replicated / nbdkit file", ours / deep["nbdkit file"]["iops"], 1.0)
-        put("4k depth 32, replicated / qemu-nbd", ours / deep["qemu-nbd"]["iops"], 1.0)
+        one = table["4k random, depth 1"]
+        for who, rows in (("", table[BLAST]), (" (fio)", deep)):
+            ours = rows["drsim, replicated"]["iops"]
+            put(f"4k depth 32, replicated / nbdkit file{who}", ours / rows["nbdkit file"]["iops"], 1.0)
+            put(f"4k depth 32, replicated / qemu-nbd{who}", ours / rows["qemu-nbd"]["iops"], 1.0)
         put("added latency at depth 1, median us", one["drsim, replicated"]["us"] - one["nbdkit file"]["us"], 40)
         row = table["1M sequential, depth 4"]
         slower = min(row["nbdkit file"]["mb_s"], row["a plain program, fdatasync every 100 ms"]["mb_s"])

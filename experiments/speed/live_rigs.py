@@ -205,8 +205,8 @@ class Rigs:
 
     def _site(self, folder: Path, name: str) -> "subprocess.Popen[bytes]":
         words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(folder / f"{name}.yaml"), "--armed"]
-        if not self._shield:
-            words = ["nice", "-n", "10", *words]  # who serves disks is nicer to, and then as nice as any other server
+        if not self._shield:  # who serves disks leaves that class (`_first`), and is then as nice as any other server
+            words = ["nice", "-n", "10", "chrt", "--idle", "0", *words]
         return subprocess.Popen(self._at(REPLICATION, None, *words), stdout=subprocess.DEVNULL)
 
     def _first(self, pid: int) -> None:
@@ -214,6 +214,8 @@ class Rigs:
         subprocess.run(["taskset", "-a", "-p", "-c", "0", str(pid)], check=True, stdout=subprocess.DEVNULL)
         if self._shield:
             subprocess.run(["chrt", "-a", "-r", "-p", str(SERVER), str(pid)], check=True)
+        else:
+            subprocess.run(["chrt", "-a", "-o", "-p", "0", str(pid)], check=True)
 
     @contextmanager
     def replicated(self) -> Iterator[Durable]:

@@ -48,8 +48,8 @@ from drsim.core.names import Address, CheckpointId, VmId, VolumeId
 from drsim.core.recovery import actions as do
 from drsim.core.recovery.plan import Nic
 from drsim.core.units import SECOND, Ns
-from drsim.real.ports import Firmware, Platform
-from drsim.real.target import Target
+from drsim.real.ports import Platform
+from drsim.real.target import Origin, Target
 from drsim.real.vsphere import connect
 from drsim.real.vsphere.wire import Wire
 from drsim.spec.vsphere import Vsphere
@@ -74,11 +74,8 @@ class Nothing:
     async def lay_out(self, vm: VmId, volume: VolumeId, checkpoint: CheckpointId, to: Path) -> None:
         pass
 
-    def firmware(self, vm: VmId) -> Firmware:
-        return Firmware.BIOS
-
-    def ready(self, vm: VmId) -> str:
-        return ""
+    def origin(self, vm: VmId) -> Origin:
+        return Origin()
 
 
 async def fail_over(platform: Platform, vms: int, *, together: bool) -> None:

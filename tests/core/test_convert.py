@@ -1,5 +1,7 @@
 """What becomes of a VM on another platform."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,9 @@ def test_generation_1_starts_from_ide_and_2_from_scsi() -> None:
         (Machine("db", "vsphere", (GIB,), cpus=300), "hyperv", "300 processors"),
         (Machine("db", "vsphere", (GIB,), memory=16 * TIB), "hyperv", "16 TiB of memory"),
         (Machine("db", "hyperv", (GIB, 63 * TIB)), "vsphere", "disk 1 has 63 TiB"),
+        (Machine("db", "hyperv", (GIB,), system="windows", static=True), "vsphere", "Windows no static address"),
+        (Machine("db", "vsphere", (GIB,), system="windows", static=True), "vsphere", "would run Sysprep"),
+        (Machine("db", "hyperv", (GIB,), system="windows", static=True), "local", "the hook"),
     ],
 )
 def test_what_will_not_convert_is_said(vm: Machine, to: str, words: str) -> None:
@@ -62,6 +67,17 @@ def test_an_ordinary_vm_goes_everywhere(to: str) -> None:
     assert not stopped(check(vm, to))
     assert converted(vm, to).disks == vm.disks
     assert not stopped(check(converted(vm, to), "vsphere"))
+
+
+@pytest.mark.parametrize("system", ["", "linux", "windows"])
+@pytest.mark.parametrize("to", sorted(KINDS))
+def test_who_may_have_a_static_address(to: str, system: str) -> None:
+    """Who asks for none is told of it, and goes."""
+    none = system == "windows" and to in ("vsphere", "local")
+    vm = Machine("web", to, (40 * GIB,), system=system)
+    assert bool(stopped(check(replace(vm, static=True), to))) is none
+    assert not stopped(check(vm, to))
+    assert any("static" in each.what for each in check(vm, to)) is none
 
 
 def test_what_will_be_different_is_said() -> None:

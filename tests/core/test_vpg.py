@@ -9,6 +9,7 @@ from drsim.core.effects import Arm, Effect, Publish, Send
 from drsim.core.errors import PeerError
 from drsim.core.events import (
     Connected,
+    DeleteAsked,
     EpochCaptured,
     Event,
     Fired,
@@ -20,8 +21,9 @@ from drsim.core.events import (
     Stopped,
     SyncAsked,
     TagAsked,
+    VmMoved,
 )  # fmt: skip
-from drsim.core.facts import CheckpointSealed, CheckpointSkipped, StateChanged
+from drsim.core.facts import CheckpointSealed, CheckpointSkipped, EpochDue, StateChanged
 from drsim.core.messages import (
     Aborted,
     Ack,
@@ -42,7 +44,7 @@ from drsim.core.messages import (
     Trigger,
     Withdrawn,
 )
-from drsim.core.names import Address, CheckpointId, StreamId, VolumeId
+from drsim.core.names import Address, CheckpointId, StreamId, VmId, VolumeId
 from drsim.core.status import Health, Lifecycle, Peer, Regions, Status, Sync, project
 from drsim.core.units import Ns
 from drsim.core.vpg import DEADLINE, REST, TICK, Vpg
@@ -642,3 +644,12 @@ def test_a_tag_is_of_the_last_epoch_and_waits_for_the_first() -> None:
     assert sent(rig.tick(200), Hold) == []
     assert sent(rig(TagAsked("again"), at=250), Hold) == [Hold("crm", CheckpointId(2), True)]
     assert sealed_at(rig.held(2, 0)) == [150]
+
+
+def test_after_a_move_an_epoch_is_due_at_once_of_a_vpg_that_has_any() -> None:
+    rig = Rig(vras=1, epochs=True)
+    assert rig(VmMoved(VmId(7), "esx-2"), at=50) == [Publish(EpochDue("crm", VmId(7), "esx-2"))]
+    assert sent(rig(EpochCaptured(Ns(60)), at=70), Hold) == [Hold("crm", CheckpointId(1), True)]
+    rig(DeleteAsked(keep_disks=False))
+    assert rig(VmMoved(VmId(7), "esx-1")) == []
+    assert Rig(vras=1)(VmMoved(VmId(7), "esx-2")) == []

@@ -190,6 +190,16 @@ class AwsBench:
         dedicated = dict(zip((self.host, self.other_host), self.hosts, strict=True))[name]
         self.cloud.backend.hosts[dedicated].state = "permanent-failure"
 
+    async def move_vm(self, name: str, host: str) -> None:
+        """The bench's: EC2 says that it is on another dedicated host."""
+        dedicated = dict(zip((self.host, self.other_host), self.hosts, strict=True))[host]
+        found = await asyncio.to_thread(
+            self.cloud.ec2.describe_instances,
+            Filters=[{"Name": "tag:Name", "Values": [name]}, {"Name": "instance-state-name", "Values": ["stopped"]}],
+        )  # fmt: skip
+        for id_ in [i["InstanceId"] for r in found["Reservations"] for i in r["Instances"]]:
+            self.cloud.backend.get_instance(id_).placement.host_id = dedicated
+
     async def refused(self) -> Platform:
         """The bench's: the key is of nobody."""
         (self.folder / "wrong").write_text("wrong-secret\n")

@@ -8,6 +8,7 @@ enumerations as numbers, and an error need not end a pipeline. A VHDX's content 
 """
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -69,7 +70,10 @@ class Adapter:
 
 @dataclass
 class Vm:
-    """A VM. `guest`: its integration services answer while it runs; `left`: addresses for its guest, by adapter."""
+    """A VM. `guest`: its integration services answer while it runs; `left`: addresses for its guest, by adapter.
+
+    `system`: what its guest says that it is, while it runs.
+    """
 
     name: str
     generation: int
@@ -86,6 +90,7 @@ class Vm:
     snapshots: dict[str, list[Drive]] = field(default_factory=dict)
     left: dict[str, list[str]] = field(default_factory=dict)
     guest: bool = True
+    system: str = ""
     stubborn: bool = False
 
 
@@ -304,6 +309,12 @@ class HypervHost:
             for vm in self._from(flow, VMName) for each in SERVICES.values()
         ]  # fmt: skip
 
+    def do_get_vmfirmware(self, flow: Any, VMName: list[str] | None = None) -> list[Any]:
+        found = self._from(flow, VMName)
+        if any(vm.generation != 2 for vm in found):
+            raise CmdletError("This feature is not supported for generation 1 VMs.", "InvalidArgument")
+        return [row(VMId=vm.id, VMName=vm.name, SecureBoot={"On": 0, "Off": 1}[vm.secure_boot]) for vm in found]
+
     def do_get_vmsnapshot(self, _: Any, VMName: list[str], Name: str | None = None) -> list[Any]:
         return [row(Name=name, VMId=vm.id, Drives=drives, Vm=vm) for vm in self._named(VMName)
                 for name, drives in vm.snapshots.items() if Name in (None, name)]  # fmt: skip
@@ -340,6 +351,11 @@ class HypervHost:
             return [row(Name=Class, __PATH=f"{PROVIDER}{Class}")]
         if Class == "Msvm_ComputerSystem":
             return [row(__PATH=f'{PROVIDER}{Class}.Name="{vm.id}"') for vm in self.vms if vm.id == wanted]
+        if Class == "Msvm_KvpExchangeComponent":
+            ids = re.findall(r"SystemName='([^']*)'", Filter) if Filter else [vm.id for vm in self.vms]
+            assert Filter is None or Filter == " OR ".join(f"SystemName='{each}'" for each in ids)
+            return [row(SystemName=vm.id.upper(), GuestIntrinsicExchangeItems=_pairs(vm)) for vm in self.vms
+                    if vm.id in ids]  # fmt: skip
         if Class == "Msvm_ConcreteJob":
             return [row(JobState=7, ErrorDescription=None)]
         assert Class == "Msvm_VirtualSystemReferencePoint"
@@ -351,6 +367,10 @@ class HypervHost:
 
     def do_select_object(self, flow: list[Any], Property: list[str]) -> list[Any]:
         return [row(**{name: getattr(each, name, None) for name in Property}) for each in flow]
+
+    def do_where_object(self, flow: list[Any], Property: str, EQ: bool, Value: str) -> list[Any]:
+        assert EQ
+        return [each for each in flow if str(getattr(each, Property)) == Value]
 
     def do_convertto_json(self, flow: list[Any], Depth: int, Compress: bool = False) -> list[Any]:
         plain = [value(each) for each in flow]
@@ -542,6 +562,22 @@ class HypervHost:
         return [row(ReturnValue=0, ProcessedByteLength=ps.PSUInt64(length),
                     ChangedByteOffsets=[ps.PSUInt64(grain * GRAIN) for grain in grains],
                     ChangedByteLengths=[ps.PSUInt64(GRAIN) for _ in grains])]  # fmt: skip
+
+
+def _pairs(vm: Vm) -> list[str] | None:
+    """What its guest tells of itself: nothing while it is off, or without integration services."""
+    if vm.state != RUNNING or not vm.guest or not vm.system:
+        return None
+    pairs = {"FullyQualifiedDomainName": f"{vm.name}.example", "OSName": vm.system, "OSVersion": "10.0.20348"}
+    made = []
+    for name, data in pairs.items():
+        root = ElementTree.Element("INSTANCE", CLASSNAME="Msvm_KvpExchangeDataItem")
+        for key, text in (("Caption", None), ("Data", data), ("Name", name), ("Source", "2")):
+            one = ElementTree.SubElement(root, "PROPERTY", NAME=key, TYPE="uint16" if key == "Source" else "string")
+            if text is not None:
+                ElementTree.SubElement(one, "VALUE").text = text
+        made.append(ElementTree.tostring(root, encoding="unicode"))
+    return made
 
 
 def _properties(text: str) -> dict[str, Any]:

@@ -127,6 +127,13 @@ class HypervBench:
         """It does not answer any more."""
         self.servers[name].lose()
 
+    async def move_vm(self, name: str, host: str) -> None:
+        """Live migration, as the hosts' lists show it."""
+        for each in self.hosts.values():
+            for vm in [vm for vm in each.vms if vm.name == name]:
+                each.vms.remove(vm)
+                self.hosts[host].vms.append(vm)
+
     async def restart(self) -> Platform:
         """The old connections are left as they are."""
         self.platform = await self.connect()

@@ -78,6 +78,9 @@ class LocalBench:
     async def lose_host(self, name: str) -> None:
         raise NotImplementedError
 
+    async def move_vm(self, name: str, host: str) -> None:
+        raise NotImplementedError
+
     async def restart(self) -> Platform:
         await self.platform.close()
         self.splitter.close()
@@ -119,7 +122,7 @@ LOCAL = Arm(
             ("login_refused", "lost_answer", "connection_broken", "throttled", "session_expired", "slow", "given_up"),
             NO_WIRE,
         ),
-        "host_gone": "its hosts are this machine",
+        **dict.fromkeys(("host_gone", "vm_moved"), "its hosts are this machine"),
         "re_ip": "a boot sector says no addresses; tests/real has a guest that does",
     },
     lacks=frozenset({"changes", "objects"}),

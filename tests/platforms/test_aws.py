@@ -237,13 +237,14 @@ async def test_addresses_that_cannot_be_are_refused_before_anything_is_made(benc
         (Nic("lan", "10.9.0.5"), "10.9.0.5 is no address of network lan"),
         (Nic("lan", "10.20.0.2"), "10.20.0.2 is no address"),
         (Nic("lan", "10.20.0.9", "255.255.0.0"), "255.255.0.0 is not the mask"),
+        (Nic("lan", "10.20.0.9", "23"), "23 is not the mask"),
         (Nic("lan", "10.20.0.9", None, "10.20.0.254"), "10.20.0.254 is not the gateway"),
     ):
         with pytest.raises(PlatformError, match=why):
             await bench.platform.hypervisor.set_networks("web", [nic])
     assert bench.changes() == before
     await a_vm(bench, "app")
-    two = [Nic("lan", "10.20.0.99"), Nic("test", "10.20.1.99")]
+    two = [Nic("lan", "10.20.0.99", "24"), Nic("test", "10.20.1.99", "255.255.255.0")]
     await bench.platform.hypervisor.set_networks("app", two)
     assert (await bench.platform.inventory.vm("app")).addresses == ("10.20.0.99", "10.20.1.99")
     with pytest.raises(Taken, match="in use"):

@@ -11,14 +11,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from platforms.arms import BY_NAME, open_memory
+from platforms.soap_proxy import Rule, fault
+from platforms.test_pairs import Estate, protected, until
 from platforms.tls import certify
 from platforms.vcd_arm import cloud, spec_over
 from platforms.vcenter import PASSWORD, VCenter, vcenter
 from platforms.vsphere_arm import APPLIANCE, LIMITS, VsphereBench, certificates, spec_of
 
+from drsim.core.errors import PlatformError
 from drsim.core.names import Address
+from drsim.core.recovery.plan import Kind
 from drsim.real import inspection
 from drsim.real.doctor import Examination, Line, conversions
+from drsim.real.planning import Wish
 from drsim.real.ports import NewVm
 from drsim.real.vsphere import connect
 from drsim.spec.base import Spec
@@ -110,6 +116,8 @@ def test_an_expired_certificate(tmp_path: Path) -> None:
         said = asyncio.run(examined(site_of("vsphere", spec)))
         assert [each for each in wrong(said) if "certificate has expired" in each]
         assert [line.hint for line in said if line.check == "TLS"] == ["renew the certificate"]
+        with pytest.raises(PlatformError, match="certificate has expired\n  hint: renew the certificate"):
+            asyncio.run(connect(spec, certificates(), limits=LIMITS))
         assert center.proxy.calls == []
 
 
@@ -154,9 +162,9 @@ def test_a_name_that_is_in_use_at_the_other_site(center: VCenter) -> None:
 def test_the_pre_check_of_an_operation_says_so_too(center: VCenter, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the account lacks, a version that is too old, names in use, networks, room."""
 
-    async def work() -> Any:
+    async def work(store: str = STORE) -> Any:
         platform = await connect(spec_of(center), certificates(), limits=LIMITS)
-        elsewhere: Any = SimpleNamespace(platform=platform, store=STORE)
+        elsewhere: Any = SimpleNamespace(platform=platform, store=store)
         await platform.hypervisor.create(NewVm("mine", "leeds/operation/1", HOST, STORE, memory=64 << 20))
         before = center.proxy.changing()
         room = await inspection._elsewhere(elsewhere, "vsphere", Address("leeds/operation/1"))
@@ -166,6 +174,9 @@ def test_the_pre_check_of_an_operation_says_so_too(center: VCenter, monkeypatch:
         return room
 
     assert asyncio.run(work()).lacks == ()
+    (gone,) = asyncio.run(work("gold")).lacks
+    assert gone.startswith("datastore gold is not at vSphere; bring it back, or name another one of: ")
+    assert STORE in gone
     _poor(center)
     monkeypatch.setattr("drsim.real.platforms.OLDEST", {"vsphere": (7, 0)})
     monkeypatch.setattr("drsim.real.vsphere.session.outdated", lambda *_: "")  # it lets us in all the same
@@ -177,3 +188,29 @@ def test_the_pre_check_of_an_operation_says_so_too(center: VCenter, monkeypatch:
     assert NETWORK in room.networks
     assert room.free > 0
     assert HOST in room.memory
+
+
+def test_an_operation_that_is_not_let_in_says_so_and_touches_nothing(tmp_path: Path) -> None:
+    """The password has been changed since the site came up."""
+
+    async def work() -> None:
+        async with asyncio.timeout(90), open_memory() as source, BY_NAME["vsphere"].bench() as target:
+            assert isinstance(target, VsphereBench)
+            estate, proxy = Estate(source, target), target.center.proxy
+            await estate.make()
+            async with protected(tmp_path, estate) as (london, leeds):
+                warned: list[str] = []
+                leeds.warned = warned.append
+                proxy.instead["Login"] = lambda _: fault("InvalidLogin", "Cannot complete login")
+                proxy.rules, before = [Rule("RetrievePropertiesEx", "expire")], proxy.changing()
+                number = leeds.recoveries.begin(leeds.recoveries.plan(Wish(kind=Kind.LIVE, vpg="crm")))
+                await until(lambda: bool(leeds.recoveries.status(number)["outcome"]), london, leeds)
+                report = leeds.recoveries.status(number)
+                assert report["outcome"] == "failed"
+                (reason,) = report["reasons"]
+                assert reason.startswith("vCenter 127.0.0.1: log in: InvalidLogin")
+                assert reason.endswith("; are user and password right?")
+                assert proxy.changing() == before
+                assert PASSWORD not in f"{report} {warned} {leeds.elsewhere.failing if leeds.elsewhere else None}"
+
+    asyncio.run(work())

@@ -53,14 +53,15 @@ def test_names_with_wildcards_are_themselves() -> None:
 
 
 def test_addresses_are_an_embedded_instance_with_what_is_in_a_name_escaped() -> None:
-    text = configuration(
-        "Microsoft:GuestNetwork\\A\\B<&>", Nic("lan", "10.0.0.5", "255.0.0.0", "10.0.0.1", ("9.9.9.9",))
-    )
+    text = configuration("Microsoft:GuestNetwork\\A\\B<&>", Nic("lan", "10.0.0.5", "8", "10.0.0.1", ("9.9.9.9",)))
     root = ElementTree.fromstring(text)
     found = {each.get("NAME"): [value.text for value in each.iter("VALUE")] for each in root}
     assert found["InstanceID"] == ["Microsoft:GuestNetwork\\A\\B<&>"]
     assert found["DHCPEnabled"] == ["false"]
     assert (found["IPAddresses"], found["DefaultGateways"]) == (["10.0.0.5"], ["10.0.0.1"])
+    assert found["Subnets"] == ["255.0.0.0"]
+    root = ElementTree.fromstring(configuration("id", Nic("lan", "fd00::5", "64")))
+    assert [v.text for each in root if each.get("NAME") == "Subnets" for v in each.iter("VALUE")] == ["64"]
 
 
 def test_firmware_places_vlan_and_a_name_that_two_vms_have() -> None:
@@ -86,6 +87,31 @@ def test_firmware_places_vlan_and_a_name_that_two_vms_have() -> None:
             here.hosts["hv-2"].vms += [Vm("twin", 1, SMALL, STORE), Vm("twin", 1, SMALL, STORE)]
             with pytest.raises(Taken, match="two VMs are called twin"):
                 await inventory.vm("twin")
+
+    asyncio.run(run())
+
+
+def test_secure_boot_and_the_system_of_a_guest_are_known_as_far_as_it_says() -> None:
+    async def run() -> None:
+        async with bench() as here:
+            vms = here.hosts["hv-1"].vms
+            for name, generation, system in (("win", 2, "Windows Server 2022"), ("deb", 2, "Debian GNU/Linux"),
+                                             ("old", 1, "Ubuntu"), ("bsd", 1, "FreeBSD"), ("mute", 2, "")):  # fmt: skip
+                vms.append(Vm(name, generation, SMALL, STORE, state=2, system=system))
+            vms[-4].secure_boot = "Off"
+            inventory = here.platform.inventory
+            found = {vm.name: (vm.secure_boot, vm.system) for vm in await inventory.vms()}
+            assert found == {
+                "vra": (True, ""), "win": (True, "windows"), "deb": (False, "linux"), "old": (False, "linux"),
+                "bsd": (False, ""), "mute": (True, ""),
+            }  # fmt: skip
+            for name, each in found.items():
+                one = await inventory.vm(name)
+                assert (one.secure_boot, one.system) == each
+            vms[1].state = 3
+            assert (await inventory.vm("win")).system == "", "a guest that is off says nothing"
+            vms += [Vm(f"many-{n}", 2, SMALL, STORE, state=2, system="Ubuntu") for n in range(30)]
+            assert [vm.system for vm in await inventory.vms() if vm.name.startswith("many")] == ["linux"] * 30
 
     asyncio.run(run())
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nbd_client import connected
@@ -20,10 +21,11 @@ from drsim.real import elsewhere
 from drsim.real.installation import Installation
 from drsim.real.loopback import free_port
 from drsim.real.planning import Wish, vpg_of
-from drsim.real.ports import DiskId, NewVm, Power
+from drsim.real.ports import DiskId, Firmware, NewVm, Power
 from drsim.verify.conformance.bench import Arm, Bench
 from drsim.verify.conformance.boot import speaking
 from drsim.verify.conformance.claims import MEMORY, SIZE
+from drsim.verify.transcripts import replay
 
 SITE = """
 site: {site}
@@ -43,9 +45,9 @@ class Estate:
         self.source, self.target = source, target
         self.disks: list[DiskId] = []
 
-    async def make(self) -> None:
+    async def make(self, **more: Any) -> None:
         here = self.source.platform
-        vm = NewVm("web", "london", self.source.host, self.source.store, cpus=1, memory=MEMORY)
+        vm = NewVm("web", "london", self.source.host, self.source.store, cpus=1, memory=MEMORY, **more)
         await here.hypervisor.create(vm)
         for name in ("one", "two"):
             disk = await here.disks.create(name, SIZE, self.source.store, "london")
@@ -65,7 +67,7 @@ class Estate:
 
 @asynccontextmanager
 async def protected(folder: Path, estate: Estate) -> AsyncIterator[tuple[Installation, Installation]]:
-    """The source's site and the target's, with a VPG of which a checkpoint is listed."""
+    """The source's site and the target's, with a VPG of which a checkpoint is listed. In the end they replay (P28)."""
     port, source, target = free_port(), estate.source, estate.target
     (folder / "london.yaml").write_text(SITE.format(
         site="london", peer="leeds", how="connect", port=port, host=source.host,
@@ -77,7 +79,7 @@ async def protected(folder: Path, estate: Estate) -> AsyncIterator[tuple[Install
     async with AsyncExitStack() as stack:
         leeds, london = [
             await stack.enter_async_context(
-                Installation(load_site(folder / f"{name}.yaml"), folder, platform=bench.platform)
+                Installation(load_site(folder / f"{name}.yaml"), folder, transcript=True, platform=bench.platform)
             )
             for name, bench in (("leeds", target), ("london", source))
         ]
@@ -90,6 +92,9 @@ async def protected(folder: Path, estate: Estate) -> AsyncIterator[tuple[Install
         await london.protect(vpg)
         await until(lambda: bool(leeds.listed("crm")), london, leeds)
         yield london, leeds
+    for site in (london, leeds):
+        assert site.transcript is not None
+        assert replay(site.transcript.path).broke == ""
 
 
 async def play(folder: Path, estate: Estate, kind: Kind) -> None:
@@ -149,6 +154,21 @@ def _copied_often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [Kind.LIVE, Kind.MOVE], ids=["failover", "move"])
 def test_within_the_model(tmp_path: Path, kind: Kind) -> None:
     run(tmp_path, BY_NAME["sim"], BY_NAME["sim"], kind)
+
+
+def test_what_a_vm_was_at_its_source_it_is_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Firmware, Secure Boot and the guest's system go with it, to a vCenter."""
+
+    async def work() -> None:
+        async with asyncio.timeout(SECONDS), BY_NAME["sim"].bench() as there, BY_NAME["vsphere"].bench() as here:
+            estate = Estate(there, here)
+            await estate.make(firmware=Firmware.UEFI, secure_boot=True, system="windows")
+            await play(tmp_path, estate, Kind.LIVE)
+            vm = await here.platform.inventory.vm("web")
+            assert (vm.firmware, vm.secure_boot, vm.system) == (Firmware.UEFI, True, "windows")
+
+    monkeypatch.setattr("drsim.real.inspection._kind", lambda site: "vsphere")  # what a file would say of leeds
+    asyncio.run(work())
 
 
 def test_whoever_resumes_a_vpg_waits_for_the_epoch_under_way(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The suite itself: a platform that breaks one promise is caught by the check that names it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from platforms.arms import ARMS, open_memory
 
 from drsim.core.errors import DrsimError
 from drsim.core.recovery.plan import Nic
-from drsim.real.ports import Area, DiskFacts, DiskId, Epoch, NewVm, Platform, Power, Taken, VmFacts
+from drsim.real.ports import Area, Change, DiskFacts, DiskId, Epoch, Moved, NewVm, Platform, Power, Taken, VmFacts
 from drsim.verify.conformance.bench import Bench
 from drsim.verify.conformance.checks import CHECKS
 from drsim.verify.conformance.memory import (
@@ -101,6 +101,13 @@ class _SeesAll(MemoryInventory):
         return await super().vms()
 
 
+class _TellsNoMoves(MemoryInventory):
+    async def changes(self) -> AsyncIterator[Change]:
+        async for change in super().changes():
+            if not isinstance(change, Moved):
+                yield change
+
+
 class _SeesNoDisks(MemoryDisks):
     async def owned(self, owner: str) -> Sequence[DiskFacts]:
         return []
@@ -139,6 +146,7 @@ WRONG: dict[str, tuple[Callable[[], type[MemoryBench]], str]] = {
     "a disk is made again by the next manager": (_of(disks=_Doubles), "die_everywhere"),
     "anybody deletes a disk": (_of(disks=_DeletesAnybodys), "disks"),
     "an owner sees all VMs": (_of(inventory=_SeesAll), "create_and_delete"),
+    "a move is not told": (_of(inventory=_TellsNoMoves), "vm_moved"),
     "an owner's disks are not found": (_of(disks=_SeesNoDisks), "recover"),
     "a change is not told": (_of(epochs=_Misses), "epochs"),
     "an epoch is read as it is now": (_of(epochs=_ReadsNow), "epochs"),

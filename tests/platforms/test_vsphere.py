@@ -21,6 +21,8 @@ from drsim.core.errors import DrsimError, FileError, PlatformError
 from drsim.core.recovery.plan import Nic
 from drsim.real.ports import (
     Area,
+    DiskId,
+    Firmware,
     Gone,
     HostChanged,
     LoginRefused,
@@ -383,14 +385,39 @@ def test_many_vms_at_once_have_each_their_own_disk(center: VCenter, monkeypatch:
 def test_networks_are_given_to_a_vm_that_is_off(center: VCenter) -> None:
     async def work(here: Platform) -> None:
         await here.hypervisor.create(a_vm())
-        nics = [Nic("DC0_DVPG0", "192.0.2.9", "255.255.255.0", "192.0.2.1", ("192.0.2.2",)), Nic("VM Network")]
+        nics = [Nic("DC0_DVPG0", "192.0.2.9", "25", "192.0.2.1", ("192.0.2.2",)), Nic("VM Network")]
+        asked: list[bytes] = []
+        center.proxy.after.append(lambda called, request, got: asked.append(request) or got)  # type: ignore[func-returns-value]
         await here.hypervisor.set_networks("web", nics)
+        [customized] = [each for each in asked if b"<CustomizeVM_Task" in each]
+        assert b"<subnetMask>255.255.255.128</subnetMask>" in customized
         await here.hypervisor.power_on("web")
         await here.hypervisor.set_networks("web", nics)
         with pytest.raises(PlatformError, match="while it is off"):
             await here.hypervisor.set_networks("web", nics[:1])
         found = await here.inventory.vm("web")
         assert (found.networks, found.addresses) == (("DC0_DVPG0", "VM Network"), ("192.0.2.9",))
+
+    run(center, work)
+
+
+def test_a_windows_guest_is_called_so_and_is_never_run_through_sysprep(center: VCenter) -> None:
+    async def work(here: Platform) -> None:
+        await here.hypervisor.create(a_vm(firmware=Firmware.UEFI, secure_boot=True, system="windows"))
+        found = await here.inventory.vm("web")
+        assert (found.firmware, found.secure_boot, found.system) == (Firmware.UEFI, True, "windows")
+        await here.hypervisor.create(a_vm("old", system="linux", secure_boot=True))  # which BIOS knows nothing of
+        found = await here.inventory.vm("old")
+        assert (found.firmware, found.secure_boot, found.system) == (Firmware.BIOS, False, "linux")
+        center.proxy.calls.clear()
+        static = [Nic("DC0_DVPG0", "192.0.2.9", "255.255.255.0"), Nic("VM Network")]
+        for _ in range(2):
+            with pytest.raises(Unsupported, match="no static address: a vCenter would run Sysprep"):
+                await here.hypervisor.set_networks("web", static)
+        assert (await here.inventory.vm("web")).networks == ("DC0_DVPG0", "VM Network")
+        await here.hypervisor.set_networks("web", [Nic("VM Network")])
+        assert (await here.inventory.vm("web")).networks == ("VM Network",)
+        assert "CustomizeVM_Task" not in center.proxy.calls
 
     run(center, work)
 
@@ -460,6 +487,20 @@ def _with_a_disk(center: VCenter, work: Callable[[Platform, Any], Awaitable[None
         await work(here, disk)
 
     run(center, whole, **changes)
+
+
+def test_a_disk_that_is_another_by_now_is_said_with_what_to_do(center: VCenter) -> None:
+    """As after a Storage vMotion: its file, and so its name, is another one."""
+
+    async def work(here: Platform, disk: Any) -> None:
+        assert here.changes is not None
+        epoch = await here.changes.begin("web", ME)
+        with pytest.raises(NotFound, match="is not in this snapshot of VM web") as caught:
+            await here.changes.changed(epoch, DiskId(disk.replace("one", "two")), None)
+        assert "moved to another datastore?" in caught.value.hint
+        await here.changes.end(epoch)
+
+    _with_a_disk(center, work)
 
 
 def test_changed_areas_come_in_parts(center: VCenter) -> None:

@@ -3,13 +3,17 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from platforms.arms import BY_NAME, open_memory
-from platforms.test_pairs import SITE, Estate, until
+from platforms.test_pairs import SITE, Estate, protected, until
 from platforms.vsphere_arm import VsphereBench
+from pyVmomi import vim
 
 from drsim.core.errors import PlatformError
+from drsim.core.facts import EpochDue
+from drsim.core.names import VmId
 from drsim.files.sites import load_site
 from drsim.real import elsewhere
 from drsim.real.installation import Installation
@@ -38,7 +42,7 @@ def test_moves_losses_and_hosts_are_told(tmp_path: Path) -> None:
             port = free_port()
             async with (
                 site(tmp_path, target, "leeds", port=port) as leeds,
-                site(tmp_path, source, "london", f"{{web: {{host: {source.host}}}}}", port) as london,
+                site(tmp_path, source, "london", f"{{web: {{host: {source.host}, system: linux}}}}", port) as london,
             ):
                 assert london.site.end is not None
                 await london.site.end.wait(connected=True)
@@ -46,16 +50,19 @@ def test_moves_losses_and_hosts_are_told(tmp_path: Path) -> None:
                     london.spec, london.state.state, "crm", ["web"], target.host, interval=100_000_000,
                     history=3600 * 10**9, rpo_alert=60 * 10**9, journal=None, epochs=3600 * 10**9,
                 )  # fmt: skip
+                assert vpg.vms[0].system == "linux", "where the platform does not know, the file may say it"
                 await london.protect(vpg)
                 await until(lambda: bool(leeds.listed("crm")), london, leeds)
                 said: list[str] = []
                 london.warned, here, there = said.append, london.elsewhere, leeds.elsewhere
                 assert here is not None
                 assert there is not None
-                for change in (Moved("web", "host-2"), Moved("other", "host-2"), Gone("other"), Gone("web")):
+                for change in (Moved("other", "host-2"), Gone("other"), Moved("web", "host-2")):
                     source._estate.tell(change)
+                await until(lambda: len(leeds.listed("crm")) == 2, london, leeds)  # the move's own
+                source._estate.tell(Gone("web"))
                 await until(lambda: "VM web" in here.failing, london, leeds)
-                assert said[0] == "VM web runs on host-2 now; it is captured as before"
+                assert said[0] == "VM web runs on host-2 now"
                 assert "not there any more" in here.failing["VM web"]
                 assert len(said) == 2, "nothing of VMs that are not the site's"
                 target._estate.tell(HostChanged(target.other_host, usable=False))
@@ -64,6 +71,29 @@ def test_moves_losses_and_hosts_are_told(tmp_path: Path) -> None:
                 assert list(there.failing) == [f"host {target.host}"]
                 target._estate.tell(HostChanged(target.host, usable=True))
                 await until(lambda: not there.failing, london, leeds)
+
+    asyncio.run(work())
+
+
+def test_a_vmotion_reaches_the_core_and_the_next_epoch_is_taken_at_once(tmp_path: Path) -> None:
+    """Through a vCenter: its update, the VPG's manager, an epoch an hour early, a checkpoint; and a replay agrees."""
+
+    async def work() -> None:
+        async with asyncio.timeout(90), BY_NAME["vsphere"].bench() as source, open_memory() as target:
+            assert isinstance(source, VsphereBench)
+            estate = Estate(source, target)
+            await estate.make()
+            async with protected(tmp_path, estate) as (london, leeds):
+                here: Any = source.platform.inventory
+                while source.center.proxy.calls.count("WaitForUpdatesEx") < 2:
+                    await asyncio.sleep(0.02)
+                before = leeds.listed("crm")[-1].id
+                other = await here.find(vim.HostSystem, source.other_host)
+                vm = await here.find(vim.VirtualMachine, "web")
+                await here.session.finished(vm.RelocateVM_Task, vim.vm.RelocateSpec(host=other))
+                await until(lambda: leeds.listed("crm")[-1].id > before, london, leeds)
+                due = EpochDue("crm", VmId(london.known("crm").vpg.vms[0].id), source.other_host)
+                assert [fact for _, fact in london.facts if isinstance(fact, EpochDue)] == [due]
 
     asyncio.run(work())
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from platforms.fake_vcd import FakeVcd
+from platforms.fake_vcd import FakeVcd, Vapp
 from platforms.vcd_calls import call
 from platforms.vcd_center import Center
 from platforms.vcenter import PASSWORD, USER, VCenter, vcenter
@@ -83,6 +83,12 @@ class VcdBench(VsphereBench):
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)
         next(vdc for vdc in self.cloud.vdcs if vdc.name == name).enabled = False
+
+    async def move_vm(self, name: str, host: str) -> None:
+        """Its tenant moves it to the other VDC."""
+        vm = next(vm for vm in self.cloud.vms.values() if vm.name == name)
+        vm.vapp = Vapp(vm.vapp.name, next(vdc for vdc in self.cloud.vdcs if vdc.name == host))
+        self.cloud.vapps[vm.vapp.id] = vm.vapp
 
 
 @asynccontextmanager

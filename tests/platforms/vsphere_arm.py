@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from platforms.soap_proxy import Rule
 from platforms.tls import certify
 from platforms.vcenter import PASSWORD, USER, VCenter, vcenter
+from pyVmomi import vim
 
 from drsim.real.ports import DiskId, Limits, Platform
 from drsim.real.vsphere import connect
@@ -87,6 +89,15 @@ class VsphereBench:
                 break
             await asyncio.sleep(0.05)
         await asyncio.to_thread(self.center.host_state, name, "notResponding")
+
+    async def move_vm(self, name: str, host: str) -> None:
+        """vMotion, by somebody else's session."""
+        here = await connect(spec_of(self.center), certificates(), limits=LIMITS)
+        inventory: Any = here.inventory
+        vm = await inventory.find(vim.VirtualMachine, name)
+        to = vim.vm.RelocateSpec(host=await inventory.find(vim.HostSystem, host))
+        await inventory.session.finished(vm.RelocateVM_Task, to)
+        await here.close()
 
     async def booted(self, vm: str) -> str:
         """QEMU boots the file that the vCenter says is the VM's first disk."""

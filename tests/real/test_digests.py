@@ -270,9 +270,6 @@ class Late:
     def __init__(self) -> None:
         self.written, self.answered = threading.Event(), threading.Event()
 
-    def make_room(self) -> None:
-        pass
-
     def capture(self, run: Run) -> None:
         self.written.set()
         self.answered.wait(0.3)

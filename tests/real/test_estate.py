@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nbd_client import connected
@@ -16,6 +17,7 @@ from drsim.real.installation import Installation
 from drsim.real.loopback import free_port
 from drsim.real.planning import Wish, vpg_of
 from drsim.sim.run import simulate
+from drsim.spec.protect import Address, ReIp
 
 ESTATE = """
 sites:
@@ -43,6 +45,8 @@ vpgs:
     boot_delay: 10 s
     checkpoint_interval: 1 s
 """
+
+STATIC = ReIp(live=Address(network="lan", address="10.2.0.5"), test=Address(network="lan"))
 
 
 def write(folder: Path, text: str = ESTATE) -> Path:
@@ -103,8 +107,17 @@ def test_what_a_real_site_lacks_is_named(tmp_path: Path, old: str, new: str, sit
         load_site(Path(f"{file}:{site}"))
 
 
-def test_a_vm_that_the_other_platform_cannot_run_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
-    """Firmware is never converted, and QEMU here starts BIOS only."""
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"firmware": "uefi"}, "it starts with UEFI"),
+        ({"system": "windows", "reip": (STATIC,)}, "local gives a guest with Windows no static address"),
+    ],
+)  # fmt: skip
+def test_a_vm_that_the_other_platform_cannot_run_is_refused_before_anything_is_touched(
+    tmp_path: Path, known: dict[str, Any], said: str
+) -> None:
+    """Firmware is never converted, and QEMU here starts BIOS only; and what its re-IP asks for has to be possible."""
 
     async def run() -> None:
         async with asyncio.timeout(60), AsyncExitStack() as stack:
@@ -119,8 +132,8 @@ def test_a_vm_that_the_other_platform_cannot_run_is_refused_before_anything_is_t
                 london.spec, london.state.state, "crm", ["db"], "leeds-1", interval=200_000_000, history=3600 * 10**9,
                 rpo_alert=60 * 10**9, journal=None,
             )  # fmt: skip
-            uefi = tuple(vm.model_copy(update={"firmware": "uefi"}) for vm in vpg.vms)
-            await london.protect(vpg.model_copy(update={"vms": uefi}))
+            vms = tuple(vm.model_copy(update=known) for vm in vpg.vms)
+            await london.protect(vpg.model_copy(update={"vms": vms}))
             while not leeds.listed("crm"):
                 await asyncio.sleep(0.01)
             number = leeds.recoveries.begin(leeds.recoveries.plan(Wish(kind=Kind.CLONE, vpg="crm")))
@@ -128,7 +141,7 @@ def test_a_vm_that_the_other_platform_cannot_run_is_refused_before_anything_is_t
                 await asyncio.sleep(0.01)
             report = leeds.recoveries.status(number)
             assert report["outcome"] == "refused"
-            assert "db-clone cannot be recovered on local" in report["reasons"][0]
+            assert any(each.startswith(f"db-clone cannot be recovered on local: {said}") for each in report["reasons"])
             assert leeds.hypervisor.vms() == {}
 
     file = write(tmp_path)

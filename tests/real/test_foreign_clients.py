@@ -142,6 +142,7 @@ def test_fio_over_tls(tls: Tls) -> None:
     words = [
         fio, "--name=verify", "--ioengine=nbd", f"--uri=nbds://localhost:{tls.port}/{NAME}", "--rw=randwrite",
         "--bs=512-8k", f"--size={SIZE}", "--iodepth=16", "--verify=crc32c", "--randseed=7", "--minimal",
+        "--verify_state_save=0",
     ]  # fmt: skip
     user = 65534 if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory() as home:

@@ -17,7 +17,8 @@ from nbd_client import connected
 
 from drsim.core.batch import WriteBatch
 from drsim.core.errors import FileError, PeerError, PlatformError
-from drsim.core.facts import CheckpointSkipped
+from drsim.core.facts import CheckpointSkipped, SyncStarted
+from drsim.core.messages import Trigger
 from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
 from drsim.files.traces.reader import read_trace
@@ -67,7 +68,8 @@ def test_every_word_is_heard_as_it_was_said_with_its_memory() -> None:
     spec = StreamSpec(stream, (VOLUME.vm,), (VOLUME,))
     said: list[words.Word] = [
         words.Open(1, VOLUME, "db.disk", must_exist=True), words.Close(6, 3), words.Serve(3, b"\x00rest"),
-        words.Watch(1, spec), words.Unwatch(1), words.HoldOn(2, 1), words.LetGo(1, failed=True), words.Settle(3, 1),
+        words.Watch(1, spec), words.Unwatch(1), words.Want(1, content=True), words.HoldOn(2, 1),
+        words.LetGo(1, failed=True), words.Settle(3, 1), words.Missed(1, bytes(24 * words.ROWS)),
         words.Freed(1, 9), words.Record(5, "db", (3,), on=True), words.Answered(1, 2),
         words.Refused(1, "StoreFull", "no room", "disk", "add some"),
         words.Chunked(1, 2, BYTES), words.Wrote(1, 2, 3, 4), words.TurnedAway("no request"),
@@ -213,6 +215,42 @@ def test_a_process_that_is_killed_is_started_again_and_protection_returns(folder
     on_sites(folder, check)
 
 
+def test_guests_do_not_wait_for_a_site_that_does_not_hear_of_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there is no room for is known by place: the site finds out by itself when it hears again."""
+    monkeypatch.setattr("drsim.real.vra._SPARE", -60)  # 8 MiB in all
+    before, after = threading.Event(), threading.Event()
+
+    def writes(sites: Sites) -> None:
+        rng = random.Random(8)
+        with connected(sites.london.folder / "nbd.sock", "db/system") as nbd:
+            before.set()
+            after.wait()
+            for _ in range(1500):
+                size = rng.choice((SECTOR, 8 * SECTOR, 128 * SECTOR))
+                nbd.write(rng.randrange((SIZE - size) // SECTOR + 1) * SECTOR, rng.randbytes(size))
+
+    async def check(sites: Sites) -> None:
+        await sites.london.protect(sites.vpg("crm", "db", "app"))
+        await sites.checkpoint("crm", "first")
+        writer = threading.Thread(target=writes, args=(sites,))
+        writer.start()
+        await asyncio.to_thread(before.wait)
+        after.set()
+        writer.join(60)  # in the event loop's thread: the site is deaf
+        assert not writer.is_alive(), "a guest waits for its site"
+        kept = await sites.checkpoint("crm", "after")
+        assert (
+            sites.rebuilt(kept, "images")[sites.london.state.state.volumes["db/system"]]
+            == (folder / "london" / "db.disk").read_bytes()
+        )
+        began = [fact for _, fact in sites.london.facts if isinstance(fact, SyncStarted)]
+        assert began[-1].trigger is Trigger.PROTECTED_VRA
+
+    on_sites(folder, check)
+
+
 def test_a_process_that_does_not_answer_a_hold_is_killed_and_no_checkpoint_has_its_guests(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +283,20 @@ def test_a_process_that_does_not_answer_holds_up_nobody_else(folder: Path) -> No
         numbers = sites.london.state.state.volumes
         assert (found[numbers["app/system"]][:1], found[numbers["db/system"]][:1]) == (b"x", b"y")
         assert host.pid == pid
+
+    on_sites(folder, check)
+
+
+def test_guests_of_all_hosts_are_held_at_the_same_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    hold, holds = HostLink.hold, HostLink.holds
+    monkeypatch.setattr(HostLink, "hold", lambda link, tap: order.append("asked") or hold(link, tap))
+    monkeypatch.setattr(HostLink, "holds", lambda link, *ask: order.append("waited for") or holds(link, *ask))
+
+    async def check(sites: Sites) -> None:
+        await sites.london.protect(sites.vpg("crm", "db", "app"))
+        await sites.checkpoint("crm", "first")
+        assert order[:4] == ["asked", "asked", "waited for", "waited for"]
 
     on_sites(folder, check)
 

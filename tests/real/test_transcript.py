@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from drsim.cli.main import program
 from drsim.core.catalog import Catalog
 from drsim.core.effects import Effect, Keep
-from drsim.core.errors import FileError
+from drsim.core.errors import FileError, PlatformError
 from drsim.core.events import Event
 from drsim.core.trace import TraceLines
 from drsim.core.units import SECTOR, Ns
+from drsim.real.ports import LoginRefused
+from drsim.real.transcript import plain, value_of
 from drsim.verify.transcripts import replay
 from drsim.verify.violation import Violation
 
@@ -131,3 +133,9 @@ def test_the_command_says_what_was_played_and_what_differs(lives: list[Path], tm
     evil = changed(lives[3], lambda records: [records[0], ["made", "a", "os:system", ["true"], {}]])
     with pytest.raises(FileError, match="no place in a transcript"):
         replay(evil)
+
+
+def test_an_error_of_a_platform_is_the_cores_in_a_transcript() -> None:
+    said = value_of(json.loads(json.dumps(plain(LoginRefused("no", place="vc", hint="ask")))))
+    assert type(said) is PlatformError
+    assert (said.message, said.place, said.hint) == ("no", "vc", "ask")

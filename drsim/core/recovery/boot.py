@@ -69,7 +69,7 @@ async def guarded(run: Run, saga: Saga, vm: PlannedVm, part: Awaitable[None]) ->
         if run.plan.on_failure is OnFailure.STOP:
             raise
         run.left_out.append(vm.name)
-        run.people.append(f"{vm.name} was left out: {error.message}")
+        run.people.append(f"{vm.name} was left out: {error.line}")
         await saga.rewind()
         return False
     return True
@@ -85,7 +85,7 @@ async def _make(run: Run, saga: Saga, vm: PlannedVm, checkpoint: CheckpointId) -
         except Cancelled:
             raise
         except DrsimError as error:
-            run.people.append(f"{vm.name} has not got its addresses: {error.message}")
+            run.people.append(f"{vm.name} has not got its addresses: {error.line}")
 
 
 async def _boot(saga: Saga, vm: PlannedVm) -> None:

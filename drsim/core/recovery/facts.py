@@ -15,6 +15,7 @@ from drsim.core.recovery.plan import Commit, Kind, Nic, Plan, PlannedVm, Shutdow
 from drsim.core.status import Lifecycle, Peer, Phase, Regions
 from drsim.core.units import SECOND
 
+ENOUGH = 1 << 62  # bytes, where nobody says how many there are
 LEAST_WAIT, MOST_WAIT = 300 * SECOND, 86_400 * SECOND  # products.md 1.5
 
 
@@ -47,7 +48,7 @@ class Facts:
     cpus: Mapping[str, int] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
-    free_bytes: int = 1 << 62
+    free_bytes: int = ENOUGH
     needed_bytes: int = 0
     unfit: tuple[str, ...] = ()
     """VMs of the plan that the recovery site's platform cannot run, each with why (`core/convert.py`)."""
@@ -143,7 +144,7 @@ def _of_address(name: str, nic: Nic) -> Iterator[str]:
     if nic.address is None:
         return
     try:
-        subnet = ipaddress.ip_interface(f"{nic.address}/{nic.mask or 24}").network
+        subnet = nic.subnet
         if nic.gateway is not None and ipaddress.ip_address(nic.gateway) not in subnet:
             yield f"gateway {nic.gateway} of {name} is outside {subnet}; correct one of them"
         for server in nic.dns:

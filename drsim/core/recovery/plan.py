@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_interface
 
 from drsim.core.names import CheckpointId, VmId, VolumeId
 from drsim.core.units import SECOND, Ns
@@ -49,7 +50,10 @@ class OnFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """A network adapter of a recovered VM. `address` etc.: static, as text; None: DHCP. `new_mac`: not the old one."""
+    """A network adapter of a recovered VM. `address` etc.: static, as text; None: DHCP. `new_mac`: not the old one.
+
+    `mask`: dotted, or the length of the prefix; None: 24.
+    """
 
     network: str
     address: str | None = None
@@ -57,6 +61,11 @@ class Nic:
     gateway: str | None = None
     dns: tuple[str, ...] = ()
     new_mac: bool = False
+
+    @property
+    def subnet(self) -> IPv4Network | IPv6Network:
+        """Where its static address is. Raises ValueError when that, or the mask, is none."""
+        return ip_interface(f"{self.address}/{self.mask or 24}").network
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Run:
         except Cancelled as wish:
             outcome, reasons = Outcome.CANCELLED, (wish.message,)
         except DrsimError as failure:
-            outcome, reasons = Outcome.FAILED, (failure.message,)
+            outcome, reasons = Outcome.FAILED, (failure.line,)
         if self.phase is not Phase.NONE and outcome is not Outcome.COMMITTED:
             self.phase = Phase.ROLLING_BACK
         await self.saga.unwind()  # nothing, if it is to stay
@@ -107,6 +107,6 @@ class Run:
         try:
             await action
         except DrsimError as error:
-            self.people.append(f"{action} failed: {error.message}")
+            self.people.append(f"{action} failed: {error.line}")
             return False
         return True

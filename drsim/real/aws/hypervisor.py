@@ -279,7 +279,7 @@ class AwsHypervisor:
         first, last = subnet[4], subnet[-2]
         wrong = {
             f"{nic.address} is no address of": not first <= IPv4Address(nic.address or first) <= last,
-            f"{nic.mask} is not the mask of": nic.mask not in (None, str(subnet.netmask)),
+            f"{nic.mask} is not the mask of": bool(nic.mask) and nic.subnet.netmask != subnet.netmask,
             f"{nic.gateway} is not the gateway of": nic.gateway not in (None, str(subnet[1])),
         }
         for what in (what for what, holds in wrong.items() if holds):

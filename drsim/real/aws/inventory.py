@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 from drsim.real.aws import tags
 from drsim.real.aws.machines import Machine, Machines, host_of
 from drsim.real.aws.session import Session
-from drsim.real.ports import About, Change, Gone, HostChanged, HostFacts, Moved, StoreFacts, VmFacts
+from drsim.real.ports import About, Change, Gone, HostChanged, HostFacts, Moved, NotAllowed, StoreFacts, VmFacts
 from drsim.spec.aws import GIB, SECOND
 
 
@@ -25,8 +27,17 @@ class AwsInventory:
         return About("Amazon EC2", f"2016-11-15 in {self.spec.region}", clock, missing)
 
     async def look(self) -> None:
-        """The first look: changes are told from here on. Raises NotFound for a zone or a dedicated host."""
+        """The first look: changes are told from here on. Raises NotFound for what the file names and is not there."""
         await self._usable()
+        spec, images = self.spec, [image for image in (self.spec.images.bios, self.spec.images.uefi) if image]
+        wanted: dict[str, dict[str, Any]] = {"DescribeImages": {"ImageIds": images}}
+        if spec.security_groups:
+            wanted["DescribeSecurityGroups"] = {"GroupIds": list(spec.security_groups)}
+        if spec.bucket is not None:
+            wanted["ListObjectsV2"] = {"Bucket": spec.bucket.name, "Prefix": spec.bucket.prefix, "MaxKeys": 1}
+        for operation, given in wanted.items():
+            with suppress(NotAllowed):  # `about` says so
+                await self.session.ask(operation, **given)
 
     async def hosts(self) -> Sequence[HostFacts]:
         """The parts of the zone that the site's file sets aside, less what drsim's VMs there take."""
@@ -65,8 +76,11 @@ class AwsInventory:
         ]
 
     async def networks(self) -> Sequence[str]:
-        """The subnets of the site's file."""
-        return list(self.spec.networks)
+        """The subnets of the site's file that are in its zone."""
+        ids = {"Name": "subnet-id", "Values": list(self.spec.networks.values())}
+        zone = {"Name": "availability-zone", "Values": [self.spec.zone]}
+        there = {each["SubnetId"] for each in await self.session.all("DescribeSubnets", "Subnets", Filters=[ids, zone])}
+        return [name for name, subnet in self.spec.networks.items() if subnet in there]
 
     async def vms(self, owner: str | None = None) -> Sequence[VmFacts]:
         """The port's; of a VM that is being launched anew, the newer instance."""

@@ -48,6 +48,7 @@ CMDLETS = _table(
     Cmdlet("Get-VMScsiController", {"VMName": "strings"}),
     Cmdlet("Get-VMNetworkAdapter", {"VMName": "strings"}),
     Cmdlet("Get-VMIntegrationService", {"VMName": "strings"}),
+    Cmdlet("Get-VMFirmware", {"VMName": "strings"}),
     Cmdlet("Get-VMSnapshot", {"VMName": "strings", "Name": "string"}),
     Cmdlet("Get-VHD", _PATH),
     Cmdlet("Get-Volume", {"FilePath": "string"}),
@@ -56,6 +57,7 @@ CMDLETS = _table(
     Cmdlet("Get-WmiObject", {"Class": "string", "Namespace": "string", "Filter": "string"}),
     # of any object
     Cmdlet("Select-Object", {"Property": "strings"}),
+    Cmdlet("Where-Object", {"Property": "string", "EQ": "switch", "Value": "string"}),
     Cmdlet("ConvertTo-Json", {"Depth": "int", "Compress": "switch"}),
     # VMs
     Cmdlet(

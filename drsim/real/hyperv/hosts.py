@@ -17,6 +17,7 @@ from enum import Flag, auto
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
+from drsim.real.hyperv import wmi
 from drsim.real.hyperv.cmdlets import cmdlet
 from drsim.real.hyperv.session import Session, judge
 from drsim.real.patience import patiently
@@ -30,6 +31,7 @@ SILENCE = 30.0
 """Seconds for which a host that has not answered is left out of looks."""
 _OFF = (3, "Off", 6, "Saved")
 _OK = (2, "Ok", "OK")
+_ON = (0, "On")  # of Microsoft.HyperV.PowerShell.OnOffState
 HEARTBEAT, SHUTDOWN = "84EAAE65-2F2E-45F5-9BB5-0E857DC8EB47", "9F8233AC-BE49-4C79-8EE3-E7E1985B2077"
 """Integration services, by the ids that they have in every language."""
 
@@ -57,7 +59,9 @@ class Part(Flag):
     DRIVES = auto()
     NICS = auto()
     SERVICES = auto()
-    ALL = DRIVES | NICS | SERVICES
+    FIRMWARE = auto()
+    SYSTEM = auto()
+    ALL = DRIVES | NICS | SERVICES | FIRMWARE | SYSTEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +185,22 @@ class Hosts:
     async def _look_on(self, session: Session, name: str | None, parts: Part) -> list[FoundVm]:
         get = cmdlet("Get-VM", Name=None if name is None else literal(name))
         try:
-            asked = [([get, cmdlet(of)], names) for part, of, names in _PARTS if part in parts]
+            asked = [([get, *of], names) for part, of, names in _PARTS if part in parts]
             vms, *others = await session.tables(([get], _VM), *asked)
         except NotFound:
             return []  # there is none, or it went while we looked
         found = dict(zip([part for part, *_ in _PARTS if part in parts], others, strict=True))
         drives, nics = found.get(Part.DRIVES, []), found.get(Part.NICS, [])
         bases = await self._bases(session, [row["Path"] for row in drives if row["Path"]])
+        on = [vm["Id"] for vm in vms if vm["State"] not in _OFF and Part.SYSTEM in parts]
+        systems = await wmi.systems(session, on)
         return [
             self._found(
                 session, vm,
                 tuple(sorted((_drive(row, bases) for row in _of(vm, drives) if row["Path"]), key=lambda d: d.place)),
                 tuple(_of(vm, nics)), _of(vm, found.get(Part.SERVICES, [])),
+                any(row["SecureBoot"] in _ON for row in _of(vm, found.get(Part.FIRMWARE, []))),
+                systems.get(vm["Id"].upper(), ""),
             )
             for vm in vms
         ]  # fmt: skip
@@ -208,8 +216,10 @@ class Hosts:
             bases = {top: below.get(base, base) for top, base in bases.items()}
         return bases
 
-    def _found(self, session: Session, row: dict[str, Any], drives: tuple[Drive, ...],
-               nics: tuple[dict[str, Any], ...], services: list[dict[str, Any]]) -> FoundVm:  # fmt: skip
+    def _found(
+        self, session: Session, row: dict[str, Any], drives: tuple[Drive, ...], nics: tuple[dict[str, Any], ...],
+        services: list[dict[str, Any]], secure_boot: bool, system: str,
+    ) -> FoundVm:  # fmt: skip
         well = {service["Id"].rsplit("\\", 1)[-1].upper() for service in services
                 if service["PrimaryOperationalStatus"] in _OK}  # fmt: skip
         off = row["State"] in _OFF
@@ -220,7 +230,7 @@ class Hosts:
             disks=tuple(DiskId(drive.path) for drive in drives),
             networks=tuple(self._network(nic) for nic in nics),
             addresses=tuple(address for nic in nics for address in _list(nic["IPAddresses"])),
-            tools=not off and SHUTDOWN in well,
+            tools=not off and SHUTDOWN in well, secure_boot=secure_boot, system=system,
         )  # fmt: skip
         noted = NOTE in (row["Notes"] or "")
         return FoundVm(session, row["Id"], facts, row["Generation"], drives, nics, not off and HEARTBEAT in well, noted)
@@ -261,9 +271,12 @@ _DRIVE = ("VMId", "Path", "ControllerType", "ControllerNumber", "ControllerLocat
 _NIC = ("VMId", "Id", "Name", "SwitchName", "IPAddresses", "VlanSetting")
 _SERVICE = ("VMId", "Id", "PrimaryOperationalStatus")
 _PARTS = (
-    (Part.DRIVES, "Get-VMHardDiskDrive", _DRIVE), (Part.NICS, "Get-VMNetworkAdapter", _NIC),
-    (Part.SERVICES, "Get-VMIntegrationService", _SERVICE),
+    (Part.DRIVES, (cmdlet("Get-VMHardDiskDrive"),), _DRIVE), (Part.NICS, (cmdlet("Get-VMNetworkAdapter"),), _NIC),
+    (Part.SERVICES, (cmdlet("Get-VMIntegrationService"),), _SERVICE),
+    (Part.FIRMWARE, (cmdlet("Where-Object", Property="Generation", EQ=True, Value="2"), cmdlet("Get-VMFirmware")),
+     ("VMId", "SecureBoot")),
 )  # fmt: skip
+"""What the VMs of a pipeline are asked for each part. Generation 1 has no firmware, and an error for who asks."""
 
 
 def _of(vm: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -260,6 +260,10 @@ def remove_drive(name: str, drive: Drive) -> Step:
     )  # fmt: skip
 
 
+def _mask(nic: Nic) -> str:
+    return str(nic.subnet.netmask if nic.subnet.version == 4 else nic.subnet.prefixlen)
+
+
 def configuration(instance: str, nic: Nic) -> str:
     """A Msvm_GuestNetworkAdapterConfiguration in the text form of CIM, as embedded instances are sent."""
     root = ElementTree.Element("INSTANCE", CLASSNAME="Msvm_GuestNetworkAdapterConfiguration")
@@ -278,7 +282,7 @@ def configuration(instance: str, nic: Nic) -> str:
     one("ProtocolIFType", "uint16", _IPV6 if nic.address and ":" in nic.address else _IPV4)
     one("DHCPEnabled", "boolean", "false" if nic.address else "true")
     many("IPAddresses", [nic.address] if nic.address else [])
-    many("Subnets", [nic.mask] if nic.address and nic.mask else [])
+    many("Subnets", [_mask(nic)] if nic.address else [])
     many("DefaultGateways", [nic.gateway] if nic.address and nic.gateway else [])
     many("DNSServers", nic.dns)
     return ElementTree.tostring(root, encoding="unicode")

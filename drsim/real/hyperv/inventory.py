@@ -8,7 +8,7 @@ from typing import Any
 
 from drsim.core.units import SECOND, Ns
 from drsim.real.hyperv.cmdlets import WMI, Step, cmdlet
-from drsim.real.hyperv.hosts import Hosts
+from drsim.real.hyperv.hosts import Hosts, Part
 from drsim.real.hyperv.session import Session
 from drsim.real.ports import (
     About,
@@ -134,7 +134,7 @@ class HypervInventory:
     async def _now(self) -> tuple[dict[str, str], dict[str, bool]]:
         hosts = {host.name: host.usable for host in await self.hosts()}
         try:
-            return {vm.name: vm.host for vm in await self.vms()}, hosts
+            return {vm.facts.name: vm.facts.host for vm in await self._hosts.look(parts=Part.NONE)}, hosts
         except Unavailable:
             return {}, hosts
 

@@ -26,6 +26,7 @@ from pypsrp.serializer import TaggedValue
 from pypsrp.wsman import WSMan
 
 from drsim.core.errors import PlatformError
+from drsim.real.certificate import advice
 from drsim.real.hyperv.cmdlets import Step, cmdlet
 from drsim.real.patience import Verdict, patiently
 from drsim.real.ports import (
@@ -180,8 +181,8 @@ class Session:
                 hint = f"check user and password of {access.user}, and that the host takes {access.auth}"
                 return LoginRefused("the host refuses the login", place=host, hint=hint)
             case requests.exceptions.SSLError() if _reason(error):
-                hint = "renew the certificate of the host's WinRM listener, or name the authority as `ca`"
-                return LoginRefused(f"the host's certificate is not accepted: {_reason(error)}", place=host, hint=hint)
+                why = _reason(error)
+                return LoginRefused(f"the host's certificate is not accepted: {why}", place=host, hint=advice(why))
             case WSManFaultError() if error.code == 5:
                 hint = "put the account into Remote Management Users of the host"
                 return NotAllowed("the account may not use WinRM", place=host, hint=hint)

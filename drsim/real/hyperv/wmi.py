@@ -1,4 +1,4 @@
-"""WMI: the few things of Hyper-V that have no cmdlet of their own (addresses for a guest, changed areas).
+"""WMI: the few things of Hyper-V that have no cmdlet of their own (addresses and the system of a guest, changed areas).
 
 A method that takes references is invoked by Invoke-WmiMethod, to which a reference is a path; its arguments go in the
 order of their names, which for all that are used here is the order of their documentation too. One that takes plain
@@ -8,6 +8,7 @@ values is invoked by Invoke-CimMethod, by name.
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 from drsim.core.errors import PlatformError
 from drsim.real.hyperv.cmdlets import WMI, cmdlet
@@ -17,6 +18,7 @@ from drsim.real.ports import NotAllowed, NotFound, Unsupported
 DONE, STARTED = 0, 4096
 _STATES_UNDER_WAY, _COMPLETED = (2, 3, 4), 7
 _LOOK = 0.2  # seconds between looks at a job
+_FEW = 20  # VMs that are asked for by their ids; of more, all that there are
 _CODES: Mapping[int, type[PlatformError]] = {
     32769: NotAllowed, 32770: Unsupported, 32774: NotNow, 32777: NotNow, 32779: NotFound, 32772: NotNow,
 }  # fmt: skip
@@ -31,6 +33,31 @@ async def path(session: Session, kind: str, where: str | None = None) -> str:
     if not rows:
         raise NotFound(f"there is no {kind}", place=session.host)
     return str(rows[0]["__PATH"])
+
+
+async def systems(session: Session, ids: Sequence[str]) -> dict[str, str]:
+    """What runs in guests, as far as they say: linux or windows, by the ids of VMs that are on, in capitals.
+
+    Guests tell their host (key-value pair exchange): Windows always, Linux and FreeBSD by a daemon.
+    """
+    if not ids:
+        return {}
+    where = " OR ".join(f"SystemName='{each}'" for each in ids) if len(ids) <= _FEW else None
+    rows = await session.rows(
+        cmdlet("Get-WmiObject", Class="Msvm_KvpExchangeComponent", Namespace=WMI, Filter=where),
+        properties=("SystemName", "GuestIntrinsicExchangeItems"),
+    )
+    return {row["SystemName"].upper(): _system(row["GuestIntrinsicExchangeItems"] or ()) for row in rows}
+
+
+def _system(items: str | Sequence[str]) -> str:
+    """Of what a guest tells of itself: an embedded instance for each pair."""
+    for item in [items] if isinstance(items, str) else items:
+        pair = {each.get("NAME"): each.findtext("VALUE") or "" for each in ElementTree.fromstring(item)}
+        if pair.get("Name") == "OSName":
+            name = (pair.get("Data") or "").lower()
+            return "windows" if "windows" in name else "" if "bsd" in name or not name else "linux"
+    return ""
 
 
 async def invoke(session: Session, target: str, method: str, arguments: Sequence[Any]) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from drsim.core.errors import PlatformError
+from drsim.real.certificate import advice
 from drsim.real.patience import Login, Verdict
 from drsim.real.ports import Limits, LoginRefused, NotAllowed, NotFound, QuotaReached, Taken
 from drsim.spec.vcd import Vcd
@@ -63,8 +64,8 @@ def blamed(error: Exception, what: str, place: str) -> PlatformError:
     """An error of a call as one of the ports'."""
     untrusted = _untrusted(error)
     if untrusted is not None:
-        hint = "give the certificate's authority as ca, and the name in it as address"
-        return PlatformError(f"its certificate is not trusted: {untrusted.verify_message}", place=place, hint=hint)
+        said = f"its certificate is not trusted: {untrusted.verify_message}"
+        return PlatformError(said, place=place, hint=advice(untrusted.verify_message))
     if isinstance(error, Refused):
         return _BLAME.get(error.code, PlatformError)(f"{what}: {error}", place=place)
     return PlatformError(f"{what}: {type(error).__name__}: {error}", place=place)

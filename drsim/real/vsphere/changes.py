@@ -70,7 +70,9 @@ class VsphereChanges:
             frozen = await self._frozen(snapshot)
             device = next((each for each in frozen if disk_id(each) == disk), None)
             if device is None:
-                raise NotFound(f"disk {disk} is not in this snapshot of VM {epoch.vm}", place=self._session.place)
+                hint = "moved to another datastore? unprotect it, delete its folder of shadows, bring the site up anew"
+                said = f"disk {disk} is not in this snapshot of VM {epoch.vm}"
+                raise NotFound(said, place=self._session.place, hint=hint)
             size, now = _size(device), dict(epoch.marks)[disk]
             if since is not None and (not now or since.partition("/")[0] != now.partition("/")[0]):
                 raise Untrusted(f"changes of disk {disk} are tracked anew", place=self._session.place)

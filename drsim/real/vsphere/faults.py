@@ -10,6 +10,7 @@ from xml.parsers.expat import ExpatError
 from pyVmomi import vim, vmodl
 
 from drsim.core.errors import PlatformError
+from drsim.real.certificate import advice
 from drsim.real.patience import Verdict
 from drsim.real.ports import LoginRefused, NotAllowed, NotFound, QuotaReached, Taken, Unsupported
 
@@ -67,8 +68,8 @@ def judge(error: Exception) -> Verdict:
 def blamed(error: Exception, what: str, place: str) -> PlatformError:
     """An error of a call as one of the ports'."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "give the certificate's authority as ca, and the name in it as address"
-        return PlatformError(f"its certificate is not trusted: {error.verify_message}", place=place, hint=hint)
+        said = f"its certificate is not trusted: {error.verify_message}"
+        return PlatformError(said, place=place, hint=advice(error.verify_message))
     if not isinstance(error, Refused):
         return PlatformError(f"{what}: {type(error).__name__}: {error}", place=place)
     if isinstance(error.fault, vim.fault.NoPermission):

@@ -14,9 +14,10 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
+from drsim.core.convert import KINDS
 from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
-from drsim.real.ports import DiskId, Firmware, NewVm, NotFound, QuotaReached, Taken, Unavailable
+from drsim.real.ports import DiskId, Firmware, NewVm, NotFound, QuotaReached, Taken, Unavailable, Unsupported
 from drsim.real.vsphere.disks import VsphereDisks, parts
 from drsim.real.vsphere.faults import Refused, is_fault, suppress_fault
 from drsim.real.vsphere.inventory import (
@@ -31,11 +32,13 @@ from drsim.real.vsphere.inventory import (
     disks_of,
     extra,
     host_facts,
+    system_of,
 )
 from drsim.real.vsphere.nics import addresses, card
 
 _DEVICES, _POWER, _EXTRA = "config.hardware.device", "runtime.powerState", "config.extraConfig"
-_PENDING = "config.tools.pendingCustomization"
+_PENDING, _GUEST = "config.tools.pendingCustomization", "config.guestId"
+_NO_STATIC = KINDS["vsphere"].no_static
 _MIB = 1 << 20
 _UNITS = [unit for unit in range(16) if unit != 7]
 """Places of a SCSI controller; the seventh is its own."""
@@ -100,10 +103,12 @@ class VsphereHypervisor:
     def _config(self, new: NewVm, more: Mapping[str, str]) -> Any:
         controller = _KINDS[self._session.spec.controller](key=-1, busNumber=0, sharedBus="noSharing")
         add = vim.vm.device.VirtualDeviceSpec(operation="add", device=controller)
-        written = {OWNER: new.owner, **more}
+        written, spec = {OWNER: new.owner, **more}, self._session.spec
+        uefi = new.firmware is Firmware.UEFI
         return vim.vm.ConfigSpec(
-            name=new.name, guestId=self._session.spec.guest, numCPUs=new.cpus, memoryMB=-(-new.memory // _MIB),
-            firmware="efi" if new.firmware is Firmware.UEFI else "bios",
+            name=new.name, guestId=spec.windows if new.system == "windows" else spec.guest, numCPUs=new.cpus,
+            memoryMB=-(-new.memory // _MIB), firmware="efi" if uefi else "bios",
+            bootOptions=vim.vm.BootOptions(efiSecureBootEnabled=True) if uefi and new.secure_boot else None,
             annotation=f"Made by drsim for {new.owner}. It is deleted when that is undone.",
             files=vim.vm.FileInfo(vmPathName=f"[{new.store}]"), deviceChange=[add],
             extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in written.items()],
@@ -292,9 +297,12 @@ class VsphereHypervisor:
             return vim.vm.ConfigSpec(deviceChange=changes, extraConfig=[note])
 
         async def work() -> None:
-            vm, facts, _ = await self._changed(name, plan, _EXTRA, _POWER, _PENDING)
-            off = facts.get(_POWER) == "poweredOff"
-            if off and any(nic.address for nic in nics) and not facts.get(_PENDING):
+            vm, facts, _ = await self._changed(name, plan, _EXTRA, _POWER, _PENDING, _GUEST)
+            static = any(nic.address for nic in nics)
+            if static and (why := _NO_STATIC.get(system_of(facts.get(_GUEST, "")))):
+                hint = "give it DHCP, or set its addresses inside"
+                raise Unsupported(f"VM {name} gets no static address: {why}", place=self._session.place, hint=hint)
+            if static and facts.get(_POWER) == "poweredOff" and not facts.get(_PENDING):
                 with suppress_fault(vim.fault.CustomizationPending):
                     await self._session.finished(vm.CustomizeVM_Task, addresses(nics, self._session.spec.domain))
 

@@ -109,6 +109,8 @@ class VsphereInventory:
         session = self.session
         now = await session.call(session.root.CurrentTime)
         facts = await session.read(session.content.sessionManager, "currentSession")
+        if "currentSession" not in facts:  # who asks without a session is told that there is none
+            raise Refused(vim.fault.NotAuthenticated(msg="the session has ended"))
         manager, place = session.content.authorizationManager, await self.home()
         wanted, user = [need.privilege for need in NEEDED], facts["currentSession"].userName
         granted = await session.call(manager.HasUserPrivilegeOnEntities, [place], user, wanted)

@@ -36,7 +36,7 @@ def addresses(nics: Sequence[Nic], domain: str) -> Any:
         ip = guest.FixedIp(ipAddress=nic.address) if nic.address else guest.DhcpIpGenerator()
         settings = guest.IPSettings(ip=ip, dnsServerList=list(nic.dns))
         if nic.address:
-            settings.subnetMask = nic.mask
+            settings.subnetMask = str(nic.subnet.netmask)
             settings.gateway = [nic.gateway] if nic.gateway else []
         adapters.append(guest.AdapterMapping(adapter=settings))
     servers = list(dict.fromkeys(server for nic in nics for server in nic.dns))

@@ -60,6 +60,10 @@ class Bench(Protocol):
         """A host does not answer any more."""
         ...
 
+    async def move_vm(self, name: str, host: str) -> None:
+        """Somebody else moves a VM to another host."""
+        ...
+
     async def restart(self) -> Platform:
         """Connect anew, as a manager that was killed and is started again; `platform` is the new one."""
         ...

@@ -4,11 +4,12 @@ A check raises NotConforming, in words. Those of trouble and of changes are in `
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from drsim.core.errors import PlatformError
 from drsim.core.recovery.plan import Nic
-from drsim.real.ports import DiskId, HostChanged, LoginRefused, NewVm, NotFound, Power, Taken
+from drsim.real.ports import Change, DiskId, Gone, HostChanged, LoginRefused, Moved, NewVm, NotFound, Power, Taken
 from drsim.verify.conformance.bench import Bench
 from drsim.verify.conformance.boot import speaking
 from drsim.verify.conformance.claims import (
@@ -30,6 +31,7 @@ from drsim.verify.conformance.claims import (
 from drsim.verify.conformance.trouble import NEEDS
 
 __all__ = ["CHECKS", "NEEDS"]
+TRIES = 6
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -126,10 +128,10 @@ async def power(bench: Bench) -> None:
     await expect(NotFound, facts(bench), "one that runs is deleted as well")
 
 
-@check
-async def host_gone(bench: Bench) -> None:
-    """A host that is lost is told and takes no VM; the other one does."""
-    told: asyncio.Queue[object] = asyncio.Queue()
+@asynccontextmanager
+async def _listening(bench: Bench) -> AsyncIterator[asyncio.Queue[Change]]:
+    """What the platform tells, while somebody listens."""
+    told: asyncio.Queue[Change] = asyncio.Queue()
 
     async def listen() -> None:
         async for change in bench.platform.inventory.changes():
@@ -138,16 +140,49 @@ async def host_gone(bench: Bench) -> None:
     listener = asyncio.create_task(listen())
     try:
         await asyncio.sleep(0.05)
-        await bench.lose_host(bench.host)
-        async with asyncio.timeout(PATIENCE):
-            while (change := await told.get()) != HostChanged(bench.host, usable=False):
-                demand(change is not None, "changes are told")
-    except TimeoutError:
-        raise NotConforming("nobody was told that a host is lost") from None
+        yield told
     finally:
         listener.cancel()
         with suppress(asyncio.CancelledError):
             await listener
+
+
+async def _hears(told: asyncio.Queue[Change], wanted: Change, seconds: float) -> bool:
+    """Whether this is told in time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while await told.get() != wanted:
+                pass
+            return True
+    return False
+
+
+@check
+async def vm_moved(bench: Bench) -> None:
+    """A VM that somebody moves is told, and where it is now (vMotion); one that goes is told, too."""
+    await a_vm(bench)
+    await bench.platform.hypervisor.set_networks("web", [Nic(bench.network)])
+    async with _listening(bench) as told:
+        for n in range(TRIES):  # who listens has to have seen where it was
+            host = (bench.other_host, bench.host)[n % 2]
+            await bench.move_vm("web", host)
+            if await _hears(told, Moved("web", host), PATIENCE / 20):
+                break
+        else:
+            raise NotConforming("nobody was told that a VM has moved")
+        demand((await facts(bench)).host == host, f"it is on {host}: {await facts(bench)}")
+        await bench.platform.hypervisor.delete("web", OWNER)
+        demand(await _hears(told, Gone("web"), PATIENCE), "somebody is told that a VM has gone")
+
+
+@check
+async def host_gone(bench: Bench) -> None:
+    """A host that is lost is told and takes no VM; the other one does."""
+    async with _listening(bench) as told:
+        await bench.lose_host(bench.host)
+        demand(
+            await _hears(told, HostChanged(bench.host, usable=False), PATIENCE), "somebody is told that a host is lost"
+        )
     hosts = {host.name: host for host in await bench.platform.inventory.hosts()}
     demand(not hosts[bench.host].usable and hosts[bench.other_host].usable, "the other host is usable")
     await expect(PlatformError, a_vm(bench), "a lost host takes no VM")

@@ -23,6 +23,7 @@ from drsim.real.ports import (
     HostChanged,
     HostFacts,
     LoginRefused,
+    Moved,
     NewVm,
     NotFound,
     Platform,
@@ -99,8 +100,10 @@ class MemoryHypervisor(Part):
         if host is None or not host.usable:
             raise NotFound(f"host {vm.host} takes no VMs", place="sim")
         if there is None:
-            made = VmFacts(vm.name, vm.owner, vm.host, Power.OFF, vm.cpus, vm.memory, vm.firmware)
-            self.estate.vms[vm.name] = made
+            self.estate.vms[vm.name] = VmFacts(
+                vm.name, vm.owner, vm.host, Power.OFF, vm.cpus, vm.memory, vm.firmware, secure_boot=vm.secure_boot,
+                system=vm.system,
+            )  # fmt: skip
 
     async def delete(self, name: str, owner: str) -> None:
         """Without its disks."""
@@ -324,6 +327,11 @@ class MemoryBench:
         """It takes no VMs."""
         self._estate.hosts[name] = replace(self._estate.hosts[name], usable=False)
         self._estate.tell(HostChanged(name, usable=False))
+
+    async def move_vm(self, name: str, host: str) -> None:
+        """It is there at once."""
+        self._estate.put(name, host=host)
+        self._estate.tell(Moved(name, host))
 
     async def restart(self) -> Platform:
         """Another connection."""

@@ -23,8 +23,8 @@ from drsim.core.recovery.plan import Commit, Kind, Nic, Plan, PlannedVm, Shutdow
 from drsim.core.recovery.report import Outcome, Report
 from drsim.core.status import Regions
 from drsim.core.units import Ns
-from drsim.real.ports import Firmware, Power
-from drsim.real.target import Target
+from drsim.real.ports import Power
+from drsim.real.target import Origin, Target
 from drsim.verify.conformance.bench import Bench
 from drsim.verify.conformance.boot import speaking
 from drsim.verify.conformance.claims import MEMORY, OTHER, SIZE, a_vm, demand, left_behind
@@ -56,13 +56,9 @@ class Sentences:
         with to.open("r+b") as file:
             file.write(content)
 
-    def firmware(self, vm: VmId) -> Firmware:
-        """As old as the boot sector."""
-        return Firmware.BIOS
-
-    def ready(self, vm: VmId) -> str:
-        """What it prints first."""
-        return f"vm {vm}"
+    def origin(self, vm: VmId) -> Origin:
+        """As old as the boot sector; what it prints first."""
+        return Origin(ready=f"vm {vm}")
 
 
 def sentence(vm: VmId, checkpoint: CheckpointId | None) -> str:

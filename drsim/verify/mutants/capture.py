@@ -6,9 +6,11 @@ import numpy as np
 
 from drsim.core.batch import OpenFrame, WriteBatch
 from drsim.core.bitmap import DirtyBitmap
+from drsim.core.effects import Capture, Effect
 from drsim.core.events import GuestWrote
+from drsim.core.messages import Trigger
 from drsim.core.protected_vra import ProtectedVra
-from drsim.core.sender import Sender
+from drsim.core.sender import IN_SYNC, Sender
 from drsim.verify.explorer import Tap
 from drsim.verify.guests import Write
 from drsim.verify.mutants.base import Patch, mutant, patched, several
@@ -104,3 +106,30 @@ def last_region_of_a_write_not_marked() -> Patch:
         mark(self, WriteBatch.of(batch.vm, batch.volume, batch.lba, first, batch.issued))
 
     return several(patched(DirtyBitmap, "mark", mutated))
+
+
+@mutant(by=("P12",))
+def missed_writes_forgotten() -> Patch:
+    """Writes that the tap had no room for make the stream synchronize, but where they went is not marked."""
+
+    def mutated(self: Sender, batch: WriteBatch) -> object:
+        return self.fold(Trigger.PROTECTED_VRA) if self.state is IN_SYNC else []
+
+    return patched(Sender, "missed", mutated)
+
+
+@mutant(by=("P1", "P12"))
+def missed_writes_leave_the_stream_in_sync() -> Patch:
+    """Where missed writes went is dirty, and the stream counts as in sync all the same."""
+    return patched(Sender, "missed", Sender._mark)
+
+
+@mutant(by=("P20",))
+def content_not_asked_for_again() -> Patch:
+    """A sweep tells the tap to keep no content, and its end does not take that back."""
+    sweep = Sender._sweep
+
+    def mutated(self: Sender) -> list[Effect]:
+        return [effect for effect in sweep(self) if not (isinstance(effect, Capture) and effect.content)]
+
+    return patched(Sender, "_sweep", mutated)

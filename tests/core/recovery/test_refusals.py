@@ -52,6 +52,7 @@ CASES: dict[str, tuple[Plan, Facts, str]] = {
     "network": (with_nic(network="dmz"), GOOD, "map it to one of: lan, test"),
     "gateway": (with_nic(gateway="10.0.1.254"), GOOD, "outside 10.0.0.0/24"),
     "address": (with_nic(address="10.0.0.300"), GOOD, "an address of app-0 is wrong"),
+    "mask": (with_nic(mask="255.0.255.0"), GOOD, "an address of app-0 is wrong"),
     "memory": (LIVE, replace(GOOD, memory={"r1": 7 << 30}), "lacks 1.0 GiB of memory"),
     "CPUs": (LIVE, replace(GOOD, cpus={"r1": 1}), "lacks 1 CPUs"),
     "host": (LIVE, replace(GOOD, memory={}, cpus={}), "recovery host r1 is not there"),
@@ -106,3 +107,8 @@ def test_all_reasons_at_once_and_nothing_is_touched() -> None:
     assert len(report.reasons) == 4
     assert rehearsal.performed == 1
     assert platform.digest() == before
+
+
+@pytest.mark.parametrize("mask", ["24", "255.255.255.0", None])
+def test_a_mask_may_be_said_in_two_ways_and_left_out(mask: str | None) -> None:
+    assert str(Nic("lan", "10.0.0.1", mask).subnet) == "10.0.0.0/24"
