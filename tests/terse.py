@@ -12,6 +12,7 @@ from drsim.core.batch import WriteBatch
 from drsim.core.effects import (
     Append,
     Arm,
+    Capture,
     Discard,
     Effect,
     Forget,
@@ -48,6 +49,7 @@ from drsim.core.events import (
     VmLeft,
     VolumeFound,
     VolumeLost,
+    WritesMissed,
 )
 from drsim.core.facts import (
     BitmapGivenUp,
@@ -310,6 +312,8 @@ def event(e: Event, name: Name) -> str:
     match e:
         case GuestWrote(_, batch):
             return f"wrote {span(batch)}"
+        case WritesMissed(_, batch):
+            return f"wrote {span(batch)}, content unknown"
         case Received(sender, said):
             return f"<- {name(sender)}: {message(said)}"
         case Fired(timer):
@@ -388,6 +392,8 @@ def effect(e: Effect, name: Name) -> str:
             return f"discard what there is of {', '.join(f'vm{vm}' for vm in vms)}{part(stream)}"
         case TapVolumes(spec):
             return f"tap {', '.join(f'vm{vm}' for vm in spec.vms)}{part(spec.id)}"
+        case Capture(_, content):
+            return "capture content" if content else "capture without content"
         case UntapVolumes(stream):
             return f"untap the stream to {host(stream.target)}{part(stream)}"
         case Keep(checkpoint):

@@ -8,9 +8,9 @@ import typer
 
 from drsim.core.errors import FileError
 from drsim.study.output import write_file
-from drsim.verify.diagram import draw
-from drsim.verify.story import tell
+from drsim.verify.pictures import draw
 from drsim.verify.swarm import operations
+from drsim.verify.tale import tell
 from drsim.verify.token import decode
 
 WIDTH = 110

@@ -191,14 +191,15 @@ class WriteBatch:
         return tuple(counts.tolist()), tuple(int(s) * SECTOR for s in sizes)
 
     def _per_vm_of_few(self, vms: Sequence[VmId]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        of = self.vm.tolist()
+        columns, lo, hi = self.columns, self.lo, self.hi
+        of = columns.vm[lo:hi].tolist()
         counts = tuple(map(of.count, vms))
         if sum(counts) != len(of):
             raise CoreError("a row of a VM that the stream does not have")
         if len(vms) == 1:
             return counts, (self.nbytes,)
         sectors = dict.fromkeys(vms, 0)
-        for vm, length in zip(of, self.sectors.tolist(), strict=True):
+        for vm, length in zip(of, columns.sectors[lo:hi].tolist(), strict=True):
             sectors[vm] += length
         return counts, tuple([n * SECTOR for n in sectors.values()])
 

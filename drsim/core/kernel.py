@@ -34,7 +34,7 @@ class Kernel:
         self._issued: dict[Address, int] = {}
         self._clocks: dict[Address, Ns] = {}  # sites need not agree on the time
         self._trace = trace
-        self._now, self._steps_now, self._max_steps = Ns(-1), 0, max_steps
+        self._now, self._last, self._max_steps = Ns(-1), 0, max_steps
 
     def add(self, address: Address, machine: Machine) -> None:
         """Put a machine at an address. Raises CoreError when the address is taken."""
@@ -59,16 +59,16 @@ class Kernel:
     def step(self, now: Ns, address: Address, event: Event) -> tuple[int, Sequence[Effect]]:
         """The same for who has no use for most ids: the number of the first effect, and the effects."""
         if now != self._now:
-            self._now, self._steps_now = now, 0
+            self._now, self._last = now, self.steps + self._max_steps
         assert now >= self._clocks[address], "time does not go back"
         self._clocks[address] = now
-        self._steps_now += 1
-        if self._steps_now > self._max_steps:
+        if self.steps >= self._last:
             raise CoreError(f"more than {self._max_steps} steps at one instant", place=address)
         self.steps += 1
         effects = self.machines[address].handle(now, event)
         if self._trace is not None:
             self._trace.record(now, address, event, effects)
         first = self._issued[address]
-        self._issued[address] = first + len(effects)
+        if effects:
+            self._issued[address] = first + len(effects)
         return first, effects

@@ -162,7 +162,7 @@ class ProtectedVra:
             case GuestWrote():
                 sender, batch = self.senders[event.stream], event.batch
                 effects, taken = sender.capture(batch, self.limit - self.used)
-                if taken == len(batch) and not sender.syncing:
+                if sender.state is IN_SYNC and taken == len(batch):
                     return effects
                 effects += self._overflow(sender, event, taken)
             case WritesMissed(stream, batch):
@@ -192,7 +192,8 @@ class ProtectedVra:
                 effects = [e for s in self.senders.values() for e in s.started()]
             case _:
                 raise PeerError(f"a protected VRA cannot take {event!r}", place=self.address)
-        return effects + self._tell()
+        told = self._tell()
+        return effects + told if told else effects
 
     def _performed(self, event: Done | Failed) -> list[Effect]:
         asked = event.effect
@@ -419,11 +420,13 @@ class ProtectedVra:
         """Tell the managers which streams entered or left synchronization."""
         effects: list[Effect] = []
         for id_, sender in self.senders.items():
-            told, syncing = self._told[id_], sender.state is not IN_SYNC
-            if told is SETTLED and not syncing:
+            told = self._told[id_]
+            if sender.state is not IN_SYNC:
+                state = sender.sync, sender.refused is not None, sender.trigger, bool(sender.missing)
+            elif told is SETTLED:
                 continue
-            now = (sender.sync, sender.refused is not None, sender.trigger, bool(sender.missing))
-            state = now if syncing else SETTLED
+            else:
+                state = SETTLED
             if state != told:
                 self._told[id_] = state
                 effects.append(self._answer(id_.vpg, SyncChanged(id_, *state)))

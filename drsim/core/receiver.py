@@ -51,7 +51,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drsim.core.batch import WriteBatch
+from drsim.core.batch import FEW, WriteBatch
 from drsim.core.effects import Append, Discard, Effect, Promote, Publish, ReadDigests, Send
 from drsim.core.errors import PeerError
 from drsim.core.facts import FrameRefused
@@ -81,6 +81,19 @@ from drsim.core.units import SECTOR, Lsn
 from drsim.core.window import reaches
 
 NOTHING = WriteBatch.of((), (), (), (), (), b"")
+
+
+def unlike(some: bytes, others: bytes, regions: int) -> bytes:
+    """Which of so many digests, one after another, are not the same in both: a byte for each, 0 or 1."""
+    if some == others:
+        return bytes(regions)
+    width = len(some) // regions
+    if regions <= FEW:
+        each = range(0, len(some), width)
+        return bytes([some[at : at + width] != others[at : at + width] for at in each])
+    differ = np.frombuffer(some, np.uint8) != np.frombuffer(others, np.uint8)
+    found: bytes = differ.reshape(regions, width).any(axis=1).tobytes()
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +267,10 @@ class Receiver:
     def _refusal(self, frame: Frame) -> Refusal | None:
         if self.stalled:
             return Refusal.FULL
-        if not all(journal.has_room(frame.sizes[n]) for n, journal in self._own):
-            self.blocked = frame.sizes
-            return Refusal.LIMIT
+        for n, journal in self._own:
+            if not journal.has_room(frame.sizes[n]):
+                self.blocked = frame.sizes
+                return Refusal.LIMIT
         if self.pending and frame.nbytes > self._room():
             return Refusal.BUSY
         return None
@@ -402,9 +416,7 @@ class Receiver:
         theirs = len(message.digests)
         if regions < 1 or not theirs or theirs % regions or (digests is not None and len(digests) != theirs):
             raise PeerError(f"{self.spec.id}: digests of {regions} regions have {theirs} bytes")
-        width, source = theirs // regions, message.digests
-        each = range(0, theirs, width)
-        differs = bytes([digests is None or digests[at : at + width] != source[at : at + width] for at in each])
+        differs = b"\x01" * regions if digests is None else unlike(digests, message.digests, regions)
         return [Send(self.spec.id.source, Compared(self.spec.id, self.generation, self.epoch, asked.extent, differs))]
 
     def sync_done(self, message: SyncDone) -> list[Effect]:

@@ -250,6 +250,8 @@ class RecoveryVra:
                 return []
 
     def _ask_again(self) -> list[Effect]:
+        if not self._asking:
+            return []
         asking, self._asking = self._asking, {}
         return [e for message in asking.values() for e in self._begins(message)]
 

@@ -190,13 +190,13 @@ class Sender:
         """
         if self.state not in NUMBERING:
             return self._mark(batch), len(batch)
-        nbytes = batch.nbytes
-        taken = len(batch) if nbytes <= room else batch.rows_within(room)
+        nbytes, rows = batch.nbytes, len(batch)
+        taken = rows if nbytes <= room else batch.rows_within(room)
         effects: list[Effect] = []
         if taken and not self._flushing:
             self._flushing = True
             effects.append(Arm(self._flush_timer, Ns(self.tweaks.frame_delay)))
-        if taken < len(batch):
+        if taken < rows:
             batch = batch.rows(0, taken)
             nbytes = batch.nbytes
         while batch.hi > batch.lo:
@@ -205,20 +205,16 @@ class Sender:
 
     def _fill(self, batch: WriteBatch, nbytes: int, effects: list[Effect]) -> tuple[WriteBatch, int]:
         """Move rows into the open frame, cut it when full; returns what is left."""
-        opened, tweaks = self._open, self.tweaks
-        rows = min(len(batch), tweaks.frame_writes - opened.rows)
-        size = nbytes if rows == len(batch) else batch.rows(0, rows).nbytes
+        opened, tweaks, waiting = self._open, self.tweaks, len(batch)
+        rows = min(waiting, tweaks.frame_writes - opened.rows)
+        size = nbytes if rows == waiting else batch.rows(0, rows).nbytes
         if opened.nbytes + size >= tweaks.frame_bytes:  # the row that reaches the limit is the frame's last
             rows = min(rows, batch.rows_within(tweaks.frame_bytes - opened.nbytes - 1) + 1)
             size = batch.rows(0, rows).nbytes
-        if rows == len(batch):
-            part, rest = batch, batch.rows(rows, rows)
-        else:
-            part, rest = batch.rows(0, rows), batch.rows(rows, len(batch))
-        opened.add(part, size)
+        opened.add(batch if rows == waiting else batch.rows(0, rows), size)
         if opened.rows >= tweaks.frame_writes or opened.nbytes >= tweaks.frame_bytes:
             effects += self.flush()
-        return rest, nbytes - size
+        return batch.rows(rows, waiting), nbytes - size
 
     def missed(self, batch: WriteBatch) -> list[Effect]:
         """Guest writes whose content nobody kept: where they went is dirty."""
@@ -239,7 +235,7 @@ class Sender:
         frame = Frame(self.spec.id, self.generation, self.epoch, self.numbered, upto, sizes, sync, batch)
         self.numbered = upto
         self._queue.append(frame)
-        self._queued_bytes += frame.nbytes
+        self._queued_bytes += sum(sizes)
         return frame
 
     def _pump(self) -> list[Effect]:
@@ -248,13 +244,14 @@ class Sender:
             return effects
         while self._queue and self._queue[0] is not self._reading:
             frame = self._queue[0]
-            if not self.window.has_room(frame.nbytes):
+            nbytes = frame.nbytes
+            if not self.window.has_room(nbytes):
                 break
             self._queue.popleft()
-            self._queued_bytes -= frame.nbytes
+            self._queued_bytes -= nbytes
             self.window.add(frame)
             if frame.sync:
-                self._sync_sent += frame.nbytes
+                self._sync_sent += nbytes
             effects.append(Send(self.spec.id.target, frame))
         if self.state in SWEEPING:
             effects += self._sweep()

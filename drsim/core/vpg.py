@@ -537,7 +537,7 @@ class Vpg:
             return Trigger.CONFIGURATION.value
         if self.paused or self._resting:
             return "paused by the user" if self.paused else "paused to keep the history"
-        if self._missing():
+        if regions.sync is Sync.PAUSED_MISSING:
             return Trigger.MISSING_VOLUME.value
         if worst is not None:
             return worst.trigger.value

@@ -16,7 +16,9 @@ A subclass performs effects (`perform`) and hears of those that need no answer (
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from itertools import compress
 from operator import attrgetter
+from typing import Any
 
 from drsim.core.effects import (
     Append,
@@ -45,7 +47,6 @@ from drsim.core.kernel import Kernel, Sink
 from drsim.core.machine import Machine
 from drsim.core.messages import Message
 from drsim.core.names import Address
-from drsim.core.units import Ns
 
 Link = tuple[Address, Address]
 Key = tuple[str, Address, object]
@@ -80,8 +81,8 @@ class Bags:
         self.skew: dict[Address, int] = {}  # how far a machine's clock is from ours
         self.stepped: Callable[[Address, Event], None] | None = None
         """Told of each step of a machine, when its effects are in the bags."""
-        self.watched: frozenset[type] = frozenset()
-        """Of which messages `sent` is told, before they go on their way."""
+        self.watched: Mapping[type, Callable[[Address, Any], None]] = {}
+        """Who is told of messages of a type, before they go on their way."""
 
     # -- what a subclass does ---------------------------------------------------------------------------------
 
@@ -92,9 +93,6 @@ class Bags:
     def told(self, address: Address, effect: Unanswered) -> None:
         """An effect that needs no answer."""
 
-    def sent(self, sender: Address, message: Message) -> None:
-        """A machine sends."""
-
     def swallowed(self) -> None:
         """A message vanished on a connection that is half open."""
 
@@ -103,8 +101,8 @@ class Bags:
     def post(self, address: Address, event: Event) -> None:
         """An event reaches a machine, and its effects go into the bags."""
         now = self.now + self.skew.get(address, 0) if self.skew else self.now
-        first, effects = self.kernel.step(Ns(now), address, event)
-        for n, effect in enumerate(effects, first) if effects else ():
+        n, effects = self.kernel.step(now, address, event)  # type: ignore[arg-type]
+        for effect in effects:
             kind = type(effect)
             if kind is Send:
                 self.send(address, effect.to, effect.message)  # type: ignore[union-attr]
@@ -114,13 +112,15 @@ class Bags:
                 self.timers[address, effect.timer] = self.now + effect.delay  # type: ignore[union-attr]
             else:
                 self.told(address, effect)  # type: ignore[arg-type]
+            n += 1
         if self.stepped is not None:
             self.stepped(address, event)
 
     def send(self, sender: Address, to: Address, message: Message) -> None:
         """A message goes on its way, if there is one."""
-        if type(message) in self.watched:
-            self.sent(sender, message)
+        watcher = self.watched.get(type(message))
+        if watcher is not None:
+            watcher(sender, message)
         link = sender, to
         if self.half_open and (link in self.half_open or (to, sender) in self.half_open):
             self.swallowed()
@@ -141,6 +141,11 @@ class Bags:
         work.append((id_, effect))
 
     # -- drawing from the bags --------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> list[Key]:
+        """On which targets effects are begun and not yet answered."""
+        return list(compress(self.work, self.work.values()))
 
     def deliver(self, link: Link) -> None:
         """The next message from one address to another arrives."""

@@ -4,7 +4,8 @@ The questions themselves are in `superset.py` (P12), `content.py` (journals, ima
 (what machines say about themselves); what all properties demand is in `properties.py`.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from drsim.core.effects import Promote
 from drsim.core.events import Done, Event, Fired, Received
@@ -17,7 +18,7 @@ from drsim.core.facts import (
     SyncEnded,
     SyncStarted,
 )
-from drsim.core.messages import Ack, Checkpoint, Compared, Frame, Held, Hold, Lineage, Listed, Message, Position, Resync
+from drsim.core.messages import Ack, Checkpoint, Compared, Frame, Held, Hold, Lineage, Listed, Position, Resync
 from drsim.core.names import Address, CheckpointId, StreamId, VmId
 from drsim.core.window import reaches
 from drsim.verify import linear
@@ -47,9 +48,6 @@ from drsim.verify.content import (
 from drsim.verify.quiesce import claimed, held, ran_out, under_way
 from drsim.verify.reports import account, honest, reported, shown, synced, truthful, unsynced
 
-WATCHED = frozenset((Ack, Compared, Frame, Held, Hold, Resync, Listed))
-"""Messages that a property is about."""
-
 
 class Checkers:
     """When each property is asked."""
@@ -69,6 +67,11 @@ class Checkers:
         self._sealed: dict[str, CheckpointId] = {}  # of each VPG, the newest that had come when its generation began
         self._mirrors: dict[VmId, bytes] = {}
         self._sync_sent: dict[StreamId, int] = {}  # bytes of sync frames since a stream fell out of sync
+        self.watched: dict[type, Callable[[Address, Any], None]] = {
+            Ack: self._acknowledges, Frame: self._sends, Held: self._answers, Hold: self._asks,
+            Compared: self._compares, Resync: self._begins, Listed: self._lists,
+        }  # fmt: skip
+        """Messages that a property is about, and what is asked when one is sent."""
         estate = x.estate
         self._streams: dict[Address, dict[StreamId, Superset]] = {}
         self.configured()
@@ -90,17 +93,17 @@ class Checkers:
     def stepped(self, address: Address, event: Event) -> None:
         """A machine took a step. One that is about a single stream is looked at for that stream alone."""
         kind = type(event)
-        if kind is Fired and self.x.freezer.frozen and event.timer.startswith("freeze "):  # type: ignore[union-attr]
-            ran_out(self.x, address, event.timer.removeprefix("freeze "))  # type: ignore[union-attr]
         about = event.message if kind is Received else event.effect if kind is Done else event  # type: ignore[union-attr]
-        streams = self._streams.get(address)
-        if streams is not None:
+        if address in self._streams:
+            streams = self._streams[address]
             stream = getattr(about, "stream", None)
             if stream is None:
                 for superset in streams.values():
                     superset.check()
-            elif (mine := streams.get(stream)) is not None:
-                mine.check()
+            elif stream in streams:
+                streams[stream].check()
+            if kind is Fired and self.x.freezer.frozen and event.timer.startswith("freeze "):  # type: ignore[union-attr]
+                ran_out(self.x, address, event.timer.removeprefix("freeze "))  # type: ignore[union-attr]
         elif address in self._managers:
             honest(self.x, self._managers[address])
         elif type(about) is Lineage:
@@ -116,42 +119,49 @@ class Checkers:
         """A generation begins."""
         self._sealed[vpg.name] = self.x.catalog(vpg.name).newest_seen
 
-    def sent(self, sender: Address, message: Message) -> None:
-        """A machine sends."""
-        match message:
-            case Ack():
-                stream, disks = message.stream, self.x.disks[message.stream]
-                if self.enabled and message.epoch == disks.epoch and not reaches(disks.end, message.durable):
-                    said = f"{stream}: acknowledged up to {message.durable}, durable up to {disks.end}"
-                    raise Violation("P8", said, stream=stream)
-            case Frame():
-                if message.sync:
-                    stream = message.stream
-                    self._sync_sent[stream] = self._sync_sent.get(stream, 0) + message.nbytes
-            case Held(vpg=vpg, checkpoint=checkpoint):
-                cut = self.cuts.setdefault((vpg, checkpoint), {})
-                cut.update(self.x.note_held(sender, message))
-                self.tapped.setdefault((vpg, checkpoint), {}).update(self.x.note_tapped(message))
-                if self.enabled and any(unsynced(self.x.sender(s)) for s in message.cut):
-                    raise Violation("P12", f"checkpoint {checkpoint}: {sender} answers although a VM is synchronizing")
-                if self.enabled:
-                    held(self.x, sender, message)
-            case Hold(vpg=vpg, checkpoint=checkpoint):
-                self.asked.setdefault((vpg, checkpoint), self.x.now)
-                self.when.setdefault((vpg, self.x.now + self.x.skew.get(sender, 0)), self.x.now)
-            case Compared(differs=differs):
-                if 0 in differs:
-                    self.x.probes.add("a region was found equal")
-            case Resync() if self.enabled:
-                fresh(self.x, message)
-            case Listed() if self.enabled:
-                reported(self.x, message)
+    def _acknowledges(self, _: Address, message: Ack) -> None:
+        stream, disks = message.stream, self.x.disks[message.stream]
+        if self.enabled and message.epoch == disks.epoch and not reaches(disks.end, message.durable):
+            said = f"{stream}: acknowledged up to {message.durable}, durable up to {disks.end}"
+            raise Violation("P8", said, stream=stream)
+
+    def _sends(self, _: Address, message: Frame) -> None:
+        if message.sync:
+            stream = message.stream
+            self._sync_sent[stream] = self._sync_sent.get(stream, 0) + message.nbytes
+
+    def _answers(self, vra: Address, message: Held) -> None:
+        vpg, checkpoint = message.vpg, message.checkpoint
+        self.cuts.setdefault((vpg, checkpoint), {}).update(self.x.note_held(vra, message))
+        self.tapped.setdefault((vpg, checkpoint), {}).update(self.x.note_tapped(message))
+        if self.enabled and any(unsynced(self.x.sender(s)) for s in message.cut):
+            raise Violation("P12", f"checkpoint {checkpoint}: {vra} answers although a VM is synchronizing")
+        if self.enabled:
+            held(self.x, vra, message)
+
+    def _asks(self, manager: Address, message: Hold) -> None:
+        self.asked.setdefault((message.vpg, message.checkpoint), self.x.now)
+        self.when.setdefault((message.vpg, self.x.now + self.x.skew.get(manager, 0)), self.x.now)
+
+    def _compares(self, _: Address, message: Compared) -> None:
+        if 0 in message.differs:
+            self.x.probes.add("a region was found equal")
+
+    def _begins(self, _: Address, message: Resync) -> None:
+        if self.enabled:
+            fresh(self.x, message)
+
+    def _lists(self, _: Address, message: Listed) -> None:
+        if self.enabled:
+            reported(self.x, message)
 
     def published(self, address: Address, fact: Fact) -> None:
         """A machine made something known."""
         if not self.enabled:
             return
         match fact:
+            case StateChanged():
+                shown(address, fact.regions)
             case CheckpointSealed(vpg=vpg, checkpoint=checkpoint):
                 cut = self.cuts[vpg, checkpoint]
                 guests = [(self.x.guests[vm], k) for vm, k in cut.items()]
@@ -161,8 +171,6 @@ class Checkers:
                 seal = linear.Seal(frozenset(cut), fact.tag)
                 self._control[vpg].append(linear.Operation(seal, self.asked[vpg, checkpoint], self.x.now))
                 self.members[vpg] = set(cut).intersection(self.x.estate.vpg_of[vpg].vms)
-            case StateChanged(regions=regions):
-                shown(address, regions)
             case SyncStarted(stream=stream):
                 self._sync_sent.setdefault(stream, 0)
             case SyncEnded(stream=stream, sent_bytes=sent):

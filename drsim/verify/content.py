@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def capture(write: Write) -> None:
     """P1, when a write is acknowledged. Compares disk and log, not how long a guest waited."""
     guest = write.guest
-    if not 0 < write.index <= guest.captured:
+    if not 0 < write.index < len(guest.images):
         raise Violation("P1", f"VM {guest.vm}: a write was acknowledged before it was captured")
-    if guest.disk != guest.image:
+    if guest.disk != guest.images[-1]:
         raise Violation("P1", f"VM {guest.vm}: its disk is not what its writes make in the order of their capture")
 
 

@@ -31,7 +31,7 @@ from drsim.core.names import Address
 from drsim.verify.bags import Link
 from drsim.verify.complaint import demand
 from drsim.verify.guests import Write
-from drsim.verify.layout import LEFT, RIGHT, TOP, WIDTH, Box, Lane, Layout
+from drsim.verify.layout import LEFT, LOW, RIGHT, TOP, WIDTH, Box, Lane, Layout
 from drsim.verify.pen import (
     BAD,
     CONTROL_INK,
@@ -62,6 +62,9 @@ SHORT: dict[type, str] = {
 class Diagram(Layout):
     """See the module. Made once for each story."""
 
+    writes = "guest write"
+    """What a box is."""
+
     def __init__(self, story: Story) -> None:
         super().__init__(story)
         self.pen = Pen()
@@ -78,7 +81,7 @@ class Diagram(Layout):
     def _ground(self) -> None:
         pen = self.pen
         for lane in self.lanes.values():
-            machine = not isinstance(lane.of, int)
+            machine = lane.height == LOW
             pen.line([(LEFT - 8, lane.middle), (WIDTH - RIGHT + 14, lane.middle)], GRID, width=1.6 if machine else 1)
             pen.text(LEFT - 18, lane.middle + 4, lane.name, SOFT if machine else INK, size=12.5, anchor="end",
                      bold=not machine)  # fmt: skip
@@ -338,7 +341,7 @@ class Diagram(Layout):
     def _legend(self, y: float) -> None:
         pen, x = self.pen, 24.0
         cut = self.broken is not None and self.broken.checkpoint is not None
-        kinds = [(DATA, "write in the checkpoint"), (PAPER, "write not in it")] if cut else [(PALE, "guest write")]
+        kinds = [(DATA, "write in the checkpoint"), (PAPER, "write not in it")] if cut else [(PALE, self.writes)]
         for fill, says in kinds:
             pen.box(x, y - 10, 20, 13, fill=fill, stroke=DATA_INK, round_=3)
             pen.text(x + 27, y, says, SOFT, size=11.5)
@@ -360,8 +363,3 @@ def _colour(message: Message) -> str:
             return SYNC_INK
         case _:
             return CONTROL_INK
-
-
-def draw(story: Story) -> str:
-    """The time diagram of a story, as SVG."""
-    return Diagram(story).svg()

@@ -23,11 +23,12 @@ class VmDisks:
 
     `end`: how far frames went, whichever stream they came on; an epoch may begin beyond the last row.
 
-    `base`: what the mirror has; `parts`: the ends and sizes of the frames beyond it that had rows of the VM.
+    `tip`: the disk after the last row. `base`: what the mirror has; `parts`: the ends and sizes of the frames beyond it
+    that had rows of the VM.
     """
 
     mirror: bytearray
-    tip: bytearray
+    tip: bytes
     lsns: list[int]
     states: list[bytes]  # the disk after each row
     rows: list[tuple[int, int, bytes]]  # where in the disk, and what
@@ -50,8 +51,8 @@ class StreamDisks:
         self.end: Position = (0,) * len(spec.vms)
         self.vms: dict[VmId, VmDisks] = {}
         for vm in spec.vms:
-            blank = len(guests[vm].disk)
-            fresh = VmDisks(bytearray(blank), bytearray(blank), [], [], [], [])
+            blank = bytes(len(guests[vm].disk))
+            fresh = VmDisks(bytearray(blank), blank, [], [], [], [])
             self.vms[vm] = follows.vms[vm] if follows is not None and vm in follows.vms else fresh
 
     def continues(self, frame: Frame) -> bool:
@@ -94,9 +95,9 @@ class StreamDisks:
 
     def _put(self, vm: VmId, lsn: int, start: int, stop: int, data: bytes, write: Write | None) -> None:
         disks = self.vms[vm]
-        disks.tip[start:stop] = data
+        disks.tip = disks.tip[:start] + data + disks.tip[stop:]
         disks.lsns.append(lsn)
-        disks.states.append(bytes(disks.tip))
+        disks.states.append(disks.tip)
         disks.rows.append((start, stop, data))
         disks.writes.append(write)
 
@@ -124,7 +125,7 @@ class StreamDisks:
         """Journals and mirrors of these VMs are deleted; or the mirrors stay, with what the journals had."""
         for vm in vms:
             disk = self.vms[vm].tip if keep_disks else bytes(len(self.vms[vm].tip))
-            self.vms[vm].__init__(bytearray(disk), bytearray(disk), [], [], [], [], end=self.vms[vm].end)  # type: ignore[misc]
+            self.vms[vm].__init__(bytearray(disk), disk, [], [], [], [], end=self.vms[vm].end)  # type: ignore[misc]
 
     def close(self) -> None:
         """Nothing of the stream is there any more: whoever opens it again begins anew."""

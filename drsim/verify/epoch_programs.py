@@ -8,7 +8,7 @@ from drsim.verify import operations as common
 from drsim.verify.epochs import EpochWorld
 from drsim.verify.estate import TIGHT, TINY, Shape
 from drsim.verify.explorer import Explorer
-from drsim.verify.operations import Operation, codes, faults
+from drsim.verify.operations import Operation, codes
 from drsim.verify.operators import force, pause
 from drsim.verify.program import HEAD, follow, weighed
 
@@ -109,7 +109,7 @@ OPERATIONS = (
     Operation("vMotion", 2, _moves, "moves"),
 )
 """As in `operations.py`: a place is a code. Append only, never reorder, never remove."""
-TABLE, FAULTS = codes(OPERATIONS), faults(OPERATIONS)
+TABLE = codes(OPERATIONS)
 
 
 def shape_of(program: bytes) -> Shape:
@@ -122,14 +122,6 @@ def shape_of(program: bytes) -> Shape:
     )  # fmt: skip
 
 
-def operations_of(program: bytes) -> list[Operation]:
-    """What a program does, but for the faults that it does without."""
-    mask = int.from_bytes(program[6:8], "little")
-    without = {fault for n, fault in enumerate(FAULTS) if mask >> n & 1}
-    named = [OPERATIONS[code] for code in program[HEAD : len(program) - 2 : 3] if code < len(OPERATIONS)]
-    return [operation for operation in named if operation.fault not in without]
-
-
 def weighed_epochs(raw: bytes) -> bytes:
     """A program of random bytes."""
     return weighed(raw, TABLE)
@@ -140,9 +132,11 @@ def random_epochs(seed: int) -> bytes:
     return weighed_epochs(random.Random(seed).randbytes(LENGTH))
 
 
-def run_epochs(program: bytes, *, trace: Sink | None = None) -> EpochWorld:
+def run_epochs(
+    program: bytes, *, trace: Sink | None = None, explorer: type[EpochWorld] = EpochWorld
+) -> EpochWorld:  # fmt: skip
     """Play a program: faults, then healing. Raises Violation when a property does not hold."""
-    x = EpochWorld(shape_of(program), trace=trace)
+    x = explorer(shape_of(program), trace=trace)
     with closing(x):
         follow(x, program, operations=OPERATIONS)
     return x

@@ -119,7 +119,7 @@ class Source:
         await _Answer(SOURCE)
         guest, volume = self._find(disk)
         part, start = self._part(self._open[epoch.id], guest, volume), area.offset // SECTOR
-        return sector_bytes(part[2 * start : 2 * (start + area.length // SECTOR)])
+        return bytes(sector_bytes(part[2 * start : 2 * (start + area.length // SECTOR)]))
 
     async def end(self, epoch: Epoch) -> None:
         """The port's."""
@@ -150,7 +150,7 @@ class Shadow:
     def read(self, offset: int, length: int) -> bytes:
         """The port's."""
         start = self._start + offset // SECTOR
-        return sector_bytes(bytes(self._guest.disk[2 * start : 2 * (start + length // SECTOR)]))
+        return bytes(sector_bytes(self._guest.disk[2 * start : 2 * (start + length // SECTOR)]))
 
     def write(self, writes: list[tuple[int, bytes]]) -> None:
         """The port's."""
@@ -341,7 +341,7 @@ class EpochWorld(Explorer):
     def new_write(self, vm: VmId, index: int, lba: int, sectors: int, *, discard: bool = False) -> Write:
         """What nobody but an epoch writes to a shadow: what is there already."""
         write = super().new_write(vm, index, lba, sectors)
-        write.data = bytes(write.guest.disk[2 * write.start : 2 * write.stop])
+        write.data = write.guest.disk[2 * write.start : 2 * write.stop]
         return write
 
     def perform(self, address: Address, effect: Effect) -> object:
@@ -353,11 +353,11 @@ class EpochWorld(Explorer):
     def routine(self) -> None:
         """One epoch, undisturbed."""
         self.unwritable = False
-        self._end()
+        self._undisturbed()
         self.begin()
-        self._end()
+        self._undisturbed()
 
-    def _end(self) -> None:
+    def _undisturbed(self) -> None:
         for _ in range(PATIENCE):
             if self.taking is None:
                 return
@@ -370,19 +370,26 @@ class EpochWorld(Explorer):
         raise Violation("P20", f"{self.name}: an epoch waits for ever")
 
 
+def images_of(x: Explorer, checkpoint: Checkpoint) -> dict[VmId, bytes]:
+    """Each VM's disks at a checkpoint."""
+    return {
+        vm: x.disks[stream].image(vm, upto)
+        for stream, cut in checkpoint.cut.items()
+        for vm, upto in x.disks[stream].cut_through(cut)
+    }
+
+
 def exact(x: EpochWorld, checkpoint: Checkpoint) -> None:
     """P3, P5, P6, when a checkpoint is listed: its images are the snapshots of one epoch, no older than it says."""
-    number, images = checkpoint.id, {}
-    for stream, cut in checkpoint.cut.items():
-        for vm, upto in x.disks[stream].cut_through(cut):
-            images[vm] = x.disks[stream].image(vm, upto)
+    number, images = checkpoint.id, images_of(x, checkpoint)
     for vm, image in images.items():
         if not any(epoch.held.get(vm) == image for epoch in x.taken):
             said = f"checkpoint {number}: VM {vm}'s disks are as in no snapshot of it"
             raise Violation("P3", said, vpg=checkpoint.vpg, checkpoint=number, vm=vm)
     whole = [epoch for epoch in x.taken if epoch.held == images]
     if not whole:
-        raise Violation("P5", f"checkpoint {number}: its VMs are of several epochs", vpg=checkpoint.vpg)
+        said = f"checkpoint {number}: its VMs are of several epochs"
+        raise Violation("P5", said, vpg=checkpoint.vpg, checkpoint=number)
     if not any(min(epoch.at.values()) >= checkpoint.taken for epoch in whole):
         at = max(min(epoch.at.values()) for epoch in whole)
         said = f"checkpoint {number} says that it was taken at {checkpoint.taken}, its newest epoch is of {at}"

@@ -5,8 +5,8 @@ writes, and the disks of a VM fit a short byte string.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
 
 from drsim.core.catalog import Catalog
 from drsim.core.events import Reconfigured
@@ -31,7 +31,6 @@ from drsim.core.recovery_vra import RecoveryVra
 from drsim.core.units import SECTOR, Ns
 from drsim.core.vpg import Vpg
 from drsim.spec.tweaks import Tweaks
-from drsim.verify.guests import bits
 
 KIB = 1 << 10
 TINY = Tweaks(
@@ -121,6 +120,18 @@ class VpgEstate:
         return [*((s, self.manager) for s in self.sources), *((self.catalog, t) for t in self.targets)]
 
 
+@cache
+def _volumes(vm: VmId, sectors: tuple[int, ...]) -> tuple[VolumeInfo, ...]:
+    return tuple(VolumeInfo(VolumeId(vm * 10 + n), vm, s) for n, s in enumerate(sectors))
+
+
+@cache
+def _room(vm: VmId, sectors: tuple[int, ...], more: int) -> tuple[VolumeInfo, ...]:
+    first, *rest = _volumes(vm, sectors)
+    another = (VolumeInfo(VolumeId(vm * 10 + 9), vm, more + 1),) if more else ()
+    return (VolumeInfo(first.id, first.vm, first.sectors + more), *rest, *another)
+
+
 class Estate:
     """The machines of a shape, by address, and the configuration of its VPGs: a new one makes a new estate."""
 
@@ -151,7 +162,7 @@ class Estate:
     def configured(self, vpg: VpgEstate) -> "Estate":
         """The estate with another configuration of a VPG."""
         changed = Estate(self.shape, tuple(vpg if v.name == vpg.name else v for v in self.vpgs))
-        changed.addresses, changed.regions = self.addresses, self.regions
+        changed.addresses = self.addresses
         return changed
 
     def _vpg(self, number: int) -> VpgEstate:
@@ -170,27 +181,11 @@ class Estate:
 
     def volumes(self, vm: VmId) -> tuple[VolumeInfo, ...]:
         """The disks of a VM, as they are in the beginning."""
-        return tuple(VolumeInfo(VolumeId(vm * 10 + n), vm, s) for n, s in enumerate(self.shape.volumes))
+        return _volumes(vm, self.shape.volumes)
 
     def room(self, vm: VmId) -> tuple[VolumeInfo, ...]:
         """All that the disks of a VM may become."""
-        first, *rest = self.volumes(vm)
-        more = self.shape.room
-        another = (VolumeInfo(VolumeId(vm * 10 + 9), vm, more + 1),) if more else ()
-        return (replace(first, sectors=first.sectors + more), *rest, *another)
-
-    @cached_property
-    def regions(self) -> dict[int, tuple[VmId, int]]:
-        """The VM and the `bits` of each region that a dirty bitmap can have, by its key."""
-        table, size = {}, self.shape.tweaks.region_bytes // SECTOR
-        for vm in [*(vm for spec in self.streams.values() for vm in spec.vms), *self.spares]:
-            base = 0
-            for volume in self.room(vm):
-                for first in range(0, volume.sectors, size):
-                    key = volume.id << 40 | first // size
-                    table[key] = vm, bits(base + first, min(size, volume.sectors - first))
-                base += volume.sectors
-        return table
+        return _room(vm, self.shape.volumes, self.shape.room)
 
     def build(self, address: Address, earlier: "Earlier | None" = None) -> Machine:
         """The machine of an address: in its first life, or from what `earlier` ones left."""

@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import compress
 
 from drsim.core.batch import Columns, WriteBatch
 from drsim.core.catalog import AGE, Catalog
@@ -65,7 +66,7 @@ from drsim.core.events import (
 )  # fmt: skip
 from drsim.core.facts import CheckpointSealed, Fact, SyncEnded
 from drsim.core.kernel import Sink
-from drsim.core.messages import Checkpoint, Frame, Held, Message, Start
+from drsim.core.messages import Checkpoint, Frame, Held, Start
 from drsim.core.names import Address, CheckpointId, Extent, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.protected_vra import ProtectedVra
 from drsim.core.receiver import Receiver
@@ -76,7 +77,7 @@ from drsim.core.units import SECTOR
 from drsim.core.vpg import TICK, Vpg
 from drsim.verify import linear
 from drsim.verify.bags import Bags, Key, Link, Unanswered
-from drsim.verify.checkers import WATCHED, Checkers
+from drsim.verify.checkers import Checkers
 from drsim.verify.disks import StreamDisks
 from drsim.verify.estate import Earlier, Shape, VpgEstate, estate_of
 from drsim.verify.frames import merged, split
@@ -93,8 +94,10 @@ def fields_of(regions: Regions) -> str:
     return repr(regions)
 
 
-def by_stream(writes: Iterable[Write]) -> dict[StreamId | None, list[Write]]:
+def by_stream(writes: Sequence[Write]) -> Mapping[StreamId | None, Sequence[Write]]:
     """Writes by the stream that they go to now, in their order."""
+    if len(writes) == 1:
+        return {writes[0].guest.stream: writes}
     groups: dict[StreamId | None, list[Write]] = {}
     for write in writes:
         groups.setdefault(write.guest.stream, []).append(write)
@@ -181,7 +184,7 @@ class Explorer(Bags):
         self.states: set[int] = set()  # coarse, for counting how many different ones were seen
         self.freezer = Freezer(self)
         self.checks = Checkers(self, enabled=checking)
-        self.stepped, self.watched = self.checks.stepped, WATCHED
+        self.stepped, self.watched = self.checks.stepped, self.checks.watched
         for address in estate.addresses:
             self.post(address, Started())
 
@@ -189,10 +192,9 @@ class Explorer(Bags):
         """Of each VM what its disks hold in the beginning, and what the mirrors hold."""
         for vm, (disk, mirror) in left.items():
             guest = self.guests[vm]
-            guest.disk[:] = guest.image[:] = disk
-            guest.images[0] = disk
+            guest.disk = guest.images[0] = disk
             for disks in (d.vms[vm] for d in self.disks.values() if vm in d.vms):
-                disks.mirror[:] = disks.tip[:] = mirror
+                disks.mirror[:] = disks.tip = mirror
 
     # -- what another world adds ------------------------------------------------------------------------------
 
@@ -220,7 +222,8 @@ class Explorer(Bags):
 
     def has(self, stream: StreamId) -> bool:
         """Whether the VRAs of a stream, both, know of it."""
-        return self.known(stream) == 2
+        source, target = self.kernel.machines[stream.source], self.kernel.machines[stream.target]
+        return stream in source.senders and stream in target.receivers  # type: ignore[attr-defined]
 
     def receiver(self, stream: StreamId) -> Receiver:
         """The receiving half of a stream."""
@@ -241,9 +244,6 @@ class Explorer(Bags):
         return machine
 
     # -- the bags' effects ------------------------------------------------------------------------------------
-
-    def sent(self, sender: Address, message: Message) -> None:
-        self.checks.sent(sender, message)
 
     def swallowed(self) -> None:
         self.probes.add("half-open: a message vanished")
@@ -276,7 +276,7 @@ class Explorer(Bags):
         match effect:
             case Append():
                 frame = effect.frame
-                if (frame.stream.target, frame.stream.vpg) in self.full:
+                if self.full and (frame.stream.target, frame.stream.vpg) in self.full:
                     return StoreFull("no room")
                 if not self.disks[frame.stream].continues(frame):
                     return PlatformError("the frame does not continue the journal")
@@ -389,6 +389,12 @@ class Explorer(Bags):
 
     # -- what may happen --------------------------------------------------------------------------------------
 
+    @property
+    def carrying(self) -> list[Link]:
+        """Connections on which something is on its way, and arrives."""
+        links = compress(self.queues, self.queues.values())
+        return [link for link in links if link not in self.clogged] if self.clogged else list(links)
+
     def arrive(self, link: Link, count: int = 1) -> None:
         """The next messages from one address to another arrive."""
         self.now += 1
@@ -417,8 +423,7 @@ class Explorer(Bags):
     def drain(self, rounds: int = 200) -> None:
         """Everything under way arrives and is done, in a fixed order; no timer fires."""
         for _ in range(rounds):
-            links = [link for link, queue in self.queues.items() if queue and link not in self.clogged]
-            keys = [key for key, work in self.work.items() if work]
+            links, keys = self.carrying, self.busy
             if not links and not keys:
                 self.checks.drained()
                 return
@@ -632,12 +637,13 @@ class Explorer(Bags):
 
     def note_state(self) -> None:
         """Count the state that everything is in, coarsely: the same in every process."""
-        senders = [f"{m.state} {len(m.window)} {m.refused}" for spec in self.estate.streams if self.has(spec)
-                   for m in (self.sender(spec),)]  # fmt: skip
-        listed = [len(self.catalog(vpg.name).listed) for vpg in self.estate.vpgs]
+        known = [self.sender(id_) for id_ in self.estate.streams if self.has(id_)]
+        senders = [f"{m.state} {len(m.window)} {m.refused}" for m in known]
+        listed = [str(len(self.catalog(vpg.name).listed)) for vpg in self.estate.vpgs]
         regions = [fields_of(self.vpg(vpg.name).regions) for vpg in self.estate.vpgs]
-        parts = (senders, listed, regions, sorted(self.down), sorted(self.cut), sorted(self.full), len(self.held))
-        self.states.add(zlib.crc32(repr(parts).encode()))
+        gone = [*sorted(self.down), *map(">".join, sorted(self.cut)), *map(":".join, sorted(self.full))]
+        parts = (*senders, "", *listed, *regions, *gone, str(len(self.held)))
+        self.states.add(zlib.crc32("\n".join(parts).encode()))
 
     def note_held(self, vra: Address, held: Held) -> dict[VmId, int]:
         """Truth: what a VRA had captured of a VPG's guests when it held."""

@@ -55,8 +55,8 @@ class Guest:
     these `bits`.
     """
 
-    __slots__ = ("acked", "disk", "host", "image", "images", "in_flight", "issued", "offset", "open", "stream",
-                 "tapped", "vm", "volumes", "writes")  # fmt: skip
+    __slots__ = ("acked", "disk", "host", "images", "in_flight", "issued", "offset", "open", "stream", "tapped", "vm",
+                 "volumes", "writes")  # fmt: skip
 
     def __init__(
         self, vm: VmId, volumes: tuple[VolumeInfo, ...], room: tuple[VolumeInfo, ...], host: Address,
@@ -71,9 +71,8 @@ class Guest:
             self.offset[volume.id] = total
             total += volume.sectors
         self.tapped = self.space(volumes)
-        self.disk = bytearray(2 * total)  # as it landed
-        self.image = bytearray(2 * total)  # as it was captured: apply(L, n)
-        self.images = [bytes(2 * total)]  # apply(L, k) for every k
+        self.disk = bytes(2 * total)  # as it landed
+        self.images = [self.disk]  # as it was captured: apply(L, k) for every k
         self.open = [False]  # whether a transaction is open then
         self.issued: list[int] = []
         self.acked: list[int] = []
@@ -102,13 +101,14 @@ class Guest:
         write.index = len(self.writes)
         if not write.data:
             write.data = (0 if write.discard else write.index).to_bytes(2, "little") * write.sectors
-        self.disk[2 * write.start : 2 * write.stop] = write.data
+        disk = self.disk  # another object than before: nothing is changed of what somebody may have kept
+        self.disk = disk[: 2 * write.start] + write.data + disk[2 * write.stop :]
 
     def capture(self, write: Write) -> None:
         """The tap has it: the next of L."""
         write.heard = not write.mask & ~self.tapped
-        self.image[2 * write.start : 2 * write.stop] = write.data
-        self.images.append(bytes(self.image))
+        image = self.images[-1]
+        self.images.append(image[: 2 * write.start] + write.data + image[2 * write.stop :])
         self.open.append(self.open[-1] if write.opens is None else write.opens)
 
     @property
@@ -157,11 +157,11 @@ def digests(content: bytes | bytearray, sectors: int) -> bytes:
     return bytes(content).ljust(-(-len(content) // size) * size, b"\xff")
 
 
-def sector_bytes(content: bytes) -> bytes:
+def sector_bytes(content: bytes) -> bytearray:
     """Two bytes a sector as whole sectors, for a payload that the core carries."""
     whole = bytearray(len(content) // 2 * SECTOR)
     whole[0::SECTOR], whole[1::SECTOR] = content[0::2], content[1::2]
-    return bytes(whole)
+    return whole
 
 
 def sector_stamps(payload: bytes | bytearray | memoryview) -> bytes:

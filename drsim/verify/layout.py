@@ -4,7 +4,7 @@ Moments at which nothing is drawn take no room; writes of one VM at one moment s
 story only the end is shown.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from drsim.core.messages import (
@@ -25,6 +25,7 @@ from drsim.core.messages import (
     SyncDone,
 )  # fmt: skip
 from drsim.core.names import Address
+from drsim.verify.guests import Guest
 from drsim.verify.spans import Carried, Wrote
 from drsim.verify.story import Story
 
@@ -66,7 +67,7 @@ class Layout:
         self.kinds = ALWAYS + ALSO.get(prop, ())
         self.end = self.x.moment + 1
         self._beside = self._places()
-        columns = sorted({(m, 0) for m in self._moments()} | set(self._beside.values()))
+        columns = sorted({(m, 0) for m in self.moments()} | set(self._beside.values()))
         self.first = columns[-MOST][0] if len(columns) > MOST else 0
         self.columns = self._columns([c for c in columns if c[0] >= self.first])
         self.lanes = self._lanes()
@@ -92,7 +93,8 @@ class Layout:
             taken[key] = taken.get(key, 0) + 1
         return places
 
-    def _moments(self) -> Iterable[int]:
+    def moments(self) -> Iterable[int]:
+        """When something is to be seen."""
         for wrote in self.x.writes:
             yield from (m for m in (wrote.issued, wrote.landed, wrote.acked) if m is not None)
         for carried in self.shown():
@@ -131,7 +133,7 @@ class Layout:
         order: list[tuple[int | Address, str, float]] = []
         for source in estate.sources:
             guests = [g for g in self.x.guests.values() if g.host == source]
-            order += [(g.vm, f"VM {g.vm}", TALL) for g in guests if g.vm in used]
+            order += [lane for guest in guests for lane in self.of_guest(guest, used)]
             order += [(source, self.x.words.place(source), LOW)] if source in used else []
         managers = [vpg.manager for vpg in estate.vpgs]
         catalogs = [vpg.catalog for vpg in estate.vpgs]
@@ -146,6 +148,10 @@ class Layout:
             lanes[of] = Lane(of, name[0].upper() + name[1:], y, height)
             y += height
         return lanes
+
+    def of_guest(self, guest: Guest, used: Collection[int | Address]) -> list[tuple[int | Address, str, float]]:
+        """The lanes of a VM, if anything is to be seen of it: whose, its name, its height."""
+        return [(guest.vm, f"VM {guest.vm}", TALL)] if guest.vm in used else []
 
     def _used(self) -> set[int | Address]:
         used: set[int | Address] = {w.write.guest.vm for w in self.x.writes if self.visible(w)}

@@ -56,9 +56,7 @@ def _rows(x: Explorer, a: int, b: int, count: int) -> list[Write]:
     first = x.vms[a % len(x.vms)]
     if first in x.freezer.frozen:
         return []
-    stream = x.guests[first].stream
-    mine = [first] if stream is None else [vm for vm in x.specs[stream].vms if x.guests[vm].stream == stream]
-    mine = [vm for vm in mine if vm not in x.freezer.frozen]
+    mine = _beside(x, first) if count > 1 else []
     made = []
     for n in range(count):
         vm = first if n == 0 else mine[(a + n) % len(mine)]
@@ -73,9 +71,16 @@ def _rows(x: Explorer, a: int, b: int, count: int) -> list[Write]:
     return made
 
 
+def _beside(x: Explorer, first: VmId) -> list[VmId]:
+    """The VMs of one's stream that may write."""
+    stream = x.guests[first].stream
+    mine = [first] if stream is None else [vm for vm in x.specs[stream].vms if x.guests[vm].stream == stream]
+    return [vm for vm in mine if vm not in x.freezer.frozen]
+
+
 def deliver(x: Explorer, a: int, b: int) -> None:
     """Messages of one connection arrive."""
-    links = [link for link, queue in x.queues.items() if queue and link not in x.clogged]
+    links = x.carrying
     if links:
         x.arrive(links[a % len(links)], 1 + b % 4)
 
@@ -126,8 +131,7 @@ def write_compared(x: Explorer, a: int, b: int) -> None:
         if extent is not None and not x.work.get(("store", id_.source, id_)):  # the source's digests were read
             _write_to(x, extent, b)
             return
-        links = [link for link, queue in x.queues.items() if queue and link not in x.clogged]
-        keys = [key for key, work in x.work.items() if work]
+        links, keys = x.carrying, x.busy
         if links:
             x.arrive(links[0])
         elif keys:
@@ -165,7 +169,7 @@ def land(x: Explorer, a: int, b: int) -> None:
 def perform(x: Explorer, a: int, b: int) -> None:
     """Effects on one target are performed and answered."""
     for _ in range(1 + b % 3):
-        keys = [key for key, work in x.work.items() if work]
+        keys = x.busy
         if keys:
             x.finish(keys[a % len(keys)])
 
@@ -351,7 +355,7 @@ def old(x: Explorer, a: int, b: int) -> None:
 
 def fail(x: Explorer, a: int, b: int) -> None:
     """An effect fails, and leaves no trace."""
-    keys = [key for key, work in x.work.items() if work]
+    keys = x.busy
     rare = [key for key in keys if key[0] in ("list", "mirror")]
     keys = rare if rare and b % 2 else keys
     if keys:

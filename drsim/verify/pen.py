@@ -6,7 +6,7 @@ from html import escape
 INK, SOFT, FAINT, GRID = "#1d2530", "#5b6675", "#9aa4b1", "#e6e9ee"
 BAD, FAULT, FAULT_INK = "#b3261e", "#f4ead9", "#7a5514"
 DATA, DATA_INK, SYNC_INK, CONTROL_INK, CUT = "#5b93d1", "#2f6aae", "#a8620a", "#5b6675", "#8245b5"
-HOLD, PALE, PAPER = "#efe9f7", "#cfe0f3", "#ffffff"
+HOLD, PALE, PAPER, EPOCH = "#efe9f7", "#cfe0f3", "#ffffff", "#eef5ea"
 FONTS = "'Inter', 'Segoe UI', 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 LETTER = 0.53  # width of a letter, of its size
 

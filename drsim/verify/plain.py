@@ -86,6 +86,8 @@ PLAINLY: Mapping[type, str] = {
     StoreState: "the state of a store",
     JournalLimit: "the word that a journal is nearly full",
     Withdrawn: "the word that there is no recovery point",
+    Deleted: "the word that the VPG is deleted",
+    ForceSync: "the word to compare everything",
 }
 """Messages that need no more than a name."""
 
@@ -230,15 +232,13 @@ class Words:
                 return f"the word that it has {len(streams)} streams now"
             case Closed(stream=stream):
                 return f"the word that the journals of stream {stream} are gone"
-            case Deleted():
-                return "the word that the VPG is deleted"
             case Forced(vra=vra):
                 return f"{self.place(vra)}'s word that it compares everything"
-            case ForceSync():
-                return "the word to compare everything"
             case Age(checkpoint=None):
                 return "the leave to age everything"
-            case Marks() | StoreState() | JournalLimit() | Withdrawn():
+            case Sealed(checkpoint):
+                return f"the sealed checkpoint {checkpoint.id}"
+            case Marks() | StoreState() | JournalLimit() | Withdrawn() | Deleted() | ForceSync():
                 return PLAINLY[type(message)]
             case _:
                 return f"{self._control(message)} {message.checkpoint}"
@@ -258,8 +258,6 @@ class Words:
                 return f"{self.place(vra)}'s word that it had held for checkpoint"
             case Aborted(vra=vra, reason=reason):
                 return f"{self.place(vra)}'s word that it cannot vouch ({reason}) for checkpoint"
-            case Sealed(checkpoint):
-                return "the sealed checkpoint"
             case Await():
                 return "the question for checkpoint"
             case Reached():

@@ -5,6 +5,7 @@ the facts of a run what came of it. Every name is in `PROBES`; a swarm that neve
 there, and fails.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from drsim.core.facts import (
@@ -18,7 +19,7 @@ from drsim.core.facts import (
     SyncStarted,
 )  # fmt: skip
 from drsim.core.messages import Refusal, Trigger
-from drsim.core.status import Health, Peer, Sync
+from drsim.core.status import Health, Peer, Regions, Sync
 
 if TYPE_CHECKING:
     from drsim.verify.explorer import Explorer
@@ -155,12 +156,12 @@ def reached(x: "Explorer") -> set[str]:
                 if vpg in withdrawn:
                     names.add("listed after a withdrawal")
             case StateChanged():
-                names |= _shown(fact)
+                names |= _shown(fact.regions)
     return names & PROBES.keys()
 
 
-def _shown(fact: StateChanged) -> set[str]:
-    regions = fact.regions
+@cache
+def _shown(regions: Regions) -> set[str]:
     shown = {
         "status: no recovery points": regions.peer is Peer.DISCONNECTED_NO_POINTS,
         "status: peer gone": regions.peer is Peer.DISCONNECTED,

@@ -22,7 +22,7 @@ from drsim.verify.operations import TABLE, Operation, faults
 HEAD = 10
 OPERATIONS = 120
 LENGTH = HEAD + 3 * OPERATIONS
-SAMPLE = 3 * 20  # bytes between two looks at the state
+SAMPLE = 3 * 20  # bytes between two looks at the state, the first of which is after the first operation
 
 
 def weighed(raw: bytes, table: Sequence[int] = TABLE) -> bytes:
@@ -65,7 +65,7 @@ def follow(x: Explorer, program: bytes, *, ends: bool = True, operations: Sequen
         step = steps.get(program[at])
         if step is not None:
             step(x, program[at + 1], program[at + 2])
-        if at % SAMPLE == HEAD % SAMPLE:
+        if at % SAMPLE == HEAD:
             x.note_state()
     x.checks.whole()
     if ends:

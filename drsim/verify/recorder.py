@@ -76,10 +76,13 @@ class Recorder(Explorer):
         for name, now in (("store", self.full), ("clogged", self.clogged), ("half-open", self.half_open)):
             before = self._marks.get(name, set[tuple[Address, str]]())
             for item in sorted(now ^ before):
-                self.moment += 1
-                say = partial(self.words.mark, name, item, there=item in now)
-                self.steps.append(Step(say, self.moment, self.healing, last=self.moment))
+                self._saw(partial(self.words.mark, name, item, there=item in now))
             self._marks[name] = set(now)
+
+    def _saw(self, say: Say) -> None:
+        """The world does otherwise from now on: a step that no machine takes."""
+        self.moment += 1
+        self.steps.append(Step(say, self.moment, self.healing, last=self.moment))
 
     def _then(self, say: Say, *, notable: bool = False) -> None:
         self._latest.append(say)

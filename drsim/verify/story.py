@@ -1,23 +1,16 @@
 """Story: a run of the explorer told step by step, and why it is wrong, with the very writes that show it."""
 
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from drsim.core.effects import Perform
-from drsim.core.events import Decided, Done, Failed, Started
 from drsim.core.names import Address, CheckpointId, VmId
 from drsim.core.window import reaches
-from drsim.verify import epoch_programs
 from drsim.verify.complaint import demand
 from drsim.verify.guests import Guest, Write
-from drsim.verify.hunt import HUNTERS, judge
 from drsim.verify.plain import listing
 from drsim.verify.program import run
 from drsim.verify.recorder import Recorder
-from drsim.verify.recovery_programs import rehearsal_of
-from drsim.verify.reverse import run_reverse
 from drsim.verify.spans import Step
-from drsim.verify.store_programs import HEAD, MASKED, TABLE
 from drsim.verify.violation import Violation
 
 
@@ -67,96 +60,6 @@ class Story:
         return f"{broken.prop} does not hold: {demand(broken.prop)}. {broken.why}."
 
 
-@dataclass(frozen=True, slots=True)
-class Tale:
-    """What there is to tell of a program of any kind. `story` is None for those that are no run of the explorer."""
-
-    cast: str
-    lines: list[str]
-    verdict: str
-    holds: bool
-    story: Story | None = None
-
-    @property
-    def healing(self) -> int:
-        """How many lines there are before faults stop."""
-        return len(self.lines) if self.story is None else sum(not step.healing for step in self.story.x.steps)
-
-
-def tell(kind: str, program: bytes) -> Tale:
-    """Play a program of a hunter's kind, and tell what it did."""
-    verdict = judge(HUNTERS[kind], program)
-    story, said = None, "Every property held"
-    if kind == "store":
-        cast, lines = "A journal store on a disk that breaks.", _operations(program)
-    elif kind == "figures":
-        cast, lines = "A simulated estate, whose figures are compared with what closed forms say.", []
-    elif kind == "recovery":
-        cast, lines = _rehearsed(program)
-    elif kind == "reverse":
-        cast, lines = _both_ways(program)
-    elif kind == "epochs":
-        cast, lines = "VMs that are captured by epochs.", _epochs(program)
-    else:
-        story = record(program)
-        cast, lines, said = story.cast, story.lines(), story.verdict
-        if story.broken is not None:
-            return Tale(cast, lines, said, holds=False, story=story)
-    if verdict is not None:
-        seen = verdict.message[0].upper() + verdict.message[1:]
-        said = f"{verdict.prop} does not hold: {demand(verdict.prop)}. {seen}"
-    return Tale(cast, lines, said.rstrip(".") + ".", holds=verdict is None, story=story)
-
-
-def _rehearsed(program: bytes) -> tuple[str, list[str]]:
-    """A recovery operation: its plan, and what it had carried out, in order."""
-    rehearsal = rehearsal_of(program)
-    with suppress(Violation, AssertionError):
-        rehearsal.play()
-    plan, lines = rehearsal.plan, []
-    for _, event in rehearsal.history:
-        match event:
-            case Done(_, Perform(action=action)):
-                lines.append(f"{action}: done.")
-            case Failed(_, Perform(action=action), error):
-                lines.append(f"{action}: failed ({error.message}).")
-            case Decided(verdict=verdict):
-                lines.append(f"Somebody decides: {verdict}.")
-            case Started() if lines:
-                lines.append("The operation's manager dies, and is built again from its history.")
-    vms = listing([vm.name for vm in plan.vms]) if plan.vms else f"volume {plan.volume}"
-    return f"A {plan.kind} of {vms}.", [line[0].upper() + line[1:] for line in lines]
-
-
-def _both_ways(program: bytes) -> tuple[str, list[str]]:
-    """A run that is cut off, and the one that protects the other way."""
-    made: list[Recorder] = []
-
-    class Mine(Recorder):
-        def __init__(self, *args: object, **options: object) -> None:
-            made.append(self)
-            super().__init__(*args, **options)  # type: ignore[arg-type]
-
-    with suppress(Exception):
-        run_reverse(program, explorer=Mine)
-    first, *second = [[told(step) for step in x.steps] for x in made]
-    turn = "The VMs run at the other site from their newest checkpoints, and are protected the other way."
-    return Story(made[0], None).cast, [*first, *([turn, *second[0]] if second else [])]
-
-
-def _operations(program: bytes) -> list[str]:
-    """What a store program was to do, by the names of its operations."""
-    without = {kind for n, kind in enumerate(MASKED) if (program[2] | program[3] << 8) >> n & 1}
-    names = [TABLE[program[at] % len(TABLE)] for at in range(HEAD, len(program) - 2, 3)]
-    return [name[0].upper() + name[1:] for name in names if name not in without]
-
-
-def _epochs(program: bytes) -> list[str]:
-    """What a program of epochs was to do, by the names of its operations."""
-    names = [operation.name for operation in epoch_programs.operations_of(program)]
-    return [f"{name[0].upper()}{name[1:]}." for name in names]
-
-
 def host(address: Address) -> str:
     """The host of a VRA."""
     return address.split("/")[1]
@@ -167,26 +70,6 @@ def told(step: Step) -> str:
     then = list(dict.fromkeys(text for say in step.then if (text := say())))
     text = "; ".join([step.say(), *then])
     return f"{text[0].upper()}{text[1:]}."
-
-
-def record(program: bytes) -> Story:
-    """Play a program of the explorer and remember it."""
-    made: list[Recorder] = []
-
-    class Mine(Recorder):
-        def __init__(self, *args: object, **options: object) -> None:
-            made.append(self)
-            super().__init__(*args, **options)  # type: ignore[arg-type]
-
-    try:
-        run(program, explorer=Mine)
-    except Violation as violation:
-        return Story(made[0], why(made[0], violation))
-    except Exception as error:  # whatever the core raises is a finding
-        who = made[0].words.place(made[0].last) if made[0].last else "the core"
-        said = f"{type(error).__name__}: {error} ({who}, step {len(made[0].steps)})"
-        return Story(made[0], Broken("core", said, at=made[0].last))
-    return Story(made[0], None)
 
 
 # -- why ----------------------------------------------------------------------------------------------------------
@@ -322,3 +205,29 @@ def _not_durable(x: Recorder, seen: Violation) -> Broken:
         f"{x.words.place(seen.stream.source)} will forget it, and if the recovery VRA dies now, nobody has it"
     )
     return Broken("P8", said[0].upper() + said[1:], missing=lost[0] if lost else None, at=seen.stream.target)
+
+
+# -- a run of our own ---------------------------------------------------------------------------------------------
+
+
+def record(
+    program: bytes, play: Callable[..., object] = run, recorder: type[Recorder] = Recorder,
+    reason: Callable[[Recorder, Violation], Broken] = why,
+) -> Story:  # fmt: skip
+    """Play a program of the explorer, or of one of its kind, and remember it. `reason`: what shows a violation."""
+    made: list[Recorder] = []
+
+    class Mine(recorder):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: object, **options: object) -> None:
+            made.append(self)
+            super().__init__(*args, **options)
+
+    try:
+        play(program, explorer=Mine)
+    except Violation as violation:
+        return Story(made[0], reason(made[0], violation))
+    except Exception as error:  # whatever the core raises is a finding
+        who = made[0].words.place(made[0].last) if made[0].last else "the core"
+        said = f"{type(error).__name__}: {error} ({who}, step {len(made[0].steps)})"
+        return Story(made[0], Broken("core", said, at=made[0].last))
+    return Story(made[0], None)

@@ -84,7 +84,7 @@ def test_the_answer_says_which_regions_differ(ours: bytes, differs: tuple[int, .
     assert rig.digested(ours) == told(*differs)
 
 
-@given(st.integers(1, 6), st.integers(1, 5), st.data())
+@given(st.integers(1, 15), st.integers(1, 5), st.data())
 def test_against_one_region_after_another(regions: int, size: int, data: st.DataObject) -> None:
     some = st.binary(min_size=size, max_size=size)
     theirs = data.draw(st.lists(some, min_size=regions, max_size=regions))

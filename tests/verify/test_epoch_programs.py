@@ -8,7 +8,7 @@ from drsim.core.errors import PlatformError
 from drsim.core.messages import Checkpoint
 from drsim.core.names import CheckpointId, StreamId
 from drsim.core.units import Ns
-from drsim.verify.epoch_programs import FAULTS, OPERATIONS, operations_of, random_epochs, run_epochs, shape_of
+from drsim.verify.epoch_programs import random_epochs, run_epochs, shape_of
 from drsim.verify.epochs import PATIENCE, SOURCE, EpochWorld, Snapshots, exact
 from drsim.verify.hunt import HUNTERS, judge
 from drsim.verify.mutants import BY_NAME
@@ -181,15 +181,6 @@ def test_an_operator_who_resumes_waits_for_the_epoch() -> None:
 
 
 # -- programs -------------------------------------------------------------------------------------------------
-
-
-def test_the_swarm_mask_takes_operations_away() -> None:
-    everything = bytes(HEAD) + b"".join(bytes([code, 0, 0]) for code in range(256))
-    assert operations_of(everything) == list(OPERATIONS)
-    masked = bytearray(everything)
-    masked[6:8] = b"\xff\xff"
-    assert [op for op in operations_of(bytes(masked)) if op.fault] == []
-    assert len(FAULTS) > 5
 
 
 def test_the_same_program_takes_the_same_steps() -> None:

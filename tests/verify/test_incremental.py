@@ -13,7 +13,7 @@ from drsim.verify.explorer import Explorer
 from drsim.verify.hunt import HUNTERS
 from drsim.verify.mutants import BY_NAME, MUTANTS
 from drsim.verify.program import run
-from drsim.verify.superset import Superset
+from drsim.verify.superset import Pair, Superset
 
 PROGRAMS = 6
 
@@ -51,7 +51,7 @@ def outcome(program: bytes, explorer: Callable[..., Explorer]) -> str:
 
 
 P6 = [m.name for m in MUTANTS if "P6" in m.properties and m.hunter == "explorer"][:3]
-P12 = ["comparison-forgotten", "equal-although-written-meanwhile"]
+P12 = [m.name for m in MUTANTS if "P12" in m.properties and m.hunter == "explorer"]
 
 
 @pytest.mark.parametrize("mutant", ["", *P6, *P12])
@@ -60,3 +60,36 @@ def test_with_and_without_memory_the_verdict_is_the_same(mutant: str) -> None:
         for seed in range(PROGRAMS):
             program = HUNTERS["explorer"].program(seed)
             assert outcome(program, Forgetful) == outcome(program, Explorer)
+
+
+def stale_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Pair.compare
+    monkeypatch.setattr(Pair, "compare", lambda self: None if hasattr(self, "differ") else compare(self))
+
+
+def stale_bitmap(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = Superset._clean
+    monkeypatch.setattr(
+        Superset, "_clean", lambda self, bitmap: self._bitmap[2] if self._bitmap[0] is not None else clean(self, bitmap)
+    )
+
+
+def frames_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    remember = Superset._remember
+    monkeypatch.setattr(
+        Superset, "_remember", lambda self, frame: next(iter(self._frames.values()), None) or remember(self, frame)
+    )
+
+
+@pytest.mark.parametrize("broken", [stale_disks, stale_bitmap, frames_alike], ids=lambda b: b.__name__)
+def test_a_memory_that_is_not_renewed_changes_verdicts(
+    broken: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof that the test above can fail: each kind of memory, broken, says otherwise than no memory."""
+    broken(monkeypatch)
+    programs = [HUNTERS["explorer"].program(seed) for seed in range(PROGRAMS)]
+    unlike = set()
+    for mutant in ("", "in-flight-forgotten"):
+        with BY_NAME[mutant].patch() if mutant else nullcontext():
+            unlike |= {n for n, p in enumerate(programs) if outcome(p, Forgetful) != outcome(p, Explorer)}
+    assert unlike

@@ -6,7 +6,7 @@ from drsim.verify.hunt import HUNTERS, judge
 from drsim.verify.mutants import BY_NAME
 from drsim.verify.program import HEAD
 from drsim.verify.reverse import INHERITED, left_by, random_reverse, run_reverse
-from drsim.verify.story import tell
+from drsim.verify.tale import tell
 
 SEEDS = range(60)
 

@@ -25,14 +25,16 @@ from drsim.core.names import CheckpointId, VmId
 from drsim.core.trace import TraceDigest
 from drsim.study import style
 from drsim.verify import pen
-from drsim.verify.diagram import Diagram, draw
+from drsim.verify.diagram import Diagram
 from drsim.verify.estate import Shape
 from drsim.verify.explorer import Explorer
 from drsim.verify.guests import Write
+from drsim.verify.pictures import draw
 from drsim.verify.plain import listing, runs
 from drsim.verify.program import random_program, run
 from drsim.verify.recorder import Recorder
-from drsim.verify.story import Story, record, tell, told, why
+from drsim.verify.story import Story, record, told, why
+from drsim.verify.tale import tell
 from drsim.verify.violation import Violation
 
 SEEDS = range(40)
@@ -94,6 +96,7 @@ def test_everything_has_words() -> None:
         for text in (*recorded(seed).lines(), *(x.words.message(c.message) for c in x.carried)):
             assert not classes.intersection(re.findall(r"[A-Z][a-z]+[A-Z]\w+", text)), text
             assert "None" not in text
+            assert "vpg=" not in text
             said.add(text)
     assert len(said) > 1000
 

@@ -57,7 +57,8 @@ class Load:
     def unique(self, since: int, until: int) -> int:
         """Distinct bytes written from `since` up to, not including, `until`, in whole pages."""
         low, high = np.searchsorted(self.touched, (since, until), side="left")
-        return len(np.unique(self.page[low:high])) * self.page_bytes
+        pages = np.sort(self.page[low:high])  # NumPy's own `unique` goes by a hash table, several times slower
+        return (int(np.count_nonzero(np.diff(pages))) + bool(len(pages))) * self.page_bytes
 
     def most_within(self, span: int) -> int:
         """Most bytes that are written within any `span` ns: what a log of that length takes."""
