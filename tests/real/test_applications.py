@@ -180,16 +180,22 @@ class Postgres:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """It runs; at the end it is stopped at once, as by a loss of power."""
+        """It runs; at the end it is stopped at once, as by a loss of power, and its number is free.
+
+        A server that finds the lock file of one that crashed asks whether there is a process with that number.
+        """
         self.sockets.mkdir(exist_ok=True)
         shutil.chown(self.sockets, "nobody", "nogroup")
         settings = f"-k {self.sockets} -h '' -c max_wal_size=8MB -c min_wal_size=2MB -c shared_buffers=16MB"
         options = ("-D", str(self.data), "-o", settings, "-l", str(self.sockets / "log"))
         mounted.run(*self.command("pg_ctl", "start", "-w", "-t", "60", *options))
+        number = (self.data / "postmaster.pid").read_text().split()[0]
         try:
             yield
         finally:
             mounted.run(*self.command("pg_ctl", "stop", "-m", "immediate", "-w", "-D", str(self.data)))
+            while Path("/proc", number).exists():
+                time.sleep(0.01)
 
     @contextmanager
     def session(self) -> Iterator[Callable[[str], str]]:
