@@ -17,7 +17,7 @@ from drsim.core.units import SECTOR
 from drsim.real.files import blame, read_into
 from drsim.real.host_words import LetGo, Missed, Want, Wrote
 from drsim.real.missed import batch_of
-from drsim.real.sweep import Pace, answer_of
+from drsim.real.sweep import answer_of
 
 if TYPE_CHECKING:
     from drsim.real.host import HostLink
@@ -70,7 +70,6 @@ class HostTap:
         self.spec, self.number = spec, number
         self._link, self.captured = link, captured
         self._volumes = {volume.id: volume for volume in spec.volumes}
-        self._pace = Pace()
         self._held = 0  # the ask that holds its guests
         self.heard: deque[HostHeard] = deque()
         self.chunks: dict[int, Columns] = {}
@@ -103,16 +102,14 @@ class HostTap:
         """See `Tap.answer`. From any thread."""
         known = self._link.disks.copy()  # others may be opened meanwhile
         disks = {int(volume): disk for volume, disk in known.items()}
-        found = answer_of(id_, effect, disks, region_bytes, self._pace)
+        found = answer_of(id_, effect, disks, region_bytes)
         self._link.soon(lambda: self._link.settle(self, found))
 
     def wrote(self, word: Wrote | Missed) -> None:
         """Rows were written, or there was no room for what was written."""
         if isinstance(word, Missed):
             rows = np.frombuffer(word.rows, np.int64).reshape(-1, 3)
-            batch = batch_of(rows, self._volumes)
-            self._pace.wrote(batch.nbytes)
-            self.heard.append(WritesMissed(self.spec.id, batch))
+            self.heard.append(WritesMissed(self.spec.id, batch_of(rows, self._volumes)))
             return
         for old in [number for number in self.chunks if number < word.chunk]:
             del self.chunks[old]

@@ -10,7 +10,7 @@ such writes for newer than what was read (`core/sender.py`), so all that is owed
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from drsim.core.batch import WriteBatch
@@ -23,8 +23,10 @@ from drsim.real.digests import of_regions
 
 PIECE = 1 << 20
 """Bytes that are read at once to be digested, about."""
-YIELD, LONGEST = 2, 0.05
-"""How many times as long as it works a sweep waits that guests outrun; seconds at most."""
+YIELD = 9
+"""How many times as long as it works a sweep waits that guests outrun."""
+BUSY = 0.05
+"""Seconds between two reads in which a sweep may have worked all the time."""
 
 
 class Readable(Protocol):
@@ -38,33 +40,38 @@ class Readable(Protocol):
 class Pace:
     """Guests come before a sweep that they outrun.
 
-    When more was written since the last read than is to be read now, what is read will soon be dirty again, and the
-    sweep cannot end before guests write less. So it waits, `YIELD` times as long as it worked since the last
-    read: it takes a third of the time. Linux md (`sync_speed_min`) and DRBD (`c-min-rate`) yield to guests as well.
-    `wrote` is for the event loop's thread, `wait` for the thread that reads.
+    While more becomes dirty than it reads, a sweep cannot end before guests write less. So it waits, `YIELD` times as
+    long as it worked since the last read: it takes a tenth of the time. Linux md (`sync_speed_min`) and DRBD
+    (`c-min-rate`) yield to guests as well. One that is held up by the link takes nobody's time, and does not wait.
     """
 
     def __init__(self) -> None:
-        self._written, self._since = 0, time.monotonic()
+        self._left, self._since = 0, 0.0
 
-    def wrote(self, nbytes: int) -> None:
-        """Guests wrote, and so many bytes more are to be swept."""
-        self._written += nbytes
+    def paced(self, read: Callable[[], None], left: int) -> Callable[[], None]:
+        """A sweep's read in its time. `left`: bytes that are dirty besides what it reads."""
+        pause = self.pause(time.monotonic(), left)
 
-    def wait(self, nbytes: int) -> None:
-        """Return when so many bytes may be read."""
-        if self._written > nbytes:
-            time.sleep(min(YIELD * (time.monotonic() - self._since), LONGEST))
-        self._written, self._since = 0, time.monotonic()
+        def later() -> None:
+            time.sleep(pause)
+            read()
+
+        return later
+
+    def pause(self, now: float, left: int) -> float:
+        """Seconds to wait before a read. `now`: of any clock."""
+        worked, outrun = max(0.0, now - self._since), left >= self._left and left > 0
+        pause = YIELD * worked if outrun and worked < BUSY else 0.0
+        self._left, self._since = left, now + pause
+        return pause
 
 
 def answer_of(
-    id_: EffectId, effect: ReadRegions | ReadDigests, disks: Mapping[int, Readable], region_bytes: int, pace: Pace
+    id_: EffectId, effect: ReadRegions | ReadDigests, disks: Mapping[int, Readable], region_bytes: int
 ) -> Done | Failed:
     """What reading comes to; `disks` by volume."""
     try:
         if isinstance(effect, ReadRegions):
-            pace.wait(effect.batch.nbytes)
             return Done(id_, effect, _content(effect.batch, disks))
         return Done(id_, effect, _digests(effect.extent, disks, region_bytes))
     except DrsimError as error:

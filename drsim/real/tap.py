@@ -34,7 +34,7 @@ from drsim.real.chunk import Chunk, Piece, Pool, size_of
 from drsim.real.disk import Disk, Run
 from drsim.real.lane import Lane
 from drsim.real.missed import Missed, batch_of
-from drsim.real.sweep import Pace, answer_of
+from drsim.real.sweep import answer_of
 
 MOST_PENDING = 32 << 20
 MUCH = 1 << 20
@@ -81,7 +81,7 @@ class Tap:
         self._volumes = {volume.id: volume for volume in spec.volumes}
         self._lock = threading.Lock()  # disks of a stream are written at the same time
         self._queue: deque[Piece | Missed | Done | Failed] = deque()
-        self._pending, self._pace = 0, Pace()
+        self._pending = 0
         self.wanted = True
         """Whether content is."""
         self._told = self._urged = False  # that there is something; that it is much
@@ -198,9 +198,7 @@ class Tap:
             if isinstance(item, Piece):
                 pieces.append(item)
             elif isinstance(item, Missed):
-                batch = batch_of(item.rows(), self._volumes)
-                self._pace.wrote(batch.nbytes)
-                heard.append(WritesMissed(self.spec.id, batch))
+                heard.append(WritesMissed(self.spec.id, batch_of(item.rows(), self._volumes)))
             else:
                 heard.append(item)
         if pieces:
@@ -209,7 +207,7 @@ class Tap:
 
     def answer(self, id_: EffectId, effect: ReadRegions | ReadDigests, region_bytes: int) -> None:
         """Read what the VRA asked for, and put the answer into the queue. Call in the lane."""
-        found = answer_of(id_, effect, self.disks, region_bytes, self._pace)
+        found = answer_of(id_, effect, self.disks, region_bytes)
         self.settle()
         with self._lock:
             self._queue.append(found)

@@ -27,7 +27,7 @@ A mistake (an exception out of a machine, an effect that cannot be performed her
 handled, guests get an error, and `check`, `wait` and leaving the site's context raise it. It never goes on silently.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +62,7 @@ from drsim.core.kernel import Kernel, Sink
 from drsim.core.machine import Machine
 from drsim.core.messages import Hold, Message
 from drsim.core.names import Address, StreamId, StreamSpec, VolumeId, site_of
+from drsim.core.protected_vra import ProtectedVra
 from drsim.core.units import SECOND, Ns
 from drsim.real.catalog_store import CatalogStore
 from drsim.real.clock import now_ns
@@ -73,6 +74,7 @@ from drsim.real.journal_store import JournalStore
 from drsim.real.journaling import Journaling
 from drsim.real.lane import Lane, Outcome
 from drsim.real.news import News, Timers
+from drsim.real.sweep import Pace
 from drsim.real.tap import Tap, waking
 from drsim.real.transport import Connector, Listener
 from drsim.spec.tweaks import Tweaks
@@ -115,6 +117,7 @@ class Site:
         self._started = self._closed = False
         self._removed: set[Address] = set()
         self.holds = Holds(self.taps, tweaks.hold_budget / SECOND)
+        self._paces: defaultdict[StreamId, Pace] = defaultdict(Pace)
         self._timers = Timers()
         self._lanes: dict[str, Lane] = {}
         self._journaling = Journaling(self)
@@ -314,6 +317,9 @@ class Site:
 
     def _read(self, id_: EffectId, effect: ReadRegions | ReadDigests, tap: Tap | HostTap) -> None:
         work, lane = (lambda: tap.answer(id_, effect, self.tweaks.region_bytes)), self.lane(f"disk {effect.stream}")
+        vra = self.kernel.machines[id_.address]
+        if isinstance(effect, ReadRegions) and isinstance(vra, ProtectedVra):
+            work = self._paces[effect.stream].paced(work, vra.senders[effect.stream].bitmap.nbytes)
         lane.submit(work, lambda outcome: None if outcome.error is None else self.failed(outcome.error))
 
     def _send(self, sender: Address, to: Address, message: Message) -> None:

@@ -11,10 +11,11 @@ from drsim.core.batch import WriteBatch
 from drsim.core.events import GuestWrote, WritesMissed
 from drsim.core.names import Address, StreamId, StreamSpec, VmId, VolumeId, VolumeInfo
 from drsim.core.units import SECTOR
-from drsim.real import missed, sweep
+from drsim.real import missed
 from drsim.real.chunk import Chunk, Pool
 from drsim.real.disk import Disk, Run
 from drsim.real.missed import Missed, batch_of
+from drsim.real.sweep import Pace
 from drsim.real.tap import Tap
 
 VOLUMES = (VolumeInfo(VolumeId(3), VmId(7), 9001), VolumeInfo(VolumeId(4), VmId(8), 20_000))
@@ -123,28 +124,22 @@ def test_a_tap_that_nobody_pulls_keeps_no_more_than_it_may(tmp_path: Path, monke
     disk.close()
 
 
-class Watch:
-    """Time that passes when somebody sleeps, or says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def test_a_sweep_waits_for_guests_that_outrun_it_and_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = Watch()
-    monkeypatch.setattr(sweep, "time", watch)
-    pace = sweep.Pace()
-    waited = []
-    for worked, wrote in ((0.01, 0), (0.01, 1000), (0.01, 1001), (0.01, 0), (10.0, 5000)):
-        watch.now += worked
-        pace.wrote(wrote)
-        began = watch.now
-        pace.wait(1000)
-        waited.append(round(watch.now - began, 6))
-    assert waited == [0, 0, 0.02, 0, sweep.LONGEST]
+def test_a_sweep_waits_for_guests_that_outrun_it_and_for_no_others() -> None:
+    pace, now, waited = Pace(), 100.0, []
+    for worked, left in (
+        (1.0, 9000),
+        (0.01, 8000),
+        (0.01, 8000),
+        (0.01, 7999),
+        (0.01, 9000),
+        (0.02, 9999),
+        (2.0, 9999),
+    ):
+        now += worked
+        pause = pace.pause(now, left)
+        now += pause
+        waited.append(round(pause, 6))
+    assert waited == [0, 0, 0.09, 0, 0.09, 0.18, 0]
+    asked: list[int] = []
+    pace.paced(lambda: asked.append(1), 5)()
+    assert asked == [1]
