@@ -18,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -111,6 +112,7 @@ def memory(rigs: Rigs, found: Found, seconds: float) -> None:
         most, full = 0.0, 0.0
         while running.poll() is None:
             most, full = max(most, sites.memory()), max(full, sites.buffered())
+            time.sleep(0.05)
         found.setdefault("memory", {}).setdefault("a VRA", []).append({"mb": most / 1e6, "buffer_mb": full / 1e6})
 
 

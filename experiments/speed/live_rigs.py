@@ -236,7 +236,7 @@ class Rigs:
     @contextmanager
     def slow_link(self) -> Iterator[Sites]:
         """A link that is too slow by far."""
-        with self._sites(rate="80 Mbit/s") as sites:
+        with self._sites(rate="80 Mbit/s", behind=False) as sites:
             sites.protect("db", interval=5)
             yield sites
 
