@@ -166,7 +166,8 @@ class ProtectedVra:
                     return effects
                 effects += self._overflow(sender, event, taken)
             case WritesMissed(stream, batch):
-                effects = self.senders[stream].missed(batch)
+                sender, rest = self.senders[stream], batch.rows(1, len(batch))
+                effects = [*sender.missed(batch.rows(0, 1)), *self._tell(), *sender.missed(rest)]
             case Done() | Failed():
                 effects = self._performed(event)
             case Fired(timer):
