@@ -584,6 +584,7 @@ class Explorer(Bags):
             self.end_life(address, self.links, unanswered=unanswered)
             self._bury(address)
             self._rebuild(address)
+            self.places = {stream for stream in self.places if stream.source != address}  # new taps keep content
             self.skew.pop(address, None)  # the clock was put right meanwhile
             if address in self.estate.managers.values():
                 self.tags.pop(self.estate.owners[address].name, None)  # the operator sees that it is gone
