@@ -266,6 +266,7 @@ class Explorer(Bags):
             case ThawGuests():
                 self.freezer.thaw(address, effect)
             case TapVolumes(spec):
+                self.places.discard(spec.id)
                 self._tap(spec)
             case Capture(stream, content):
                 (self.places.discard if content else self.places.add)(stream)
