@@ -221,7 +221,8 @@ class HostLink:
     def hold(self, tap: int) -> int:
         """Ask to close the gate of a tap; the number of the ask."""
         self._asked += 1
-        self._late[self._asked] = self._loop.time()
+        if self._channel is not None:  # a process that is started later is not late with what nobody asked it
+            self._late[self._asked] = self._loop.time()
         self.say(HoldOn(self._asked, tap))
         return self._asked
 

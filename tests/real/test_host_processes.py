@@ -301,6 +301,29 @@ def test_guests_of_all_hosts_are_held_at_the_same_time(folder: Path, monkeypatch
     on_sites(folder, check)
 
 
+def test_a_process_is_not_late_with_a_hold_that_came_before_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was asked for while none served; the next process would be ended for it, long after."""
+    monkeypatch.setattr("drsim.real.host.PATIENCE", 0.2)
+
+    async def check(sites: Sites) -> None:
+        await sites.london.protect(sites.vpg("crm", "db"))
+        await sites.checkpoint("crm", "first")
+        host = hosts(sites)[0]
+        tap, pid = next(iter(sites.london.site.taps.values())), host.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await sites.until(lambda: host.pid is None)
+        tap.hold()
+        assert tap.holds(0.0)
+        await sites.until(lambda: host.pid is not None)
+        later = host.pid
+        await asyncio.sleep(0.4)
+        await sites.checkpoint("crm", "after")
+        assert host.pid == later
+
+    on_sites(folder, check)
+
+
 def test_a_second_process_for_the_same_host_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drsim.real.vra.LOCKED", 0)
 
