@@ -39,12 +39,13 @@ class Holds:
 
     def close(self, vra: Address, hold: Hold) -> float:
         """Begin to close the gates, unless that is done; until when they may be closed (`time.monotonic`)."""
-        now = time.monotonic()
-        self._began.setdefault((vra, hold.vpg), now)
+        now, taps = time.monotonic(), self.taps_of(vra, hold.vpg)
+        if taps:  # else nobody waits
+            self._began.setdefault((vra, hold.vpg), now)
         known = self._until.get(hold.vpg)
         if known is None or known[0] != hold.checkpoint:
             known = self._until[hold.vpg] = hold.checkpoint, now + self._budget
-        for tap in self.taps_of(vra, hold.vpg):
+        for tap in taps:
             tap.hold()
         return known[1]
 

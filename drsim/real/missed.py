@@ -38,7 +38,7 @@ class Missed:
     def _sort(self) -> None:
         """Turn writes into regions."""
         for volume in {run[0] for run in self._runs}:
-            runs = [run for run in self._runs if run[0] is volume]
+            runs = [run for run in self._runs if run[0] == volume]
             offset = np.fromiter(chain.from_iterable(run[1] for run in runs), np.int64) // SECTOR
             size = np.fromiter(chain.from_iterable(run[2] for run in runs), np.int64) // SECTOR
             first, last = offset // self._region, (offset + size - 1) // self._region
