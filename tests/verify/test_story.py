@@ -26,6 +26,8 @@ from drsim.core.trace import TraceDigest
 from drsim.study import style
 from drsim.verify import pen
 from drsim.verify.diagram import Diagram
+from drsim.verify.epoch_programs import random_epochs, run_epochs
+from drsim.verify.epoch_story import EpochRecorder
 from drsim.verify.estate import Shape
 from drsim.verify.explorer import Explorer
 from drsim.verify.guests import Write
@@ -51,11 +53,17 @@ def recorded(seed: int) -> Story:
 # -- the recorder -------------------------------------------------------------------------------------------------
 
 
-def test_recording_changes_nothing() -> None:
+@pytest.mark.parametrize(
+    ("program", "play", "recorder"),
+    [(random_program, run, Recorder), (random_epochs, run_epochs, EpochRecorder)], ids=["explorer", "epochs"],
+)  # fmt: skip
+def test_recording_changes_nothing(
+    program: Callable[[int], bytes], play: Callable[..., Explorer], recorder: type[Recorder]
+) -> None:
     for seed in SEEDS:
         plain, told_of = TraceDigest(), TraceDigest()
-        run(random_program(seed), trace=plain)
-        run(random_program(seed), trace=told_of, explorer=Recorder)
+        play(program(seed), trace=plain)
+        play(program(seed), trace=told_of, explorer=recorder)
         assert plain.hexdigest == told_of.hexdigest
 
 
