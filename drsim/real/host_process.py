@@ -33,8 +33,6 @@ from mmap import mmap
 from pathlib import Path
 from time import sleep
 
-import numpy as np
-
 from drsim.core.batch import WriteBatch
 from drsim.core.errors import CoreError, DrsimError, PlatformError
 from drsim.core.events import GuestWrote, WritesMissed
@@ -64,6 +62,7 @@ from drsim.real.host_words import (
     refusal,
     shared,
 )
+from drsim.real.missed import rows_of
 from drsim.real.recorder import Recorders
 from drsim.real.splitter import MOST_CONNECTIONS
 from drsim.real.tap import Tap
@@ -276,7 +275,7 @@ class HostProcess:
                         case GuestWrote(_, batch):
                             pool.tell(batch)
                         case WritesMissed(_, batch):
-                            rows = np.stack([batch.volume, batch.lba, batch.sectors], axis=1)
+                            rows = rows_of(batch)
                             for at in range(0, len(rows), ROWS):
                                 self._channel.say(Missed(number, rows[at : at + ROWS].tobytes()))
                         case _:

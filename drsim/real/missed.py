@@ -62,6 +62,11 @@ class Missed:
         return np.concatenate(made)
 
 
+def rows_of(batch: WriteBatch) -> Int64:
+    """Volume, first sector and sectors of each row, in three columns."""
+    return np.stack([batch.volume, batch.lba, batch.sectors], axis=1)
+
+
 def batch_of(rows: Int64, volumes: Mapping[VolumeId, VolumeInfo]) -> WriteBatch:
     """The rows as a batch, without content or the time of any write."""
     volume, lba, sectors = rows.T

@@ -14,7 +14,7 @@ from drsim.core.units import SECTOR
 from drsim.real import missed
 from drsim.real.chunk import Chunk, Pool
 from drsim.real.disk import Disk, Run
-from drsim.real.missed import Missed, batch_of
+from drsim.real.missed import Missed, batch_of, rows_of
 from drsim.real.sweep import Pace
 from drsim.real.tap import Tap
 
@@ -49,6 +49,7 @@ def test_every_missed_write_is_covered_by_few_regions(extents: list[tuple[Volume
             where.add(Run(volume, (lba * SECTOR,), (bytes(n * SECTOR),), 0))
             wrote.setdefault(volume.id, set()).update(range(lba, lba + n))
         batch = batch_of(where.rows(), {v.id: v for v in VOLUMES})
+    assert covered(batch_of(rows_of(batch), {v.id: v for v in VOLUMES})) == covered(batch), "told to another process"
     there = covered(batch)
     assert len(batch) <= most
     assert there.keys() == wrote.keys()
