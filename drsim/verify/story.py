@@ -210,20 +210,26 @@ def _not_durable(x: Recorder, seen: Violation) -> Broken:
 # -- a run of our own ---------------------------------------------------------------------------------------------
 
 
+def remembered(recorder: type[Recorder]) -> tuple[type[Recorder], list[Recorder]]:
+    """A recorder of this kind, and all that are made of it, also by a run that fails."""
+    made: list[Recorder] = []
+
+    class Mine(recorder):  # type: ignore[misc, valid-type]  # the kind is an argument
+        def __init__(self, *args: object, **options: object) -> None:
+            made.append(self)
+            super().__init__(*args, **options)
+
+    return Mine, made
+
+
 def record(
     program: bytes, play: Callable[..., object] = run, recorder: type[Recorder] = Recorder,
     reason: Callable[[Recorder, Violation], Broken] = why,
 ) -> Story:  # fmt: skip
     """Play a program of the explorer, or of one of its kind, and remember it. `reason`: what shows a violation."""
-    made: list[Recorder] = []
-
-    class Mine(recorder):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: object, **options: object) -> None:
-            made.append(self)
-            super().__init__(*args, **options)
-
+    mine, made = remembered(recorder)
     try:
-        play(program, explorer=Mine)
+        play(program, explorer=mine)
     except Violation as violation:
         return Story(made[0], reason(made[0], violation))
     except Exception as error:  # whatever the core raises is a finding

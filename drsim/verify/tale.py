@@ -13,7 +13,7 @@ from drsim.verify.recorder import Recorder
 from drsim.verify.recovery_programs import rehearsal_of
 from drsim.verify.reverse import run_reverse
 from drsim.verify.store_programs import HEAD, MASKED, TABLE
-from drsim.verify.story import Story, record, told
+from drsim.verify.story import Story, record, remembered, told
 from drsim.verify.violation import Violation
 
 
@@ -78,15 +78,9 @@ def _rehearsed(program: bytes) -> tuple[str, list[str]]:
 
 def _both_ways(program: bytes) -> tuple[str, list[str]]:
     """A run that is cut off, and the one that protects the other way."""
-    made: list[Recorder] = []
-
-    class Mine(Recorder):
-        def __init__(self, *args: object, **options: object) -> None:
-            made.append(self)
-            super().__init__(*args, **options)  # type: ignore[arg-type]
-
+    mine, made = remembered(Recorder)
     with suppress(Exception):
-        run_reverse(program, explorer=Mine)
+        run_reverse(program, explorer=mine)
     first, *second = [[told(step) for step in x.steps] for x in made]
     turn = "The VMs run at the other site from their newest checkpoints, and are protected the other way."
     return Story(made[0], None).cast, [*first, *([turn, *second[0]] if second else [])]
