@@ -15,6 +15,8 @@ import time
 
 import numpy as np
 
+from drsim.real import nbd
+
 MEMORY = 4 << 20
 """Bytes of requests that are prepared."""
 _REQUEST = np.dtype([("magic", ">u4"), ("flags", ">u2"), ("type", ">u2"), ("cookie", ">u8"), ("offset", ">u8"),
@@ -24,9 +26,9 @@ _REPLY = np.dtype([("magic", ">u4"), ("error", ">u4"), ("cookie", ">u8")])
 
 def connect(path: str, export: str) -> tuple[socket.socket, int]:
     """A disk that is ready for requests, and its bytes."""
-    nbd = socket.socket(socket.AF_UNIX)
-    nbd.connect(path)
-    replies = nbd.makefile("rb", buffering=0)
+    disk = socket.socket(socket.AF_UNIX)
+    disk.connect(path)
+    replies = disk.makefile("rb", buffering=0)
 
     def take(form: str) -> tuple[int, ...]:
         data = b""
@@ -37,16 +39,17 @@ def connect(path: str, export: str) -> tuple[socket.socket, int]:
     take(">QQH")
     name = export.encode()
     go = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
-    nbd.sendall(struct.pack(">I", 3) + struct.pack(">QII", 0x49484156454F5054, 7, len(go)) + go)
+    flags = nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES
+    disk.sendall(struct.pack(">IQII", flags, nbd.OPTION_MAGIC, nbd.GO, len(go)) + go)
     size = 0
     while True:
         _, _, kind, length = take(">QIII")
-        if kind == 1:
-            return nbd, size
-        if kind != 3:
+        if kind == nbd.ACK:
+            return disk, size
+        if kind != nbd.INFO_REPLY:
             raise SystemExit(f"the server refuses export {export!r}: {take(f'>{length}s')}")
         what, rest = take(f">H{length - 2}s")
-        if what == 0:
+        if what == nbd.INFO_EXPORT:
             (size, _) = struct.unpack(">QH", rest)  # type: ignore[arg-type]
 
 
@@ -55,14 +58,14 @@ def _gone() -> bytes:
 
 
 def blast(
-    nbd: socket.socket, size: int, *, block: int, depth: int, seconds: float, sequential: bool
+    disk: socket.socket, size: int, *, block: int, depth: int, seconds: float, sequential: bool
 ) -> dict[str, float]:
     """Write for so long."""
     slots = max(depth, MEMORY // (_REQUEST.itemsize + block))
     form = np.dtype([("head", _REQUEST), ("data", np.void, block)])
     requests = np.frombuffer(bytearray(random.Random(7).randbytes(slots * form.itemsize)), form)
     heads = requests["head"]
-    heads["magic"], heads["flags"], heads["type"], heads["length"] = 0x25609513, 0, 1, block
+    heads["magic"], heads["flags"], heads["type"], heads["length"] = nbd.REQUEST_MAGIC, 0, nbd.WRITE, block
     heads["cookie"] = np.arange(slots)
     memory, each, blocks = requests.view(np.uint8).data, form.itemsize, size // block
     rng, first = np.random.default_rng(7), 0
@@ -77,16 +80,16 @@ def blast(
                     order = np.arange(first, first + slots) % blocks if sequential else rng.integers(0, blocks, slots)
                     heads["offset"] = order * block
                     first += slots
-                nbd.sendall(memory[at * each : (at + n) * each])
+                disk.sendall(memory[at * each : (at + n) * each])
                 at, out = (at + n) % slots, out + n
-        have += nbd.recv_into(into[have:]) or len(_gone())
+        have += disk.recv_into(into[have:]) or len(_gone())
         n = have // _REPLY.itemsize
         if replies["error"][:n].any():
             raise SystemExit("a write failed")
         into[: have - n * _REPLY.itemsize] = into[n * _REPLY.itemsize : have]
         have, out, done = have - n * _REPLY.itemsize, out - n, done + n
     took = time.monotonic() - began
-    nbd.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 2, 0, 0, 0))
+    disk.sendall(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.DISCONNECT, 0, 0, 0))
     return {"iops": done / took, "mb_s": done * block / 1e6 / took}
 
 
@@ -99,9 +102,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--sequential", action="store_true")
     wanted = parser.parse_args()
-    nbd, size = connect(wanted.socket, wanted.export)
-    with nbd:
-        print(json.dumps(blast(nbd, size, block=wanted.block, depth=wanted.depth, seconds=wanted.seconds,
+    disk, size = connect(wanted.socket, wanted.export)
+    with disk:
+        print(json.dumps(blast(disk, size, block=wanted.block, depth=wanted.depth, seconds=wanted.seconds,
                                sequential=wanted.sequential)))  # fmt: skip
 
 

@@ -205,9 +205,8 @@ class Rigs:
 
     def _site(self, folder: Path, name: str, *, behind: bool) -> "subprocess.Popen[bytes]":
         words = [sys.executable, "-m", "drsim.cli.main", "site", "up", str(folder / f"{name}.yaml"), "--armed"]
-        if (
-            behind and not self._shield
-        ):  # who serves disks leaves that class (`_first`), and is then as nice as any other server
+        if behind and not self._shield:
+            # Who serves disks leaves that class (`_first`), and is then as nice as any other server.
             words = ["nice", "-n", "10", "chrt", "--idle", "0", *words]
         return subprocess.Popen(self._at(REPLICATION, None, *words), stdout=subprocess.DEVNULL)
 
